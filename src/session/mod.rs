@@ -1,0 +1,174 @@
+//! Server-side sessions: the record, the store it lives in, and the local memory it is answered from.
+//!
+//! One decision: a session that was ended is never answered from memory again. Every fill of the cache is guarded by a
+//! generation, every revocation goes through [`Sessions::apply`], whoever it was learnt from.
+//! This room knows nothing of HTTP but a cookie's value, and nothing of routes.
+
+mod cache;
+mod cookie;
+mod lifetime;
+mod sessions;
+pub mod store;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+pub use cookie::{CookieCodec, KeyError, SessionKeys};
+pub use lifetime::{Lifetimes, Verdict};
+pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings, View};
+
+/// How a session is known to the store, to logs and to other nodes: a keyed hash of the secret id, never the id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub [u8; 16]);
+
+/// A user as the store indexes them: a digest of provider and subject, so that one subject at two providers is two users.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserKey(pub [u8; 16]);
+
+/// The record of one sign-in on one device. Roles are kept by name: what a name means is the configuration's to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Where the person signed in: `local`, or an OpenID provider's name.
+    pub provider: String,
+    /// The provider's name for the person; becomes the user header.
+    pub subject: String,
+    /// Name for display.
+    pub name: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Names of the roles held at sign-in.
+    pub roles: Vec<String>,
+    /// When the person signed in.
+    pub created: Timestamp,
+    /// The end that no activity moves.
+    pub ends: Timestamp,
+    /// Idle window in milliseconds, fixed at sign-in.
+    pub idle_ms: u64,
+    /// Last activity that was written down. Other nodes may know a later one that is not written yet.
+    pub last_seen: Timestamp,
+    /// The user's epoch at sign-in: a session of an older epoch is over.
+    pub epoch: u64,
+    /// What the browser called itself, shortened, for the list of devices.
+    pub device: String,
+}
+
+/// A record as the store gave it, with what decides whether it still counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The record.
+    pub session: Session,
+    /// The lowest epoch of this user that still counts, read in the same step as the record.
+    pub epoch: u64,
+}
+
+/// What to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// One session.
+    Session(SessionKey),
+    /// Every session of a user, `except` one where the user asked from it.
+    User { user: UserKey, except: Option<SessionKey> },
+    /// Everybody's.
+    Everyone,
+}
+
+/// What a node must do to its memory once a revocation is committed. Applying one twice, or two in any order, is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This session is over; remember that until `until`, the latest it could have lived.
+    Ended { key: SessionKey, until: Timestamp },
+    /// Sessions of `user` with an epoch below `epoch` are over, save `except`.
+    UserEpoch { user: UserKey, epoch: u64, except: Option<SessionKey> },
+    /// Sessions created before or at this moment are over.
+    Everyone { before: Timestamp },
+}
+
+/// How far a revocation got. With one node there is nobody to wait for; a shared store fills in the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// How many live records were removed.
+    pub ended: u64,
+    /// What every node's memory must learn.
+    pub events: Vec<Event>,
+    /// Nodes that confirmed, of nodes that are registered.
+    pub confirmed: (u32, u32),
+}
+
+/// One entry of a list of sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: SessionKey,
+    /// The record.
+    pub session: Session,
+}
+
+/// Why the store gave no answer. Never means "no such session": that is an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It could not be reached or did not answer in time.
+    #[error("the session store did not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It answered with something that is not a session.
+    #[error("the session store holds a record that cannot be read")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A boxed answer of a store.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Where sessions live. Absent is `Ok(None)`; failed is `Err`: an outage must never look like a sign-out.
+///
+/// `create` and `revoke` are durable when they return. `touch` never brings a record into being (a late touch must not
+/// resurrect a session), never moves `last_seen` back, and may ride along with the next durable write.
+pub trait SessionStore: Send + Sync + 'static {
+    /// The record, if it exists, is within its limits at `now` and its epoch still counts.
+    fn load(&self, key: SessionKey, now: Timestamp) -> StoreFuture<'_, Option<Stored>>;
+    /// Write a new record; its `epoch` is set by the store to the user's current one. `replaces` is ended in the same step.
+    fn create(&self, key: SessionKey, session: Session, replaces: Option<SessionKey>) -> StoreFuture<'_, Vec<Event>>;
+    /// Raise `last_seen` of records that exist. Answers, per touch, whether the session was still there.
+    fn touch(&self, touches: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, Vec<bool>>;
+    /// End sessions.
+    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Revoked>;
+    /// A user's live sessions, newest activity first.
+    fn list(&self, user: UserKey, now: Timestamp) -> StoreFuture<'_, Vec<Listed>>;
+    /// Remove what expired, at most `limit` records; answers how many went.
+    fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize>;
+}
+
+impl UserKey {
+    /// The key of a provider's subject. A length-prefixed digest: no two pairs share an encoding.
+    pub fn of(provider: &str, subject: &str) -> UserKey {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        context.update(&(provider.len() as u64).to_be_bytes());
+        context.update(provider.as_bytes());
+        context.update(subject.as_bytes());
+        let mut key = [0; 16];
+        key.copy_from_slice(&context.finish().as_ref()[..16]);
+        UserKey(key)
+    }
+}
+
+impl Session {
+    /// The user this session belongs to.
+    pub fn user(&self) -> UserKey {
+        UserKey::of(&self.provider, &self.subject)
+    }
+}
+
+/// A short hexadecimal form for logs: six bytes tell sessions apart and give nobody a cookie.
+impl std::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for UserKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
