@@ -1,1 +1,5 @@
 //! Portcullis.
+
+pub mod clock;
+pub mod config;
+pub mod policy;

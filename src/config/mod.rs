@@ -1,0 +1,181 @@
+//! The configuration: text → `RawConfig` → [`Config`].
+//!
+//! One decision: after this room nobody re-checks, and nothing is a string that means something else. All mistakes of a file
+//! are reported at once. It reads no file but the text it is handed and knows no tokio, hyper, rustls or moka; what needs the
+//! disk (certificates, secrets, the user file) is `startup`'s to find out.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
+
+/// What the program may rely on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Declared roles.
+    pub roles: RoleNames,
+    /// Where it listens.
+    pub server: Server,
+    /// Its certificate.
+    pub tls: Tls,
+    /// Sessions.
+    pub session: SessionConfig,
+    /// Local users; `None` without `[login.local]`.
+    pub local: Option<LocalLogin>,
+    /// What applications are told.
+    pub identity_headers: IdentityHeaders,
+    /// Applications, in the order of the file; a route's `UpstreamId` is an index into it.
+    pub upstreams: Vec<Upstream>,
+    /// Routes, arranged.
+    pub routes: RouteTable,
+    /// Bounds on everything.
+    pub limits: Limits,
+    /// Records.
+    pub log: Log,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// TLS, HTTP/1.1 and HTTP/2.
+    pub listen: SocketAddr,
+    /// Worker threads; `None` is one per core.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// `[tls]`. Paths are absolute or relative to the working directory: already joined with the file's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub private_key: PathBuf,
+    /// Make a development pair at these paths where both are missing.
+    pub self_signed: bool,
+}
+
+/// `[session]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Unused for so long, it ends.
+    pub idle_timeout: Duration,
+    /// After so long it ends, used or not.
+    pub max_age: Duration,
+    /// The cookie's name.
+    pub cookie: String,
+    /// Where sessions live.
+    pub store: Store,
+    /// The key that cookies are made with; `None`: made on first start and kept beside the store.
+    pub secret: Option<Secret>,
+    /// Sessions a user may have at once; beyond it the oldest ends. `None`: any number.
+    pub max_sessions: Option<u32>,
+    /// Sessions kept in local memory.
+    pub cache_entries: u64,
+}
+
+/// `session.store`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In memory: a restart signs everybody out.
+    Memory,
+    /// One file in this folder.
+    Embedded(PathBuf),
+}
+
+/// Where a secret comes from. The text itself never stands in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// A file; trailing line ends are not part of it.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+}
+
+/// `[login.local]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalLogin {
+    /// The user file.
+    pub users: PathBuf,
+    /// Where the user file is missing at start: make it, with this user, a random password (printed once) and every role.
+    pub demo_user: Option<String>,
+    /// argon2id memory in KiB.
+    pub argon2_memory_kib: u32,
+    /// argon2id passes.
+    pub argon2_passes: u32,
+    /// argon2id lanes.
+    pub argon2_lanes: u32,
+}
+
+/// `[upstream.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Its servers, at least one.
+    pub servers: Vec<ServerAddress>,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// How long until the response head.
+    pub response_timeout: Duration,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// `http://HOST:PORT`.
+    Http {
+        /// Name or address, as written (IPv6 in brackets).
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// `builtin:whoami`: the small application that shows what it received, inside this process.
+    Whoami,
+}
+
+/// `[limits]`. Each default is a named constant with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open client connections.
+    pub connections: usize,
+    /// TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a head to its last; also how long a kept-alive HTTP/1.1 connection may idle.
+    pub header_timeout: Duration,
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// Header lines of a request.
+    pub header_count: usize,
+    /// HTTP/2 streams at once on a connection.
+    pub streams: u32,
+    /// Bytes of a request body; `None`: unbounded (bodies are streamed, so memory is not at stake).
+    pub body_bytes: Option<u64>,
+    /// The session store's answer.
+    pub store_timeout: Duration,
+    /// From SIGTERM to the end.
+    pub drain_timeout: Duration,
+    /// Idle upstream connections kept per server and worker.
+    pub idle_upstream_connections: usize,
+    /// How long such a connection may idle; below what applications keep (Node: 5 s).
+    pub upstream_idle_timeout: Duration,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// JSON or text; `None`: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// Write a line per request.
+    pub access: bool,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For eyes.
+    Text,
+}

@@ -1,0 +1,185 @@
+//! The canonical view of a request that policy sees. One decision: it is built once, from the request line and the
+//! connection, and whatever is ambiguous about it is refused before a route is looked for (RFC 9110 §7.2, RFC 9112 §3.2,
+//! RFC 9113 §8.3.1). Knows nothing of credentials.
+
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+
+use super::host::{Host, HostError};
+use super::path::{CanonicalPath, PathError};
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// CONNECT, TRACE: no application behind a gateway has a use for them, attackers do.
+    Method,
+    /// `*` or an authority where a path has to stand.
+    Target,
+    /// No `Host`, more than one, or two that differ.
+    Host,
+    /// The authority is malformed.
+    Authority(HostError),
+    /// The path has more than one reading.
+    Path(PathError),
+    /// The query holds a byte that no URI holds.
+    Query,
+    /// A field of which there may be one stands twice.
+    Repeated,
+    /// A transfer coding other than exactly one `chunked`.
+    TransferCoding,
+    /// `Content-Length` that is not plain decimal digits.
+    ContentLength,
+    /// A value with leading or trailing blanks in HTTP/2 (RFC 9113 §8.2.1).
+    Blank,
+    /// The connection was opened for another host.
+    Misdirected,
+}
+
+impl HeadError {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HeadError::Method => "method_refused",
+            HeadError::Target => "target_form",
+            HeadError::Host => "host_ambiguous",
+            HeadError::Authority(_) => "host_malformed",
+            HeadError::Path(path) => path.as_str(),
+            HeadError::Query => "query_malformed",
+            HeadError::Repeated => "header_repeated",
+            HeadError::TransferCoding => "transfer_coding",
+            HeadError::ContentLength => "content_length",
+            HeadError::Blank => "header_blank",
+            HeadError::Misdirected => "misdirected",
+        }
+    }
+}
+
+/// What policy knows of a request.
+#[derive(Clone, Debug)]
+pub struct RequestHead<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The host, lower-case, without port.
+    pub host: Host<'r>,
+    /// `host[:port]` as the client named it.
+    pub authority: &'r str,
+    /// The path.
+    pub path: CanonicalPath<'r>,
+    /// The query, as it came.
+    pub query: Option<&'r str>,
+    /// Whether a person's browser asks for a page; see [`RequestHead::parse`].
+    pub navigation: bool,
+    /// Whether it is a gRPC call, which reads `grpc-status` and no page.
+    pub grpc: bool,
+}
+
+/// Fields of which a second one is refused: which of two a server believes is anybody's guess.
+const SINGLE: [header::HeaderName; 4] =
+    [header::AUTHORIZATION, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
+
+impl<'r> RequestHead<'r> {
+    /// Read the head; `sni` is the server name of the TLS connection, where there was one.
+    pub fn parse(parts: &'r Parts, sni: Option<&str>) -> Result<RequestHead<'r>, HeadError> {
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(HeadError::Method);
+        }
+        let headers = &parts.headers;
+        if SINGLE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some()) {
+            return Err(HeadError::Repeated);
+        }
+        check_framing(headers)?;
+        if parts.version == http::Version::HTTP_2 && headers.values().any(has_outer_blank) {
+            return Err(HeadError::Blank);
+        }
+        let authority = authority(parts)?;
+        let host = Host::parse(authority).map_err(HeadError::Authority)?;
+        // A connection opened for one host does not serve another: a certificate, or a client certificate, that was
+        // checked for the first must not vouch for the second (RFC 9110 §7.4).
+        if sni.is_some_and(|sni| !sni.eq_ignore_ascii_case(host.as_str())) {
+            return Err(HeadError::Misdirected);
+        }
+        let path = CanonicalPath::parse(target(parts)?).map_err(HeadError::Path)?;
+        let query = parts.uri.query();
+        if query.is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte) || byte == b'\\')) {
+            return Err(HeadError::Query);
+        }
+        let (navigation, grpc) = (is_navigation(&parts.method, headers), is_grpc(headers));
+        Ok(RequestHead { method: &parts.method, host, authority, path, query, navigation, grpc })
+    }
+}
+
+/// The one authority: `Host` in HTTP/1.1, `:authority` in HTTP/2; an absolute-form target or a second name must agree.
+fn authority(parts: &Parts) -> Result<&str, HeadError> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let named = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HeadError::Host);
+    }
+    let named =
+        named.map(|value| value.to_str().map_err(|_| HeadError::Authority(HostError::Malformed))).transpose()?;
+    match (parts.uri.authority().map(http::uri::Authority::as_str), named) {
+        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => Err(HeadError::Host),
+        // RFC 9112 §3.2: an HTTP/1.1 request names its host in `Host`, whatever its target says.
+        (Some(_), None) if parts.version < http::Version::HTTP_2 => Err(HeadError::Host),
+        (Some(authority), _) | (None, Some(authority)) => Ok(authority),
+        (None, None) => Err(HeadError::Host),
+    }
+}
+
+/// The path of an origin-form or absolute-form target. hyper gives `GET admin` and `GET host:80` an empty path, and an
+/// absolute form whose scheme is not ours names another server.
+fn target(parts: &Parts) -> Result<&str, HeadError> {
+    let scheme = parts.uri.scheme_str();
+    let path = parts.uri.path();
+    if path.is_empty() || !path.starts_with('/') {
+        return Err(HeadError::Target);
+    }
+    if scheme.is_some_and(|scheme| scheme != "https" && scheme != "http") {
+        return Err(HeadError::Target);
+    }
+    if parts.uri.authority().is_some() && scheme.is_none() && parts.version < http::Version::HTTP_2 {
+        return Err(HeadError::Target);
+    }
+    Ok(path)
+}
+
+/// hyper accepts `gzip, chunked`, two codings, and `Content-Length: 01` or `+1`; a server behind us may not read them alike.
+fn check_framing(headers: &HeaderMap) -> Result<(), HeadError> {
+    let coding = headers.get(header::TRANSFER_ENCODING);
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(HeadError::TransferCoding);
+    }
+    let plain = |length: &HeaderValue| match length.as_bytes() {
+        b"0" => true,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    match headers.get(header::CONTENT_LENGTH) {
+        Some(length) if !plain(length) => Err(HeadError::ContentLength),
+        _ => Ok(()),
+    }
+}
+
+fn has_outer_blank(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    blank(value.as_bytes().first()) || blank(value.as_bytes().last())
+}
+
+/// A page load by a person: GET or HEAD that `Sec-Fetch-Mode: navigate` marks, or, where the browser does not say, an
+/// `Accept` that names `text/html` and no `X-Requested-With`. Never by User-Agent, which anybody writes.
+fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return false;
+    }
+    match headers.get("sec-fetch-mode") {
+        Some(mode) => mode.as_bytes() == b"navigate",
+        None => {
+            let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let html = accepts.into_iter().any(|accept| accept.contains("text/html"));
+            html && !headers.contains_key("x-requested-with")
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,82 @@
+//! Who is calling. One decision: *anonymous*, *rejected* and *could not ask* are three different values; the last one is an
+//! error and never reaches this room. Knows nothing of cookies, tokens or stores.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use super::role::RoleSet;
+
+/// How an identity was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By a session cookie.
+    Session,
+    /// By a bearer token.
+    Token,
+}
+
+/// Facts about a caller, as the gateway verified them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user id that applications see.
+    pub subject: String,
+    /// Name for display.
+    pub name: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Declared roles held.
+    pub roles: RoleSet,
+    /// Their names, for the header, in the order of declaration.
+    pub role_names: Vec<String>,
+    /// How it was proven.
+    pub proof: Proof,
+}
+
+/// An identity with the headers that tell an application of it, rendered once and kept beside it in the cache.
+#[derive(Debug)]
+pub struct Caller {
+    /// Who.
+    pub identity: Identity,
+    /// Ready header lines; setting them copies handles.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Why a presented credential was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Not one of ours, or changed.
+    Forged,
+    /// Well made, but there is no such session (any more).
+    Unknown,
+    /// Unused for longer than the idle limit.
+    Idle,
+    /// Past its absolute end.
+    Expired,
+    /// Ended by its user or an administrator.
+    Revoked,
+}
+
+impl Rejection {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rejection::Forged => "credential_forged",
+            Rejection::Unknown => "session_unknown",
+            Rejection::Idle => "session_idle",
+            Rejection::Expired => "session_expired",
+            Rejection::Revoked => "session_revoked",
+        }
+    }
+}
+
+/// The result of asking who calls.
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// No credential was presented (or the route reads none).
+    Anonymous,
+    /// A credential was presented and holds.
+    Identified(Arc<Caller>),
+    /// A credential was presented and does not hold.
+    Rejected(Rejection),
+}

@@ -1,0 +1,190 @@
+//! Which headers tell an application who is calling. One decision: a name is owned in every spelling – letter case, `-`, `_`,
+//! `.` and any other mark are the same – because application servers fold them (CGI makes one variable of them all).
+//! Knows nothing of requests; `proxy` strips and sets.
+
+use http::{HeaderName, HeaderValue};
+
+use super::identity::Identity;
+
+/// Why a name cannot carry an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderNameError {
+    /// Not a header name.
+    Malformed,
+    /// Steers the connection, the message or another party's authentication: `host`, `cookie`, `authorization`, hop-by-hop …
+    Taken,
+}
+
+/// The header names of the configuration, and how roles are joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeaders {
+    user: Option<HeaderName>,
+    email: Option<HeaderName>,
+    name: Option<HeaderName>,
+    roles: Option<HeaderName>,
+    separator: String,
+    /// Folded spellings of everything that is stripped.
+    owned: Vec<String>,
+}
+
+/// Names that other presets set: stripped too, whatever the chosen preset. An application written for another gateway
+/// would believe them, and a client must not be the one who sets them.
+const ALWAYS_STRIPPED: &[&str] = &[
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-groups",
+    "x-auth-request-preferred-username",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+];
+
+impl IdentityHeaders {
+    /// The presets by name.
+    pub const PRESETS: &'static [&'static str] = &["x-forwarded", "remote-user", "oauth2-proxy"];
+
+    /// The names of a preset, or `None` where there is no such one.
+    pub fn preset(name: &str) -> Option<IdentityHeaders> {
+        let fixed = |names: [&'static str; 4], separator| IdentityHeaders {
+            user: Some(HeaderName::from_static(names[0])),
+            email: Some(HeaderName::from_static(names[1])),
+            name: Some(HeaderName::from_static(names[2])),
+            roles: Some(HeaderName::from_static(names[3])),
+            separator: String::from(separator),
+            owned: Vec::new(),
+        };
+        let preferred =
+            ["x-forwarded-user", "x-forwarded-email", "x-forwarded-preferred-username", "x-forwarded-groups"];
+        let request = [
+            "x-auth-request-user",
+            "x-auth-request-email",
+            "x-auth-request-preferred-username",
+            "x-auth-request-groups",
+        ];
+        let headers = match name {
+            "x-forwarded" => fixed(preferred, ","),
+            "remote-user" => fixed(["remote-user", "remote-email", "remote-name", "remote-groups"], ","),
+            "oauth2-proxy" => fixed(request, ","),
+            _ => return None,
+        };
+        Some(headers.with_owned())
+    }
+
+    /// No header at all; build up with [`IdentityHeaders::set`].
+    pub fn none() -> IdentityHeaders {
+        IdentityHeaders {
+            user: None,
+            email: None,
+            name: None,
+            roles: None,
+            separator: ",".to_owned(),
+            owned: Vec::new(),
+        }
+        .with_owned()
+    }
+
+    /// Name one header: `field` is `user`, `email`, `name` or `roles`. Unknown fields are refused by the caller.
+    pub fn set(&mut self, field: &str, text: &str) -> Result<(), HeaderNameError> {
+        let header: HeaderName = text.parse().map_err(|_| HeaderNameError::Malformed)?;
+        if taken(header.as_str()) {
+            return Err(HeaderNameError::Taken);
+        }
+        match field {
+            "user" => self.user = Some(header),
+            "email" => self.email = Some(header),
+            "name" => self.name = Some(header),
+            _ => self.roles = Some(header),
+        }
+        *self = std::mem::replace(self, IdentityHeaders::bare()).with_owned();
+        Ok(())
+    }
+
+    /// What stands between two roles.
+    pub fn set_separator(&mut self, separator: &str) {
+        separator.clone_into(&mut self.separator);
+    }
+
+    fn bare() -> IdentityHeaders {
+        let (user, email, name, roles) = (None, None, None, None);
+        IdentityHeaders { user, email, name, roles, separator: String::new(), owned: Vec::new() }
+    }
+
+    fn with_owned(mut self) -> IdentityHeaders {
+        let named = [&self.user, &self.email, &self.name, &self.roles].into_iter().flatten().map(HeaderName::as_str);
+        self.owned = named.chain(ALWAYS_STRIPPED.iter().copied()).map(alias).collect();
+        self.owned.sort();
+        self.owned.dedup();
+        self
+    }
+
+    /// Whether the gateway owns this name, in whatever spelling. No allocation.
+    pub fn owns(&self, name: &str) -> bool {
+        self.owned.iter().any(|owned| same_alias(owned, name))
+    }
+
+    /// The header lines that tell of an identity. A value that no header can carry (control characters) leaves its header
+    /// out: better no name than half of one. Text outside ASCII goes as UTF-8 bytes, as applications expect it.
+    pub fn render(&self, identity: &Identity) -> Vec<(HeaderName, HeaderValue)> {
+        let roles = (!identity.role_names.is_empty()).then(|| identity.role_names.join(&self.separator));
+        let fields = [
+            (&self.user, Some(identity.subject.as_str())),
+            (&self.email, identity.email.as_deref()),
+            (&self.name, identity.name.as_deref()),
+            (&self.roles, roles.as_deref()),
+        ];
+        let line = |(name, text): (&Option<HeaderName>, Option<&str>)| {
+            let value = HeaderValue::from_bytes(text?.as_bytes()).ok()?;
+            Some((name.clone()?, value))
+        };
+        fields.into_iter().filter_map(line).collect()
+    }
+}
+
+/// The spelling under which names are compared: lower-case, everything but letters and digits a `-`.
+pub fn alias(name: &str) -> String {
+    name.bytes().map(|byte| char::from(fold(byte))).collect()
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+fn same_alias(folded: &str, name: &str) -> bool {
+    folded.len() == name.len() && folded.bytes().zip(name.bytes()).all(|(one, other)| one == fold(other))
+}
+
+fn taken(name: &str) -> bool {
+    const TAKEN: &[&str] = &[
+        "host",
+        "cookie",
+        "set-cookie",
+        "authorization",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "expect",
+        "via",
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-request-id",
+        "origin",
+        "date",
+    ];
+    TAKEN.contains(&name) || name.starts_with("sec-")
+}

@@ -1,0 +1,29 @@
+//! Who may do what. Pure: no IO, no clock, no async, nothing but the standard library and the `http` types.
+//!
+//! One decision: only [`decide`] can make a [`Permit`], and only a [`Permit`] can be forwarded. Authorization is a type,
+//! not a habit. This room does not know where identities come from nor what happens to a permit.
+
+mod access;
+mod decide;
+mod explain;
+mod head;
+mod host;
+mod identity;
+mod identity_headers;
+mod path;
+mod role;
+mod route;
+
+pub use access::AccessRule;
+pub use decide::{Decision, Permit, Reason, decide};
+pub use explain::{Explained, Miss, explain};
+pub use head::{HeadError, RequestHead};
+pub use host::{Host, HostError, HostPattern};
+pub use identity::{Authentication, Caller, Identity, Proof, Rejection};
+pub use identity_headers::{HeaderNameError, IdentityHeaders, alias};
+pub use path::{CanonicalPath, PathError, PathPrefix};
+pub use role::{RoleId, RoleNames, RoleSet};
+pub use route::{Accept, Found, Route, RouteTable, UpstreamId};
+
+/// The prefix that belongs to the gateway on every host and is never forwarded.
+pub const RESERVED_PREFIX: &str = "/.portcullis";

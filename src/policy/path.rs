@@ -1,0 +1,200 @@
+//! The canonical path. One decision: a path that two parsers could read differently is refused, never rewritten, so what
+//! policy matched is byte for byte what the upstream receives. Knows nothing of routes.
+
+use std::borrow::Cow;
+
+/// Why a path is refused; every one of these has carried somebody past a gateway's rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// It does not begin with `/`.
+    NotAbsolute,
+    /// `//` somewhere: servers merge it or do not.
+    EmptySegment,
+    /// A segment that is `.` or `..` when decoded or cut at `;`.
+    DotSegment,
+    /// An encoded `/`, `\` or `%`: another decoder sees more segments, or decodes twice.
+    EncodedDelimiter,
+    /// A control byte, plain or encoded (NUL cuts strings in C).
+    Control,
+    /// A backslash: some servers take it for a slash.
+    Backslash,
+    /// `%` that is not followed by two hexadecimal digits.
+    BadPercent,
+    /// Bytes outside ASCII, or encoded bytes that are not UTF-8 (overlong forms hide dots and slashes).
+    NotUtf8,
+    /// `#`, `?`, a quote or another byte that no URI path holds.
+    Forbidden,
+}
+
+impl PathError {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PathError::NotAbsolute => "path_not_absolute",
+            PathError::EmptySegment => "path_empty_segment",
+            PathError::DotSegment => "path_dot_segment",
+            PathError::EncodedDelimiter => "path_encoded_delimiter",
+            PathError::Control => "path_control",
+            PathError::Backslash => "path_backslash",
+            PathError::BadPercent => "path_bad_percent",
+            PathError::NotUtf8 => "path_not_utf8",
+            PathError::Forbidden => "path_forbidden_byte",
+        }
+    }
+}
+
+/// A path of which there is one reading (RFC 3986 §6.2), with the strings that rules are matched against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanonicalPath<'r> {
+    raw: &'r str,
+    decoded: Cow<'r, str>,
+    lenient: Option<String>,
+}
+
+impl<'r> CanonicalPath<'r> {
+    /// Accept or refuse. Allocates only for a path with percent signs or with what a lenient server would fold.
+    pub fn parse(raw: &'r str) -> Result<CanonicalPath<'r>, PathError> {
+        if !raw.starts_with('/') {
+            return Err(PathError::NotAbsolute);
+        }
+        raw.bytes().try_for_each(allowed)?;
+        let decoded = if raw.contains('%') { Cow::Owned(decode(raw)?) } else { Cow::Borrowed(raw) };
+        check_segments(&decoded)?;
+        let lenient = lenient(&decoded);
+        // `/a/..%ef%bc%8f` and its like: what a folding server would see must be canonical as well.
+        if let Some(folded) = &lenient {
+            check_segments(folded)?;
+        }
+        Ok(CanonicalPath { raw, decoded, lenient })
+    }
+
+    /// The bytes as they came, and as they are forwarded.
+    pub fn raw(&self) -> &'r str {
+        self.raw
+    }
+
+    /// The path with its percent signs decoded: what rules are matched against, so that `/%61dmin` is `/admin`.
+    pub fn decoded(&self) -> &str {
+        &self.decoded
+    }
+
+    /// What a server sees that ignores case, cuts `;parameters` and drops trailing dots and blanks; `None` where that is the
+    /// same. A path that falls under another route in this reading is refused: `/ADMIN` must not slip past `/admin` to an
+    /// application that does not care about case, nor into a public `/static` of one that does.
+    pub fn lenient(&self) -> Option<&str> {
+        self.lenient.as_deref()
+    }
+}
+
+/// RFC 3986 §3.3 pchar, `/` and `%`; each refusal is named for its attack.
+fn allowed(byte: u8) -> Result<(), PathError> {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' | b'%' => Ok(()),
+        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => Ok(()),
+        // Not in the grammar, sent unencoded by browsers and by every client library; one reading everywhere.
+        b'[' | b']' | b'|' | b'^' | b'{' | b'}' => Ok(()),
+        b'\\' => Err(PathError::Backslash),
+        0..=0x20 | 0x7f => Err(PathError::Control),
+        0x80.. => Err(PathError::NotUtf8),
+        _ => Err(PathError::Forbidden),
+    }
+}
+
+fn decode(raw: &str) -> Result<String, PathError> {
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = (rest.next().and_then(hex), rest.next().and_then(hex));
+        let (Some(high), Some(low)) = digits else { return Err(PathError::BadPercent) };
+        match high << 4 | low {
+            b'/' | b'\\' | b'%' => return Err(PathError::EncodedDelimiter),
+            0..=0x1f | 0x7f => return Err(PathError::Control),
+            other => bytes.push(other),
+        }
+    }
+    let decoded = String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
+    // C1 controls arrive as two bytes of valid UTF-8.
+    if decoded.chars().any(char::is_control) { Err(PathError::Control) } else { Ok(decoded) }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+fn check_segments(path: &str) -> Result<(), PathError> {
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        // The last segment may be empty: `/app/` is another resource than `/app`, under the same rule.
+        if segment.is_empty() && segments.peek().is_some() {
+            return Err(PathError::EmptySegment);
+        }
+        // Cutting at `;` first: `/..;/admin` is `/../admin` to a servlet container.
+        let name = segment.split(';').next().unwrap_or_default();
+        if name == "." || name == ".." {
+            return Err(PathError::DotSegment);
+        }
+        if name.is_empty() && !segment.is_empty() {
+            return Err(PathError::EmptySegment);
+        }
+    }
+    Ok(())
+}
+
+fn lenient(path: &str) -> Option<String> {
+    let plain =
+        |byte: u8| !(byte.is_ascii_uppercase() || byte >= 0x80 || matches!(byte, b';' | b'.' | b' ' | b'?' | b'#'));
+    if path.bytes().all(plain) {
+        return None;
+    }
+    // A decoded `?` or `#` ends the path for a server that decodes before it splits.
+    let cut = path.split(['?', '#']).next().unwrap_or_default();
+    let folded: Vec<String> = cut.split('/').map(fold_segment).collect();
+    let folded = folded.join("/");
+    (folded != path).then_some(if folded.is_empty() { "/".to_owned() } else { folded })
+}
+
+fn fold_segment(segment: &str) -> String {
+    let name = segment.split(';').next().unwrap_or_default();
+    let narrow: String = name.chars().map(narrow).flat_map(char::to_lowercase).collect();
+    narrow.trim_end_matches(['.', ' ']).to_owned()
+}
+
+/// The full-width forms of ASCII (U+FF01..U+FF5E), which a server that applies NFKC reads as ASCII.
+fn narrow(character: char) -> char {
+    match u32::from(character) {
+        code @ 0xff01..=0xff5e => char::from_u32(code - 0xff01 + 0x21).unwrap_or(character),
+        _ => character,
+    }
+}
+
+/// The path a route stands at: whole segments, decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    /// A prefix as the file writes it: canonical, without percent signs and without a trailing slash (but `/` itself).
+    pub fn parse(text: &str) -> Result<PathPrefix, PathError> {
+        let path = CanonicalPath::parse(text)?;
+        if path.raw().contains(['%', ';']) {
+            return Err(PathError::Forbidden);
+        }
+        if text.len() > 1 && text.ends_with('/') {
+            return Err(PathError::EmptySegment);
+        }
+        Ok(PathPrefix(text.to_owned()))
+    }
+
+    /// The prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the prefix covers a decoded path: only at a segment boundary, so `/admin` does not cover `/administrator`.
+    pub fn covers(&self, path: &str) -> bool {
+        self.0 == "/" || path.strip_prefix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
