@@ -6,6 +6,7 @@
 
 mod cache;
 mod cookie;
+mod exchange;
 mod lifetime;
 mod sessions;
 pub mod store;
@@ -17,9 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use cache::View;
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
-pub use lifetime::{Lifetimes, Verdict};
-pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings, View};
+pub use exchange::OpenExchange;
+pub use lifetime::Lifetimes;
+pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};
 
 /// How a session is known to the store, to logs and to other nodes: a keyed hash of the secret id, never the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,15 +59,6 @@ pub struct Session {
     pub device: String,
 }
 
-/// A record as the store gave it, with what decides whether it still counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// The record.
-    pub session: Session,
-    /// The lowest epoch of this user that still counts, read in the same step as the record.
-    pub epoch: u64,
-}
-
 /// What to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
@@ -79,23 +73,21 @@ pub enum Revocation {
 /// What a node must do to its memory once a revocation is committed. Applying one twice, or two in any order, is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// This session is over; remember that until `until`, the latest it could have lived.
-    Ended { key: SessionKey, until: Timestamp },
-    /// Sessions of `user` with an epoch below `epoch` are over, save `except`.
-    UserEpoch { user: UserKey, epoch: u64, except: Option<SessionKey> },
-    /// Sessions created before or at this moment are over.
-    Everyone { before: Timestamp },
+    /// This session is over.
+    Ended { key: SessionKey },
+    /// The user's sessions of an older epoch are over; a spared one was lifted to the new epoch in the same step.
+    UserEpoch { user: UserKey, epoch: u64 },
+    /// Every session of before is over.
+    Everyone,
 }
 
-/// How far a revocation got. With one node there is nobody to wait for; a shared store fills in the rest.
+/// What a committed revocation did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
     /// How many live records were removed.
     pub ended: u64,
     /// What every node's memory must learn.
     pub events: Vec<Event>,
-    /// Nodes that confirmed, of nodes that are registered.
-    pub confirmed: (u32, u32),
 }
 
 /// One entry of a list of sessions.
@@ -121,21 +113,35 @@ pub enum StoreError {
 /// A boxed answer of a store.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
+/// A new session for the store to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// Its key.
+    pub key: SessionKey,
+    /// Its record; `epoch` is set by the store to the user's current one.
+    pub session: Session,
+    /// A session that it takes the place of, ended in the same step.
+    pub replaces: Option<SessionKey>,
+    /// How many the user may have with this one; beyond it those unused longest end in the same step.
+    pub limit: Option<u32>,
+}
+
 /// Where sessions live. Absent is `Ok(None)`; failed is `Err`: an outage must never look like a sign-out.
 ///
 /// `create` and `revoke` are durable when they return. `touch` never brings a record into being (a late touch must not
 /// resurrect a session), never moves `last_seen` back, and may ride along with the next durable write.
+/// Limits of time are the caller's to compare; a record past them may still be answered until it is swept.
 pub trait SessionStore: Send + Sync + 'static {
-    /// The record, if it exists, is within its limits at `now` and its epoch still counts.
-    fn load(&self, key: SessionKey, now: Timestamp) -> StoreFuture<'_, Option<Stored>>;
-    /// Write a new record; its `epoch` is set by the store to the user's current one. `replaces` is ended in the same step.
-    fn create(&self, key: SessionKey, session: Session, replaces: Option<SessionKey>) -> StoreFuture<'_, Vec<Event>>;
+    /// The record, if it exists and its epoch still counts.
+    fn load(&self, key: SessionKey) -> StoreFuture<'_, Option<Session>>;
+    /// Write a new record.
+    fn create(&self, creation: Creation) -> StoreFuture<'_, Vec<Event>>;
     /// Raise `last_seen` of records that exist. Answers, per touch, whether the session was still there.
     fn touch(&self, touches: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, Vec<bool>>;
     /// End sessions.
     fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Revoked>;
-    /// A user's live sessions, newest activity first.
-    fn list(&self, user: UserKey, now: Timestamp) -> StoreFuture<'_, Vec<Listed>>;
+    /// A user's records, latest activity first.
+    fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>>;
     /// Remove what expired, at most `limit` records; answers how many went.
     fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize>;
 }
@@ -154,6 +160,11 @@ impl UserKey {
 }
 
 impl Session {
+    /// The moment it ends if nothing more is heard of it.
+    pub fn due(&self) -> Timestamp {
+        Timestamp(self.last_seen.0.saturating_add(self.idle_ms)).min(self.ends)
+    }
+
     /// The user this session belongs to.
     pub fn user(&self) -> UserKey {
         UserKey::of(&self.provider, &self.subject)

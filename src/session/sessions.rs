@@ -1,0 +1,358 @@
+//! Sessions, as the rest of the gateway asks for them. One decision: what memory knows is enough to accept, never to deny:
+//! a denial is the store's word. Whoever a revocation is learnt from, it takes effect in [`Sessions::apply`].
+//! Knows nothing of HTTP, roles or pages.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+
+use super::cache::{Cache, NotLoaded, View};
+use super::exchange::{Exchanges, OpenExchange};
+use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
+use super::{
+    CookieCodec, Creation, Event, KeyError, Listed, Revocation, Revoked, Session, SessionKey, SessionStore, StoreError,
+    UserKey,
+};
+
+/// Expired records removed at a time: bounds how long the writer is busy with them.
+const SWEEP_AT_ONCE: usize = 1_000;
+/// How often expired records are looked for, in flushes.
+const SWEEP_EVERY: u32 = 30;
+/// A load whose generations moved is repeated; more often than this something is wrong and nobody is let in.
+const LOADS: usize = 4;
+
+/// What sessions are made and kept by.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Limits of new sessions.
+    pub lifetimes: Lifetimes,
+    /// Sessions in local memory.
+    pub cache_entries: u64,
+    /// Sessions a user may have.
+    pub max_sessions: Option<u32>,
+    /// How long the store may take to answer.
+    pub store_timeout: Duration,
+}
+
+/// Who signed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSession {
+    /// See [`Session`].
+    pub provider: String,
+    /// See [`Session`].
+    pub subject: String,
+    /// See [`Session`].
+    pub name: Option<String>,
+    /// See [`Session`].
+    pub email: Option<String>,
+    /// See [`Session`].
+    pub roles: Vec<String>,
+    /// See [`Session`].
+    pub device: String,
+}
+
+/// Whether a request counts as use of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It does.
+    Active,
+    /// It does not: the session ends as if it had not come.
+    Passive,
+}
+
+/// Why there is no session behind a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBecause {
+    /// The store knows none.
+    Unknown,
+    /// Not made by this gateway, or changed. The store was not asked.
+    Forged,
+    /// Unused for too long.
+    Idle,
+    /// Past its absolute end.
+    Absolute,
+    /// It was alive here, and the store says it is no more.
+    Revoked,
+}
+
+/// The answer to a cookie.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// A session within its limits.
+    Alive(Arc<View>),
+    /// None.
+    Ended(EndedBecause),
+}
+
+/// A session that was just begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// The cookie's value. It is known to nobody else and nowhere kept.
+    pub cookie: String,
+    /// The session.
+    pub view: Arc<View>,
+}
+
+/// Sessions on this node.
+pub struct Sessions {
+    store: Arc<dyn SessionStore>,
+    codec: CookieCodec,
+    settings: Settings,
+    cache: Cache,
+    exchanges: Exchanges,
+    queue: Mutex<Vec<(SessionKey, Timestamp)>>,
+}
+
+impl Sessions {
+    /// Sessions over a store.
+    pub fn new(store: Arc<dyn SessionStore>, codec: CookieCodec, settings: Settings) -> Arc<Sessions> {
+        let cache = Cache::new(settings.cache_entries);
+        let (exchanges, queue) = (Exchanges::default(), Mutex::new(Vec::new()));
+        Arc::new(Sessions { store, codec, settings, cache, exchanges, queue })
+    }
+
+    /// The session of a cookie. Answered from memory where it is there; the store is asked on a miss and before *idle*.
+    ///
+    /// # Errors
+    /// [`StoreError`] where only the store could have said.
+    pub async fn lookup(&self, cookie: &str, activity: Activity, now: Timestamp) -> Result<Lookup, StoreError> {
+        let Some(key) = self.codec.open(cookie) else { return Ok(Lookup::Ended(EndedBecause::Forged)) };
+        let mut known = false;
+        if let Some(view) = self.cache.get(key).await {
+            known = true;
+            match judge(&view.session, view.last_seen(), now) {
+                Verdict::Alive(touch) => return self.accept(view, touch, activity, now).await,
+                Verdict::Over => return Ok(Lookup::Ended(EndedBecause::Absolute)),
+                // Another node may have written a later activity: the store decides.
+                Verdict::Idle => self.cache.forget(key).await,
+            }
+        } else if self.cache.is_absent(key) {
+            return Ok(Lookup::Ended(EndedBecause::Unknown));
+        }
+        match self.load(key).await? {
+            None => Ok(Lookup::Ended(if known { EndedBecause::Revoked } else { EndedBecause::Unknown })),
+            Some(view) => match judge(&view.session, view.last_seen(), now) {
+                Verdict::Alive(touch) => self.accept(view, touch, activity, now).await,
+                Verdict::Idle => Ok(Lookup::Ended(EndedBecause::Idle)),
+                Verdict::Over => Ok(Lookup::Ended(EndedBecause::Absolute)),
+            },
+        }
+    }
+
+    async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
+        for _ in 0..LOADS {
+            match self.cache.load(key, self.bounded(self.store.load(key))).await {
+                Ok(Some(view)) => return Ok(Some(view)),
+                Ok(None) => {}
+                Err(NotLoaded::Absent) => return Ok(None),
+                Err(NotLoaded::Failed(error)) => return Err(StoreError::Unavailable(Box::new(error))),
+            }
+        }
+        Err(StoreError::Unavailable("revocations overtook every read of the session".into()))
+    }
+
+    /// Accept a request of a live session, and write down that it came if that is due.
+    async fn accept(
+        &self,
+        view: Arc<View>,
+        touch: Touch,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Lookup, StoreError> {
+        if activity == Activity::Passive || touch == Touch::None {
+            return Ok(Lookup::Alive(view));
+        }
+        if touch == Touch::Queue {
+            if view.last_seen.fetch_max(now.0, Ordering::Relaxed) < now.0 {
+                self.queue(view.key, now);
+            }
+            return Ok(Lookup::Alive(view));
+        }
+        // The record in the store is about to end; another node would believe it. Written before the request goes on.
+        match self.bounded(self.store.touch(vec![(view.key, now)])).await {
+            Ok(alive) if alive == [true] => {
+                view.last_seen.fetch_max(now.0, Ordering::Relaxed);
+                Ok(Lookup::Alive(view))
+            }
+            Ok(_) => {
+                self.cache.forget(view.key).await;
+                Ok(Lookup::Ended(EndedBecause::Revoked))
+            }
+            // An outage ends nothing: within its limits here, the session is served, and the touch waits.
+            Err(error) => {
+                tracing::warn!(session = ?view.key, %error, "an activity could not be written through");
+                if view.last_seen.fetch_max(now.0, Ordering::Relaxed) < now.0 {
+                    self.queue(view.key, now);
+                }
+                Ok(Lookup::Alive(view))
+            }
+        }
+    }
+
+    fn queue(&self, key: SessionKey, at: Timestamp) {
+        self.queued().push((key, at));
+    }
+
+    fn queued(&self) -> std::sync::MutexGuard<'_, Vec<(SessionKey, Timestamp)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begin a session, always under a new id; the session of the cookie `replaces` ends in the same step.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then there is no session.
+    pub async fn begin(&self, new: NewSession, replaces: Option<&str>, now: Timestamp) -> Result<Begun, StoreError> {
+        let (cookie, key) = self.codec.mint().map_err(|error: KeyError| StoreError::Unavailable(Box::new(error)))?;
+        let Lifetimes { idle, max_age } = self.settings.lifetimes;
+        let session = Session {
+            provider: new.provider,
+            subject: new.subject,
+            name: new.name,
+            email: new.email,
+            roles: new.roles,
+            created: now,
+            ends: now.plus(max_age),
+            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            last_seen: now,
+            epoch: 0,
+            device: new.device,
+        };
+        let replaces = replaces.and_then(|cookie| self.codec.open(cookie));
+        let creation = Creation { key, session: session.clone(), replaces, limit: self.settings.max_sessions };
+        let events = self.bounded(self.store.create(creation)).await?;
+        events.iter().for_each(|event| self.apply(event));
+        // Not put into memory from here: an epoch raised meanwhile would be missed. The first request loads it.
+        let view = self.load(key).await?;
+        match view {
+            Some(view) => Ok(Begun { cookie, view }),
+            None => Ok(Begun { cookie, view: self.cache.detached(key, session) }),
+        }
+    }
+
+    /// End sessions. When it returns, the store has it and no request of this node is answered in them any more.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not certain to have happened, and has to be asked for again.
+    pub async fn revoke(&self, what: Revocation, now: Timestamp) -> Result<Revoked, StoreError> {
+        let revoked = self.bounded(self.store.revoke(what, now)).await?;
+        revoked.events.iter().for_each(|event| self.apply(event));
+        Ok(revoked)
+    }
+
+    /// End the session of a cookie; `false` where there was none.
+    ///
+    /// # Errors
+    /// As [`Sessions::revoke`].
+    pub async fn end(&self, cookie: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(key) = self.codec.open(cookie) else { return Ok(false) };
+        Ok(self.revoke(Revocation::Session(key), now).await?.ended > 0)
+    }
+
+    /// A user's sessions that are within their limits, latest activity first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list(&self, user: UserKey, now: Timestamp) -> Result<Vec<Listed>, StoreError> {
+        let mut list = self.bounded(self.store.list(user)).await?;
+        list.retain(|entry| matches!(judge(&entry.session, entry.session.last_seen, now), Verdict::Alive(_)));
+        Ok(list)
+    }
+
+    /// Make this node's memory agree with a revocation, and cut what is open in the sessions it ended. Doing it twice, or two
+    /// in any order, is the same.
+    pub fn apply(&self, event: &Event) {
+        self.cache.raise(event);
+        match event {
+            Event::Ended { key } => self.exchanges.end_session(*key),
+            Event::UserEpoch { user, .. } => self.recheck(self.exchanges.sessions(Some(*user))),
+            Event::Everyone => {
+                self.exchanges.sessions(None).into_iter().for_each(|key| self.exchanges.end_session(key));
+            }
+        }
+    }
+
+    /// What is known of a user elsewhere has changed: load their sessions anew. Ends none.
+    pub fn refresh(&self, user: UserKey) {
+        self.cache.raise(&Event::UserEpoch { user, epoch: 0 });
+    }
+
+    /// Exchanges of a user whose sessions were ended but for one that may be spared: ask which.
+    fn recheck(&self, keys: Vec<SessionKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        let (store, exchanges) = (self.store.clone(), self.exchanges.clone());
+        let check = async move {
+            for key in keys {
+                // A store that does not answer spares nothing: a cut exchange is opened again, a revoked one must not go on.
+                if !matches!(store.load(key).await, Ok(Some(_))) {
+                    exchanges.end_session(key);
+                }
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(check)),
+            Err(_) => tracing::error!("a revocation was applied outside a runtime"),
+        }
+    }
+
+    /// Register a long exchange in a session. It may have ended since it was checked: the caller checks once more by
+    /// [`Sessions::still_alive`] after registering, so that no revocation falls between.
+    pub fn open_exchange(&self, view: &View) -> OpenExchange {
+        self.exchanges.open(view.key, view.user)
+    }
+
+    /// Whether no revocation has concerned this view since it was loaded.
+    pub fn still_alive(&self, view: &View) -> bool {
+        self.cache.counts(view)
+    }
+
+    /// Write the queued activities. What fails is queued again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut *self.queued());
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let written = self.bounded(self.store.touch(batch.clone())).await;
+        if let Err(error) = written {
+            self.queued().extend(batch);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Write queued activities every second and sweep what expired, until told to stop. Errors are logged; the loop goes on.
+    pub async fn maintain(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let mut turn: u32 = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(FLUSH_EVERY) => {}
+            }
+            if let Err(error) = self.flush().await {
+                tracing::warn!(%error, waiting = self.queued().len(), "activities could not be written");
+            }
+            turn = turn.wrapping_add(1);
+            if turn.is_multiple_of(SWEEP_EVERY)
+                && let Err(error) = self.store.sweep(clock.now(), SWEEP_AT_ONCE).await
+            {
+                tracing::warn!(%error, "expired sessions could not be removed");
+            }
+        }
+    }
+
+    /// A store that hangs is a store that does not answer.
+    async fn bounded<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.settings.store_timeout, answer).await {
+            Ok(answer) => answer,
+            Err(late) => Err(StoreError::Unavailable(Box::new(late))),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Sessions in one file of this machine (redb). One decision: one writer thread commits what arrived within a short window
+//! together – sign-ins and revocations are on the disk before their answer, last-seen rides along – and reads go beside it,
+//! straight from the page cache. It knows nothing of cookies, caches or limits of time.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use redb::{Database, Durability, ReadableDatabase};
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::session::{
+    Creation, Event, Listed, Revocation, Revoked, Session, SessionKey, SessionStore, StoreError, StoreFuture, UserKey,
+};
+
+use super::record::decode;
+use super::tables::{BY_USER, SESSIONS, Tables, in_user};
+
+/// How long the first write of a batch waits for company. An fsync takes about as long; nobody notices it at a sign-in.
+const WINDOW: Duration = Duration::from_millis(2);
+/// Writes in one commit: bounds how long the last one waits.
+const BATCH: usize = 256;
+/// Last-seen that nothing durable took along is made durable after so long.
+const SETTLE: Duration = Duration::from_secs(1);
+/// redb's default of 1 GiB is a surprise on a small machine; hot pages of a million sessions fit in this.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why the file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("another gateway is using this store; one file serves one process")]
+    Locked,
+    /// Not ours, broken, or not readable.
+    #[error("the store cannot be opened")]
+    Database(#[source] Box<redb::Error>),
+    /// The writer thread.
+    #[error("the system gave no thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The store. Dropping it writes what is queued and closes the file.
+pub struct Embedded {
+    database: Arc<Database>,
+    queue: Mutex<Option<Sender<Job>>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// A write, and who waits for it.
+enum Job {
+    Create(Box<Creation>, Reply<Vec<Event>>),
+    Touch(Vec<(SessionKey, Timestamp)>, Reply<Vec<bool>>),
+    Revoke(Revocation, Reply<Revoked>),
+    Sweep(Timestamp, usize, Reply<usize>),
+}
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+/// Called with the outcome of the commit.
+type Settled = Box<dyn FnOnce(Option<&Arc<redb::Error>>) + Send>;
+
+impl Embedded {
+    /// Open, or make, the file.
+    ///
+    /// # Errors
+    /// [`OpenError`]; `Locked` where another process has it open.
+    pub fn open(path: &Path) -> Result<Embedded, OpenError> {
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let database = opened.map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
+            other => OpenError::Database(Box::new(other.into())),
+        })?;
+        // The tables exist from the first start on, so that a read never meets a missing one.
+        let prepared = database.begin_write().map_err(redb::Error::from).and_then(|transaction| {
+            Tables::open(&transaction)?;
+            transaction.commit().map_err(redb::Error::from)
+        });
+        prepared.map_err(|error| OpenError::Database(Box::new(error)))?;
+        let database = Arc::new(database);
+        let (queue, jobs) = channel();
+        let theirs = database.clone();
+        let writer = std::thread::Builder::new()
+            .name("session-store".to_owned())
+            .spawn(move || write_all(&theirs, &jobs))
+            .map_err(OpenError::Thread)?;
+        Ok(Embedded { database, queue: Mutex::new(Some(queue)), writer: Some(writer) })
+    }
+
+    fn ask<T: Send + 'static>(&self, job: impl FnOnce(Reply<T>) -> Job) -> StoreFuture<'_, T> {
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queue.as_ref() {
+            // A writer that is gone drops the reply, which the answer tells.
+            let _ = queue.send(job(reply));
+        }
+        Box::pin(async move { answer.await.unwrap_or_else(|gone| Err(StoreError::Unavailable(Box::new(gone)))) })
+    }
+
+    /// A read is a microsecond of memory; moving it to another thread would cost more than it takes.
+    fn read(&self, key: SessionKey) -> Result<Option<Session>, StoreError> {
+        let found = || {
+            let table = self.database.begin_read()?.open_table(SESSIONS)?;
+            Ok::<_, redb::Error>(table.get(key.0)?.map(|bytes| decode(bytes.value())))
+        };
+        found().map_err(unavailable)?.transpose()
+    }
+
+    fn read_user(&self, user: UserKey) -> Result<Vec<Listed>, StoreError> {
+        let found = || {
+            let transaction = self.database.begin_read()?;
+            let (index, table) = (transaction.open_table(BY_USER)?, transaction.open_table(SESSIONS)?);
+            let mut list = Vec::new();
+            for entry in index.range(in_user(user))? {
+                let key = super::tables::key_in(&entry?.0.value());
+                if let Some(bytes) = table.get(key.0)? {
+                    list.push((key, decode(bytes.value())));
+                }
+            }
+            Ok::<_, redb::Error>(list)
+        };
+        let list = found().map_err(unavailable)?;
+        let mut list: Vec<Listed> = list
+            .into_iter()
+            .map(|(key, session)| Ok(Listed { key, session: session? }))
+            .collect::<Result<_, StoreError>>()?;
+        list.sort_by_key(|entry| std::cmp::Reverse((entry.session.last_seen, entry.key)));
+        Ok(list)
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer of the session store panicked");
+        }
+    }
+}
+
+impl SessionStore for Embedded {
+    fn load(&self, key: SessionKey) -> StoreFuture<'_, Option<Session>> {
+        Box::pin(std::future::ready(self.read(key)))
+    }
+
+    fn create(&self, creation: Creation) -> StoreFuture<'_, Vec<Event>> {
+        self.ask(|reply| Job::Create(Box::new(creation), reply))
+    }
+
+    fn touch(&self, touches: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, Vec<bool>> {
+        self.ask(|reply| Job::Touch(touches, reply))
+    }
+
+    fn revoke(&self, what: Revocation, _: Timestamp) -> StoreFuture<'_, Revoked> {
+        self.ask(|reply| Job::Revoke(what, reply))
+    }
+
+    fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>> {
+        Box::pin(std::future::ready(self.read_user(user)))
+    }
+
+    fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
+        self.ask(|reply| Job::Sweep(now, limit, reply))
+    }
+}
+
+fn unavailable(error: redb::Error) -> StoreError {
+    StoreError::Unavailable(Box::new(error))
+}
+
+/// The writer thread, until the store is dropped and the queue is empty.
+fn write_all(database: &Database, jobs: &Receiver<Job>) {
+    let mut unsettled = false;
+    loop {
+        let first = match jobs.recv_timeout(SETTLE) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) if !unsettled => continue,
+            Err(RecvTimeoutError::Timeout) => {
+                unsettled = settle(database).is_err();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let batch = gather(first, jobs);
+        let durable = batch.iter().any(|job| matches!(job, Job::Create(..) | Job::Revoke(..)));
+        unsettled = !durable || unsettled;
+        if commit(database, batch, durable) && durable {
+            unsettled = false;
+        }
+    }
+    if unsettled && let Err(error) = settle(database) {
+        tracing::warn!(%error, "the last activity of some sessions was not written");
+    }
+}
+
+fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
+    let (mut batch, until) = (vec![first], Instant::now() + WINDOW);
+    while batch.len() < BATCH {
+        match jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(job) => batch.push(job),
+            Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// An empty durable commit makes every commit before it durable.
+fn settle(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    Ok(transaction.commit()?)
+}
+
+/// Carry out a batch as one transaction and answer everybody after the commit; answers whether it was committed.
+fn commit(database: &Database, batch: Vec<Job>, durable: bool) -> bool {
+    let mut settled: Vec<Settled> = Vec::with_capacity(batch.len());
+    let committed = || {
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
+        {
+            let mut tables = Tables::open(&transaction)?;
+            for job in batch {
+                settled.push(carry_out(&mut tables, job));
+            }
+        }
+        Ok::<_, redb::Error>(transaction.commit()?)
+    };
+    let failure = committed().err().map(Arc::new);
+    if let Some(error) = &failure {
+        tracing::error!(%error, "the session store could not write");
+    }
+    settled.into_iter().for_each(|tell| tell(failure.as_ref()));
+    failure.is_none()
+}
+
+fn carry_out(tables: &mut Tables<'_>, job: Job) -> Settled {
+    match job {
+        Job::Create(creation, reply) => later(tables.create(*creation), reply),
+        Job::Touch(touches, reply) => later(tables.touch(touches), reply),
+        Job::Revoke(what, reply) => later(tables.revoke(what), reply),
+        Job::Sweep(now, limit, reply) => later(tables.sweep(now, limit), reply),
+    }
+}
+
+/// The answer, told once the transaction is committed: before that it is a hope.
+fn later<T: Send + 'static>(done: Result<T, StoreError>, reply: Reply<T>) -> Settled {
+    Box::new(move |failure| {
+        let told = match failure {
+            Some(error) => Err(StoreError::Unavailable(Box::new(error.clone()))),
+            None => done,
+        };
+        // Whoever asked may have left; the write stands.
+        let _ = reply.send(told);
+    })
+}

@@ -1,0 +1,9 @@
+//! The stores. One decision: they are told apart by their constructors alone; one contract suite runs over all of them.
+
+mod embedded;
+mod memory;
+mod record;
+mod tables;
+
+pub use embedded::{Embedded, OpenError};
+pub use memory::Memory;
