@@ -4,12 +4,20 @@
 //! are reported at once. It reads no file but the text it is handed and knows no tokio, hyper, rustls or moka; what needs the
 //! disk (certificates, secrets, the user file) is `startup`'s to find out.
 
+mod parse;
+mod problems;
+mod routes;
+mod table;
+mod upstreams;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
+
+pub use problems::{ConfigErrors, Problem};
 
 /// What the program may rely on.
 #[derive(Clone, Debug)]

@@ -104,6 +104,11 @@ impl IdentityHeaders {
         Ok(())
     }
 
+    /// Whether applications are told the user.
+    pub fn names_user(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// What stands between two roles.
     pub fn set_separator(&mut self, separator: &str) {
         separator.clone_into(&mut self.separator);

@@ -1,0 +1,255 @@
+//! `[[route]]`. One decision: `access` is written on every route; there is no word for *everybody* but "public", and no list
+//! that means it by being empty. Knows nothing of matching.
+
+use http::Method;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::policy::{
+    Accept, AccessRule, HostPattern, PathError, PathPrefix, RESERVED_PREFIX, RoleNames, RoleSet, Route, RouteTable,
+    UpstreamId,
+};
+
+use super::Upstream;
+use super::problems::{did_you_mean, listed};
+use super::table::{At, Table};
+
+const ACCESS: &str = "write \"public\", \"authenticated\" or { roles = [...] }";
+
+/// All routes, arranged. `None` where one of them is mistaken.
+pub(super) fn routes(
+    root: &mut Table<'_, '_>,
+    roles: &RoleNames,
+    upstreams: &[Upstream],
+    can_sign_in: bool,
+) -> Option<RouteTable> {
+    let tables = root.array_of_tables("route");
+    if tables.is_empty() {
+        if !root.found("route") {
+            root.missing("route", "write at least one [[route]]: without route there is no entry");
+        }
+        return None;
+    }
+    let count = tables.len();
+    let mut good: Vec<Route> = Vec::new();
+    for table in tables {
+        let (span, path) = (table.span().clone(), table.path_of("name"));
+        let Some(route) = route(table, roles, upstreams, can_sign_in) else { continue };
+        if let Some(twin) = good.iter().find(|other| other.name == route.name) {
+            root.problem(&span, &path, format!("`{}` is the name of the route at line {} too", route.name, twin.line));
+        }
+        good.push(route);
+    }
+    if good.len() < count {
+        return None;
+    }
+    let lines: Vec<(String, usize)> = good.iter().map(|route| (route.name.clone(), route.line)).collect();
+    match RouteTable::new(good) {
+        Ok(table) => Some(table),
+        Err((one, other)) => {
+            let at =
+                lines.iter().position(|(name, line)| *name == other.name && *line == other.line).unwrap_or_default();
+            let message = format!(
+                "stands at the same host, path and method as route `{}` at line {}; which of the two would win is not said",
+                one.name, one.line
+            );
+            root.problem_at_line(other.line, &format!("route[{at}].path"), message);
+            None
+        }
+    }
+}
+
+fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], can_sign_in: bool) -> Option<Route> {
+    let line = table.line();
+    let name = needed(&mut table, "name", "a name, such as \"admin\"");
+    let host = host(&mut table);
+    let path = path(&mut table);
+    let methods = methods(&mut table);
+    let access = access(&mut table, roles);
+    let accept = accept(&mut table);
+    let upstream = upstream(&mut table, upstreams);
+    if !can_sign_in && matches!(access, Some(AccessRule::Authenticated | AccessRule::Roles(_))) {
+        table.problem(
+            &table.span().clone(),
+            "access",
+            "asks for a sign-in, and nobody can sign in; write [login.local] with `users`",
+        );
+    }
+    table.done();
+    Some(Route {
+        name: name?.value,
+        line,
+        host: host?,
+        path: path?,
+        methods: methods?,
+        access: access?,
+        accept: accept?,
+        upstream: upstream?,
+    })
+}
+
+fn needed(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<At<String>> {
+    let found = table.text(key, accepted);
+    match &found {
+        None if !table.has_problem(key) => table.missing(key, &format!("write {accepted}")),
+        Some(at) if at.value.is_empty() => table.problem(&at.span, key, format!("is empty; write {accepted}")),
+        _ => {}
+    }
+    found.filter(|at| !at.value.is_empty())
+}
+
+fn host(table: &mut Table<'_, '_>) -> Option<HostPattern> {
+    let accepted = "\"app.example.com\" or \"*.example.com\", without port";
+    match table.text("host", accepted) {
+        None => (!table.has_problem("host")).then_some(HostPattern::Any),
+        Some(At { value, span, .. }) => match HostPattern::parse(&value) {
+            Ok(host) => Some(host),
+            Err(_) => {
+                table.problem(&span, "host", format!("`{value}` is not a host; write {accepted}"));
+                None
+            }
+        },
+    }
+}
+
+fn path(table: &mut Table<'_, '_>) -> Option<PathPrefix> {
+    let At { value, span, .. } = needed(table, "path", "a path prefix, such as \"/\" or \"/admin\"")?;
+    let how = match PathPrefix::parse(&value) {
+        Ok(path) if PathPrefix::parse(RESERVED_PREFIX).is_ok_and(|own| own.covers(&value.to_ascii_lowercase())) => {
+            table.problem(&span, "path", format!("`{RESERVED_PREFIX}` belongs to the gateway; choose another path"));
+            drop(path);
+            return None;
+        }
+        Ok(path) => return Some(path),
+        Err(PathError::NotAbsolute) => "begin it with `/`",
+        Err(PathError::DotSegment) => "write it without `.` and `..`",
+        Err(PathError::EmptySegment) if value.ends_with('/') => "write it without the trailing `/`",
+        Err(PathError::EmptySegment) => "write it without `//`",
+        Err(_) => "write it plainly, without `%`, `;`, `?`, `#`, `\\` or blanks",
+    };
+    table.problem(&span, "path", format!("`{value}` is not a canonical path; {how}"));
+    None
+}
+
+fn methods(table: &mut Table<'_, '_>) -> Option<Option<Vec<Method>>> {
+    let accepted = "a list such as [\"GET\", \"POST\"]";
+    let Some(list) = table.texts("methods", accepted) else {
+        return (!table.has_problem("methods")).then_some(None);
+    };
+    if list.value.is_empty() && !table.has_problem("methods") {
+        table.problem(&list.span, "methods", format!("is empty; write {accepted}, or leave it out for every method"));
+    }
+    let mut methods: Vec<Method> = Vec::new();
+    for At { value, span, .. } in list.value {
+        let upper = value.to_ascii_uppercase();
+        match value.parse::<Method>() {
+            Ok(Method::CONNECT | Method::TRACE) => {
+                table.problem(&span, "methods", format!("`{value}` is refused on every route; leave it out"));
+            }
+            Ok(method) if value == upper && !methods.contains(&method) => methods.push(method),
+            Ok(_) if value != upper => {
+                // RFC 9110 §9.1: methods are case-sensitive, so this one would never match.
+                table.problem(&span, "methods", format!("`{value}` is not a method; did you mean `{upper}`?"));
+            }
+            Ok(_) => table.problem(&span, "methods", format!("`{value}` stands twice")),
+            Err(_) => table.problem(&span, "methods", format!("`{value}` is not a method; write {accepted}")),
+        }
+    }
+    (!methods.is_empty()).then_some(Some(methods))
+}
+
+fn access(table: &mut Table<'_, '_>, roles: &RoleNames) -> Option<AccessRule> {
+    let Some(found) = table.take("access") else {
+        table.missing("access", ACCESS);
+        return None;
+    };
+    let span = found.span.clone();
+    match found.value.get_ref() {
+        DeValue::String(word) => match word.as_ref() {
+            "public" => Some(AccessRule::Public),
+            "authenticated" => Some(AccessRule::Authenticated),
+            other => {
+                let near = did_you_mean(other, ["public", "authenticated"]);
+                table.problem(&span, "access", format!("`{other}` is no access rule; {ACCESS}{near}"));
+                None
+            }
+        },
+        DeValue::Table(_) => access_roles(table, found, roles),
+        _ => {
+            table.problem(&span, "access", format!("is neither a word nor a table; {ACCESS}"));
+            None
+        }
+    }
+}
+
+fn access_roles<'t>(
+    table: &mut Table<'_, 't>,
+    found: At<Spanned<DeValue<'t>>>,
+    roles: &RoleNames,
+) -> Option<AccessRule> {
+    let span = found.span.clone();
+    let mut inner = table.reread("access", Some(found))?;
+    let list = inner.texts("roles", "a list of declared roles");
+    inner.done();
+    let Some(list) = list else {
+        table.problem(&span, "access", format!("names no roles; {ACCESS}"));
+        return None;
+    };
+    if list.value.is_empty() {
+        // An empty list means nobody to one reader and everybody to the next.
+        table.problem(&span, "access", format!("the list of roles is empty; {ACCESS}"));
+        return None;
+    }
+    let mut set = RoleSet::default();
+    let wanted = list.value.len();
+    let mut declared = 0;
+    for At { value, span, .. } in list.value {
+        match roles.id(&value) {
+            Some(id) => {
+                set.insert(id);
+                declared += 1;
+            }
+            None => {
+                let near = did_you_mean(&value, roles.iter());
+                table.problem(&span, "access", format!("role `{value}` is not declared in `roles`{near}"));
+            }
+        }
+    }
+    (declared == wanted).then_some(AccessRule::Roles(set))
+}
+
+fn accept(table: &mut Table<'_, '_>) -> Option<Accept> {
+    let Some(list) = table.texts("accept", "a list such as [\"session\"]") else {
+        return (!table.has_problem("accept")).then_some(Accept { session: true, token: false });
+    };
+    let mut accept = Accept { session: false, token: false };
+    for At { value, span, .. } in list.value {
+        match value.as_str() {
+            "session" => accept.session = true,
+            "token" => table.problem(&span, "accept", "`token` is not supported in this version; leave it out"),
+            other => {
+                let near = did_you_mean(other, ["session"]);
+                table.problem(&span, "accept", format!("`{other}` is no credential; write \"session\"{near}"));
+            }
+        }
+    }
+    if !accept.session && !table.has_problem("accept") {
+        table.problem(&list.span, "accept", "is empty, so nobody could pass; write [\"session\"]");
+    }
+    accept.session.then_some(accept)
+}
+
+fn upstream(table: &mut Table<'_, '_>, upstreams: &[Upstream]) -> Option<UpstreamId> {
+    let At { value, span, .. } = needed(table, "upstream", "the name of an upstream")?;
+    let names = || upstreams.iter().map(|upstream| upstream.name.as_str());
+    let found = names().position(|name| name == value);
+    if found.is_none() {
+        let near = did_you_mean(&value, names());
+        table.problem(
+            &span,
+            "upstream",
+            format!("no upstream is named `{value}`; known upstreams: {}{near}", listed(names())),
+        );
+    }
+    found.map(UpstreamId)
+}

@@ -1,0 +1,309 @@
+//! A table of the file, read key by key. One decision: a reader takes what it knows out of the table and what is left when it
+//! is done is unknown; so every wrong type, missing key and unknown key is found in one pass, each with its line.
+//! Knows nothing of what keys mean.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problems::{Problem, did_you_mean, listed};
+
+/// Mistakes found so far, and the text that their lines are counted in.
+#[derive(Clone)]
+pub(super) struct Findings<'t> {
+    text: &'t str,
+    problems: Rc<RefCell<Vec<Problem>>>,
+}
+
+impl<'t> Findings<'t> {
+    pub(super) fn new(text: &'t str) -> Findings<'t> {
+        Findings { text, problems: Rc::default() }
+    }
+
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    pub(super) fn add(&self, span: &Range<usize>, key: impl Into<String>, message: impl Into<String>) {
+        let problem = Problem { line: self.line(span), key: key.into(), message: message.into() };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = std::mem::take(&mut *self.problems.borrow_mut());
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+/// A value with the place it stands at.
+#[derive(Clone)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Range<usize>,
+    pub(super) key: String,
+}
+
+/// A table that is being read.
+pub(super) struct Table<'f, 't> {
+    findings: &'f Findings<'t>,
+    path: String,
+    span: Range<usize>,
+    entries: BTreeMap<String, (Range<usize>, Spanned<DeValue<'t>>)>,
+    known: Vec<&'static str>,
+    taken: Vec<&'static str>,
+}
+
+impl<'f, 't> Table<'f, 't> {
+    pub(super) fn new(findings: &'f Findings<'t>, path: String, span: Range<usize>, table: DeTable<'t>) -> Self {
+        let entry = |(key, value): (Spanned<_>, Spanned<DeValue<'t>>)| {
+            let span = key.span();
+            let key: std::borrow::Cow<'t, str> = key.into_inner();
+            (key.into_owned(), (span, value))
+        };
+        Table {
+            findings,
+            path,
+            span,
+            entries: table.into_iter().map(entry).collect(),
+            known: Vec::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    pub(super) fn span(&self) -> &Range<usize> {
+        &self.span
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    pub(super) fn problem(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
+        self.findings.add(span, self.path_of(key), message);
+    }
+
+    /// The line it begins on.
+    pub(super) fn line(&self) -> usize {
+        self.findings.line(&self.span)
+    }
+
+    /// A mistake at a line that is known already.
+    pub(super) fn problem_at_line(&self, line: usize, key: &str, message: impl Into<String>) {
+        let problem = Problem { line, key: key.to_owned(), message: message.into() };
+        self.findings.problems.borrow_mut().push(problem);
+    }
+
+    /// Whether something was found wrong with a key already: then it need not be called missing as well.
+    pub(super) fn has_problem(&self, key: &str) -> bool {
+        let path = self.path_of(key);
+        self.findings.problems.borrow().iter().any(|problem| problem.key == path || problem.key == key)
+    }
+
+    /// Whether a key stands in the file, whatever its value.
+    pub(super) fn found(&self, key: &str) -> bool {
+        self.taken.contains(&key)
+    }
+
+    /// A value that was taken, read as a table after all.
+    pub(super) fn reread(&self, key: &str, found: Option<At<Spanned<DeValue<'t>>>>) -> Option<Table<'f, 't>> {
+        let At { value, span, key: path } = found?;
+        match value.into_inner() {
+            DeValue::Table(table) => Some(Table::new(self.findings, path, span, table)),
+            other => {
+                self.problem(&span, key, format!("is {}; write a table", type_name(&other)));
+                None
+            }
+        }
+    }
+
+    /// A missing key, told at the table's own line.
+    pub(super) fn missing(&self, key: &str, accepted: &str) {
+        self.findings.add(&self.span, self.path_of(key), format!("missing; {accepted}"));
+    }
+
+    pub(super) fn take(&mut self, key: &'static str) -> Option<At<Spanned<DeValue<'t>>>> {
+        self.known.push(key);
+        let (span, value) = self.entries.remove(key)?;
+        self.taken.push(key);
+        Some(At { value, span, key: self.path_of(key) })
+    }
+
+    fn typed<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        read: impl FnOnce(DeValue<'t>) -> Option<T>,
+    ) -> Option<At<T>> {
+        let At { value, span, key } = self.take(key)?;
+        let found = type_name(value.get_ref());
+        match read(value.into_inner()) {
+            Some(value) => Some(At { value, span, key }),
+            None => {
+                self.findings.add(&span, key, format!("is {found}; write {wanted}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, wanted: &str) -> Option<At<String>> {
+        self.typed(key, wanted, text)
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<At<bool>> {
+        self.typed(key, "true or false", |value| match value {
+            DeValue::Boolean(flag) => Some(flag),
+            _ => None,
+        })
+    }
+
+    /// A whole number within a range.
+    pub(super) fn number(&mut self, key: &'static str, range: Range<u64>) -> Option<u64> {
+        let wanted = format!("a whole number from {} to {}", range.start, range.end - 1);
+        let number = self.typed(key, &wanted, |value| match value {
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        })?;
+        match u64::try_from(number.value) {
+            Ok(value) if range.contains(&value) => Some(value),
+            _ => {
+                self.findings.add(
+                    &number.span,
+                    number.key,
+                    format!("`{}` is out of range; write {wanted}", number.value),
+                );
+                None
+            }
+        }
+    }
+
+    /// A duration such as `"30m"`, within a range.
+    pub(super) fn duration(&mut self, key: &'static str, range: Range<Duration>) -> Option<At<Duration>> {
+        let wanted = "a duration such as \"500ms\", \"30s\", \"15m\" or \"12h\"";
+        let At { value, span, key } = self.text(key, wanted)?;
+        let Ok(duration) = humantime::parse_duration(&value) else {
+            self.findings.add(&span, key, format!("`{value}` is not a duration; write {wanted}"));
+            return None;
+        };
+        if !range.contains(&duration) {
+            let (least, most) = (humantime::format_duration(range.start), humantime::format_duration(range.end));
+            self.findings.add(&span, key, format!("`{value}` is out of range; at least {least} and below {most}"));
+            return None;
+        }
+        Some(At { value: duration, span, key })
+    }
+
+    /// A list of texts, each with its place.
+    pub(super) fn texts(&mut self, key: &'static str, wanted: &str) -> Option<At<Vec<At<String>>>> {
+        let list = self.typed(key, wanted, |value| match value {
+            DeValue::Array(array) => Some(array),
+            _ => None,
+        })?;
+        let mut texts = Vec::new();
+        for value in list.value {
+            let span = value.span();
+            match text(value.into_inner()) {
+                Some(value) => texts.push(At { value, span, key: list.key.clone() }),
+                None => self.findings.add(
+                    &span,
+                    list.key.clone(),
+                    format!("holds something that is no text; write {wanted}"),
+                ),
+            }
+        }
+        Some(At { value: texts, span: list.span, key: list.key })
+    }
+
+    /// A table within.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'f, 't>> {
+        let findings = self.findings;
+        let table = self.typed(key, "a table", |value| match value {
+            DeValue::Table(table) => Some(table),
+            _ => None,
+        })?;
+        Some(Table::new(findings, table.key, table.span, table.value))
+    }
+
+    /// The tables within, each by the name its users gave it.
+    pub(super) fn named_tables(&mut self, key: &'static str) -> Vec<(String, Table<'f, 't>)> {
+        let Some(mut outer) = self.table(key) else { return Vec::new() };
+        let mut tables = Vec::new();
+        for (name, (span, value)) in std::mem::take(&mut outer.entries) {
+            let path = outer.path_of(&name);
+            match value.into_inner() {
+                DeValue::Table(table) => tables.push((name, Table::new(self.findings, path, span, table))),
+                other => self.findings.add(&span, path, format!("is {}; write a table", type_name(&other))),
+            }
+        }
+        tables
+    }
+
+    /// An array of tables (`[[key]]`).
+    pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
+        let wanted = format!("tables, each headed `[[{key}]]`");
+        let Some(list) = self.typed(key, &wanted, |value| match value {
+            DeValue::Array(array) => Some(array),
+            _ => None,
+        }) else {
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, value) in list.value.into_iter().enumerate() {
+            let (span, path) = (value.span(), format!("{}[{index}]", list.key));
+            match value.into_inner() {
+                DeValue::Table(table) => tables.push(Table::new(self.findings, path, span, table)),
+                other => self.findings.add(&span, path, format!("is {}; write {wanted}", type_name(&other))),
+            }
+        }
+        tables
+    }
+
+    /// Keys that a later version will know: told apart from misspelt ones.
+    pub(super) fn not_yet(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            if let Some(found) = self.take(key) {
+                self.findings.add(&found.span, found.key, "is not supported in this version; leave it out");
+            }
+            self.known.pop();
+        }
+    }
+
+    /// What is left is unknown.
+    pub(super) fn done(self) {
+        for (key, (span, _)) in &self.entries {
+            let near = did_you_mean(key, self.known.iter().copied());
+            let known =
+                if near.is_empty() { format!("; known here: {}", listed(self.known.iter().copied())) } else { near };
+            let place = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
+            self.findings.add(span, "", format!("{place}unknown key `{key}`{known}"));
+        }
+    }
+}
+
+/// A text value.
+pub(super) fn text(value: DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.into_owned()),
+        _ => None,
+    }
+}
+
+/// What a value is, for a message.
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
