@@ -1,0 +1,171 @@
+//! Pages for people who are signed in: who they are, their devices, signing out. One decision: a session is named in a form by
+//! a seal over its key and its owner, so that nobody can name another's. Knows nothing of passwords.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::clock::Timestamp;
+use crate::session::{Listed, Revocation, SessionKey, StoreError, View};
+
+use super::form::{field, same_origin};
+use super::pages::{Device, WhoAmI};
+use super::return_to::{open, seal};
+use super::{Answer, Ask, Audit, Known, Login, cookies, plain, see_other};
+
+const SIGN_IN: &str = "/.portcullis/login";
+
+impl Login {
+    /// Proof that a form was made for this session.
+    fn csrf(&self, view: &View) -> String {
+        seal(&self.key, &format!("csrf {}", hex(view.key)), b"")
+    }
+
+    fn proves(&self, ask: &Ask<'_>, view: &View) -> bool {
+        let given = field(&ask.body, "csrf").unwrap_or_default();
+        let sealed = open(&self.key, &format!("csrf {}", hex(view.key)), &given).is_some();
+        sealed && same_origin(ask.headers, ask.authority)
+    }
+
+    /// Who one is. A program that asks for JSON gets it.
+    pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Bytes> {
+        let accept = ask.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let json = accept.contains("json") && !accept.contains("text/html");
+        let Some(known) = ask.caller else { return nobody(json) };
+        let mut who = who(known);
+        if json {
+            return match serde_json::to_string(&who) {
+                Ok(text) => written(StatusCode::OK, "application/json", text),
+                Err(error) => {
+                    tracing::error!(%error, "an identity could not be written");
+                    written(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", String::new())
+                }
+            };
+        }
+        who.csrf = self.csrf(known.view);
+        self.pages.whoami(&who)
+    }
+
+    /// A page with a button; GET itself changes nothing.
+    pub(super) fn sign_out_page(&self, ask: &Ask<'_>) -> Response<Bytes> {
+        match ask.caller {
+            Some(known) => self.pages.sign_out(&self.csrf(known.view)),
+            None => self.pages.signed_out(),
+        }
+    }
+
+    /// Sign out. The session is over in the store before this answers; a store that does not answer is an error, and the
+    /// cookie stays, because saying *signed out* of a session that lives would be a lie.
+    pub(super) async fn sign_out(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+        let user = match ask.caller {
+            Some(known) if !self.proves(&ask, known.view) => {
+                let response = self.pages.sign_out(&self.csrf(known.view));
+                return Ok(refused(response, known.view));
+            }
+            Some(known) => {
+                self.sessions.revoke(Revocation::Session(known.view.key), ask.now).await?;
+                Some(known.view.session.subject.clone())
+            }
+            None => None,
+        };
+        let mut response = self.pages.signed_out();
+        cookies::clear(response.headers_mut(), &self.settings.cookie);
+        // What pages of this person left in the browser's caches goes too. Not "cookies": applications own theirs.
+        response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
+        let audit = user.map(|user| Audit { event: "sign_out", user: Some(user), reason: None });
+        Ok(Answer { response, audit })
+    }
+
+    /// My devices.
+    pub(super) async fn list_sessions(&self, ask: &Ask<'_>) -> Result<Response<Bytes>, StoreError> {
+        let Some(known) = ask.caller else { return Ok(see_other(SIGN_IN)) };
+        let list = self.sessions.list(known.view.user, ask.now).await?;
+        let device = |listed: Listed| Device {
+            label: listed.session.device.clone(),
+            begun: time(listed.session.created),
+            last_seen: time(listed.session.last_seen),
+            this: listed.key == known.view.key,
+            handle: self.handle(known.view, listed.key),
+        };
+        let devices: Vec<Device> = list.into_iter().map(device).collect();
+        Ok(self.pages.sessions(&devices, &self.csrf(known.view)))
+    }
+
+    /// End one of my sessions, or all but this one.
+    pub(super) async fn end_session(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+        let Some(known) = ask.caller else { return Ok(plain(see_other(SIGN_IN))) };
+        if !self.proves(&ask, known.view) {
+            return Ok(refused(self.list_sessions(&ask).await?, known.view));
+        }
+        let handle = field(&ask.body, "handle").unwrap_or_default();
+        let what = match self.opened(known.view, &handle) {
+            _ if handle == "others" => Revocation::User { user: known.view.user, except: Some(known.view.key) },
+            Some(key) => Revocation::Session(key),
+            None => return Ok(refused(self.list_sessions(&ask).await?, known.view)),
+        };
+        self.sessions.revoke(what, ask.now).await?;
+        let reason = Some(if handle == "others" { "all_others" } else { "one" });
+        let audit = Audit { event: "session_ended", user: Some(known.view.session.subject.clone()), reason };
+        let response = see_other("/.portcullis/sessions");
+        Ok(Answer { response, audit: Some(audit) })
+    }
+
+    fn handle(&self, view: &View, key: SessionKey) -> String {
+        seal(&self.key, &format!("handle {}", hex(view.key)), &key.0)
+    }
+
+    fn opened(&self, view: &View, handle: &str) -> Option<SessionKey> {
+        let key = open(&self.key, &format!("handle {}", hex(view.key)), handle)?;
+        Some(SessionKey(key.try_into().ok()?))
+    }
+}
+
+fn refused(mut response: Response<Bytes>, view: &View) -> Answer {
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    let user = Some(view.session.subject.clone());
+    Answer { response, audit: Some(Audit { event: "form_refused", user, reason: Some("csrf") }) }
+}
+
+fn who(known: Known<'_>) -> WhoAmI {
+    let session = &known.view.session;
+    let idle_until = Timestamp(known.view.last_seen().0.saturating_add(session.idle_ms)).min(session.ends);
+    let line = |(name, value): &(http::HeaderName, HeaderValue)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    WhoAmI {
+        subject: session.subject.clone(),
+        name: session.name.clone(),
+        email: session.email.clone(),
+        roles: known.roles.to_vec(),
+        signed_in: time(session.created),
+        idle_until: time(idle_until),
+        ends: time(session.ends),
+        headers: known.headers.iter().map(line).collect(),
+        csrf: String::new(),
+    }
+}
+
+fn nobody(json: bool) -> Response<Bytes> {
+    if !json {
+        return see_other(SIGN_IN);
+    }
+    let body = "{\"error\":\"unauthenticated\",\"message\":\"You are not signed in.\"}".to_owned();
+    let mut response = written(StatusCode::UNAUTHORIZED, "application/json", body);
+    let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+fn written(status: StatusCode, kind: &'static str, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn time(at: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(at.system_time()).to_string()
+}
+
+fn hex(key: SessionKey) -> String {
+    key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,128 @@
+//! The local users, as the running gateway knows them. One decision: the last file that could be read counts; one that is
+//! broken for a moment, because somebody edits it, signs nobody out. Knows nothing of passwords.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::authn::{Directory, Standing};
+use crate::session::Session;
+
+use super::LOCAL;
+use super::users::{User, Users, UsersError};
+
+/// What became of a user between two readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Removed or disabled.
+    Gone,
+    /// Other roles, name or e-mail.
+    Altered,
+}
+
+/// The user file as it was last read.
+pub struct LocalUsers {
+    path: PathBuf,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    stamp: Option<(SystemTime, u64)>,
+    users: Arc<Users>,
+}
+
+impl LocalUsers {
+    /// Read the file.
+    ///
+    /// # Errors
+    /// [`UsersError`].
+    pub fn open(path: &Path) -> Result<LocalUsers, UsersError> {
+        let read = Read { stamp: stamp(path), users: Arc::new(Users::read(path)?) };
+        Ok(LocalUsers { path: path.to_owned(), read: Mutex::new(read) })
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A user who may sign in.
+    pub(super) fn user(&self, name: &str) -> Option<User> {
+        self.lock().users.user.get(name).filter(|user| !user.disabled).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Read the file again if it changed; answers who changed with it.
+    pub(super) fn look(&self) -> Vec<(String, Change)> {
+        let stamp = stamp(&self.path);
+        if self.lock().stamp == stamp {
+            return Vec::new();
+        }
+        match Users::read(&self.path) {
+            Ok(users) => {
+                let old = std::mem::replace(&mut *self.lock(), Read { stamp, users: Arc::new(users.clone()) });
+                changes(&old.users, &users)
+            }
+            Err(error) => {
+                self.lock().stamp = stamp;
+                tracing::error!(error = &error as &dyn std::error::Error, "the user file is kept as it was last read");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A hash that was renewed is no change: nobody is signed out by signing in.
+fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
+    let change = |(name, before): (&String, &User)| match new.user.get(name).filter(|user| !user.disabled) {
+        None => Some((name.clone(), Change::Gone)),
+        Some(after) if (&after.roles, &after.name, &after.email) == (&before.roles, &before.name, &before.email) => {
+            None
+        }
+        Some(_) => Some((name.clone(), Change::Altered)),
+    };
+    old.user.iter().filter(|(_, user)| !user.disabled).filter_map(change).collect()
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+impl Directory for LocalUsers {
+    fn standing(&self, session: &Session) -> Standing {
+        if session.provider != LOCAL {
+            return Standing::AsAtSignIn;
+        }
+        match self.user(&session.subject) {
+            Some(user) => Standing::Roles(user.roles),
+            None => Standing::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, changes};
+    use crate::login::users::{User, Users};
+
+    fn users(list: &[(&str, &[&str], bool)]) -> Users {
+        let user = |(name, roles, disabled): &(&str, &[&str], bool)| {
+            let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+            ((*name).to_owned(), User { password: "x".into(), roles, name: None, email: None, disabled: *disabled })
+        };
+        Users { user: list.iter().map(user).collect() }
+    }
+
+    #[test]
+    fn who_is_gone_and_who_changed_is_told_apart() {
+        let old =
+            users(&[("a", &["x"], false), ("b", &[], false), ("c", &[], false), ("d", &[], true), ("e", &[], false)]);
+        let new = users(&[("a", &[], false), ("b", &[], true), ("e", &[], false), ("f", &[], false)]);
+        let expected = [("a", Change::Altered), ("b", Change::Gone), ("c", Change::Gone)];
+        assert_eq!(changes(&old, &new), expected.map(|(name, change)| (name.to_owned(), change)));
+    }
+}

@@ -1,0 +1,270 @@
+//! Signing in and out: the gateway's own pages under `/.portcullis/`.
+//!
+//! One decision: GET changes nothing; whatever changes something is a POST that proves its browser and its origin.
+//! Knows nothing of upstreams, routes or TLS; it is handed what it may know in [`Ask`].
+
+mod account;
+mod cookies;
+mod directory;
+mod form;
+pub mod pages;
+pub mod password;
+mod return_to;
+mod sign_in;
+mod throttle;
+pub mod users;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{hmac, rand};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, View};
+
+pub use directory::LocalUsers;
+pub use password::Argon2Params;
+pub use users::UsersError;
+
+use directory::Change;
+use pages::Pages;
+use password::Passwords;
+use return_to::ReturnTo;
+use throttle::Throttle;
+use users::{User, Users};
+
+const PREFIX: &str = "/.portcullis/";
+/// The name under which local users are kept apart from those of any provider.
+const LOCAL: &str = "local";
+/// How often the user file is looked at: a user who was disabled is out within this and a request.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What the pages are made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The session cookie's name; the others begin with it.
+    pub cookie: String,
+    /// Parameters of new hashes.
+    pub argon2: Argon2Params,
+}
+
+/// A request for a page of the gateway.
+pub struct Ask<'r> {
+    /// Method.
+    pub method: &'r Method,
+    /// The whole path, decoded.
+    pub path: &'r str,
+    /// Query.
+    pub query: Option<&'r str>,
+    /// Headers.
+    pub headers: &'r HeaderMap,
+    /// `host[:port]` as the client named it.
+    pub authority: &'r str,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// The body, capped.
+    pub body: Bytes,
+    /// Who asks, where the page wants to know.
+    pub caller: Option<Known<'r>>,
+    /// The session cookie, unverified.
+    pub session_cookie: Option<&'r str>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub struct Known<'r> {
+    /// The session.
+    pub view: &'r Arc<View>,
+    /// Its names for roles that are declared.
+    pub roles: &'r [String],
+    /// The headers that would be forwarded.
+    pub headers: &'r [(HeaderName, HeaderValue)],
+}
+
+/// A page, and what is to be remembered of it.
+pub struct Answer {
+    /// The response.
+    pub response: Response<Bytes>,
+    /// For the audit.
+    pub audit: Option<Audit>,
+}
+
+/// A line of the audit. Never a password, never a cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `sign_in`, `sign_in_failed`, `sign_in_throttled`, `sign_in_refused`, `sign_out`, `session_ended`.
+    pub event: &'static str,
+    /// Who.
+    pub user: Option<String>,
+    /// Why, a stable name.
+    pub reason: Option<&'static str>,
+}
+
+/// The pages.
+pub struct Login {
+    settings: Settings,
+    sessions: Arc<Sessions>,
+    pages: Pages,
+    users: Option<Arc<LocalUsers>>,
+    passwords: Passwords,
+    throttle: Throttle,
+    key: hmac::Key,
+}
+
+/// Whether a page wants to know who asks. Style sheets and the sign-in itself must work while the store is away.
+pub fn needs_caller(path: &str) -> bool {
+    let page = path.strip_prefix(PREFIX).unwrap_or_default();
+    matches!(page, "login" | "logout" | "whoami" | "sessions" | "sessions/end")
+}
+
+/// Read and check a user file, as `portcullis check` does.
+///
+/// # Errors
+/// [`UsersError`].
+pub fn check_users(path: &Path) -> Result<(), UsersError> {
+    Users::read(path).map(drop)
+}
+
+/// Make a user file with one user and a random password, which is returned and known nowhere else.
+///
+/// # Errors
+/// [`UsersError`].
+pub fn make_user_file(path: &Path, name: &str, roles: &[String], argon2: Argon2Params) -> Result<String, UsersError> {
+    let mut bytes = [0; 15];
+    rand::fill(&mut bytes).map_err(|_| password::PasswordError::Busy)?;
+    let password = URL_SAFE_NO_PAD.encode(bytes);
+    let hash = password::hash(&password, argon2)?;
+    let user = User { password: hash, roles: roles.to_vec(), name: None, email: None, disabled: false };
+    let name =
+        users::canonical(name).ok_or_else(|| UsersError::Name { path: path.to_owned(), name: name.to_owned() })?;
+    Users::change(path, |users| users.user.insert(name, user))?;
+    Ok(password)
+}
+
+impl Login {
+    /// The pages over these sessions.
+    ///
+    /// # Errors
+    /// [`UsersError`] of the user file or the hash parameters.
+    pub fn new(
+        settings: Settings,
+        users: Option<Arc<LocalUsers>>,
+        sessions: Arc<Sessions>,
+        keys: &SessionKeys,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Login, UsersError> {
+        Ok(Login {
+            sessions,
+            pages: Pages::new(),
+            users,
+            passwords: Passwords::new(settings.argon2)?,
+            throttle: Throttle::new(clock),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &keys.derive("portcullis/forms/1")),
+            settings,
+        })
+    }
+
+    /// The pages themselves, for refusals.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Where to send a person who asked for this path.
+    pub fn sign_in_location(&self, path: &str, query: Option<&str>) -> String {
+        let back = ReturnTo::here(path, query);
+        if back == ReturnTo::start() {
+            return format!("{PREFIX}login");
+        }
+        format!("{PREFIX}login?return={}", back.seal(&self.key))
+    }
+
+    /// Answer.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the page needs the store and it does not answer.
+    pub async fn answer(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+        let page = ask.path.strip_prefix(PREFIX).unwrap_or_default();
+        if let Some(asset) = page.strip_prefix("assets/") {
+            return Ok(match self.pages.asset(asset) {
+                Some(response) if *ask.method == Method::GET || *ask.method == Method::HEAD => plain(response),
+                Some(_) => plain(other_method("GET, HEAD")),
+                None => self.nothing_here(),
+            });
+        }
+        let get = *ask.method == Method::GET || *ask.method == Method::HEAD;
+        let post = *ask.method == Method::POST;
+        match page {
+            "login" if get => Ok(plain(self.sign_in_page(&ask))),
+            "login" if post => self.sign_in(ask).await,
+            "logout" if get => Ok(plain(self.sign_out_page(&ask))),
+            "logout" if post => self.sign_out(ask).await,
+            "whoami" if get => Ok(plain(self.whoami(&ask))),
+            "sessions" if get => self.list_sessions(&ask).await.map(plain),
+            "sessions/end" if post => self.end_session(ask).await,
+            "login" | "logout" => Ok(plain(other_method("GET, HEAD, POST"))),
+            "whoami" | "sessions" => Ok(plain(other_method("GET, HEAD"))),
+            "sessions/end" => Ok(plain(other_method("POST"))),
+            _ => Ok(self.nothing_here()),
+        }
+    }
+
+    fn nothing_here(&self) -> Answer {
+        let mut response = Response::new(Bytes::from_static(b"There is nothing at this address.\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        plain(response)
+    }
+
+    /// Look at the user file every two seconds, until told to stop: end the sessions of users who are gone, and let the others
+    /// be asked for anew where their roles changed.
+    pub async fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let Some(users) = &self.users else { return };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            for (name, change) in users.look() {
+                let user = UserKey::of(LOCAL, &name);
+                self.sessions.refresh(user);
+                if change == Change::Gone
+                    && let Err(error) = self.sessions.revoke(Revocation::User { user, except: None }, clock.now()).await
+                {
+                    // Refused from memory all the same: the directory says that the user is gone.
+                    tracing::warn!(user = name, %error, "the sessions of a removed user could not be ended in the store");
+                }
+            }
+        }
+    }
+}
+
+fn plain(response: Response<Bytes>) -> Answer {
+    Answer { response, audit: None }
+}
+
+fn other_method(allowed: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(b"This method is not accepted here.\n"));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// 303 to a path of this host.
+fn see_other(location: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}

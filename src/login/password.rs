@@ -1,0 +1,154 @@
+//! Password hashes. One decision: hashing happens off the request threads, a bounded number at a time, and takes the same
+//! time whether the user exists or not. Knows nothing of users.
+
+use std::sync::Arc;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+/// Longer passwords are refused before they are hashed.
+pub const LONGEST: usize = 1024;
+/// NIST SP 800-63B §3.1.1.2 asks for eight characters where a password stands alone among users who can be throttled.
+pub const SHORTEST: usize = 8;
+/// Hashes that may wait for a free core; beyond it people are asked to come again.
+const WAITING: usize = 64;
+/// An imported hash must not make this machine swap or stall.
+const MOST: (u32, u32, u32) = (1024 * 1024, 16, 16);
+
+/// argon2id's parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argon2Params {
+    /// Memory in KiB.
+    pub m_kib: u32,
+    /// Passes.
+    pub t: u32,
+    /// Lanes.
+    pub p: u32,
+}
+
+/// OWASP's first choice.
+impl Default for Argon2Params {
+    fn default() -> Argon2Params {
+        Argon2Params { m_kib: 19 * 1024, t: 2, p: 1 }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// Too many wait already.
+    #[error("too many sign-ins at once")]
+    Busy,
+    /// The parameters are not argon2's.
+    #[error("argon2 refuses these parameters")]
+    Parameters(#[source] argon2::Error),
+    /// The hash is not one.
+    #[error("the stored hash cannot be read")]
+    Hash(#[source] argon2::password_hash::phc::Error),
+    /// Hashing failed.
+    #[error("the password could not be hashed")]
+    Hashing(#[source] argon2::password_hash::Error),
+    /// The thread that hashed is gone.
+    #[error("the hashing thread is gone")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Wrong password, or no such user.
+    Wrong,
+    /// Right; `rehashed` where the stored hash was weaker than what is configured.
+    Right {
+        /// The new hash to keep.
+        rehashed: Option<String>,
+    },
+}
+
+/// Hashes and checks.
+pub struct Passwords {
+    params: Argon2Params,
+    dummy: String,
+    slots: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// With these parameters for new hashes.
+    ///
+    /// # Errors
+    /// [`PasswordError`] of the parameters.
+    pub fn new(params: Argon2Params) -> Result<Passwords, PasswordError> {
+        let dummy = hash("a password that nobody has", params)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (slots, waiting) = (Arc::new(Semaphore::new(cores)), Arc::new(Semaphore::new(WAITING)));
+        Ok(Passwords { params, dummy, slots, waiting })
+    }
+
+    /// Check a password against the hash of a user, or, where there is no such user, against nobody's: the same work, so that
+    /// the time tells nothing (ASVS 6.3.8).
+    ///
+    /// # Errors
+    /// [`PasswordError`].
+    pub async fn check(&self, stored: Option<String>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
+        let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| PasswordError::Busy)?;
+        let slot = self.slots.clone().acquire_owned().await.map_err(|_| PasswordError::Busy)?;
+        let (params, known) = (self.params, stored.is_some());
+        let stored = stored.unwrap_or_else(|| self.dummy.clone());
+        let work = move || {
+            let _slot = slot;
+            let right = verify(&stored, &password)?;
+            if !right || !known {
+                return Ok(Checked::Wrong);
+            }
+            let rehashed = weaker(&stored, params).then(|| hash(&password, params)).transpose()?;
+            Ok(Checked::Right { rehashed })
+        };
+        tokio::task::spawn_blocking(work).await.map_err(PasswordError::Thread)?
+    }
+}
+
+/// Hash a password with a fresh salt.
+///
+/// # Errors
+/// [`PasswordError`].
+pub fn hash(password: &str, params: Argon2Params) -> Result<String, PasswordError> {
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters(params)?);
+    let hash = argon2.hash_password(password.as_bytes()).map_err(PasswordError::Hashing)?;
+    Ok(hash.to_string())
+}
+
+/// Whether a stored hash is one that this program will verify.
+pub fn acceptable(stored: &str) -> bool {
+    read(stored).is_ok_and(|(_, params)| params.m_kib <= MOST.0 && params.t <= MOST.1 && params.p <= MOST.2)
+}
+
+fn parameters(params: Argon2Params) -> Result<Params, PasswordError> {
+    Params::new(params.m_kib, params.t, params.p, None).map_err(PasswordError::Parameters)
+}
+
+fn read(stored: &str) -> Result<(PasswordHash, Argon2Params), PasswordError> {
+    let hash = PasswordHash::new(stored).map_err(PasswordError::Hash)?;
+    let params = Params::try_from(&hash).map_err(PasswordError::Hashing)?;
+    let params = Argon2Params { m_kib: params.m_cost(), t: params.t_cost(), p: params.p_cost() };
+    Ok((hash, params))
+}
+
+fn verify(stored: &str, password: &str) -> Result<bool, PasswordError> {
+    if !acceptable(stored) {
+        return Ok(false);
+    }
+    let (hash, _) = read(stored)?;
+    match Argon2::default().verify_password(password.as_bytes(), &hash) {
+        Ok(()) => Ok(true),
+        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
+        Err(error) => Err(PasswordError::Hashing(error)),
+    }
+}
+
+fn weaker(stored: &str, wanted: Argon2Params) -> bool {
+    read(stored).is_ok_and(|(_, params)| params.m_kib < wanted.m_kib || params.t < wanted.t || params.p < wanted.p)
+}

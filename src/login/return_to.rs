@@ -1,0 +1,109 @@
+//! The way back after signing in. One decision: it is made from the gateway's own canonical path and sealed; what the client
+//! says of it is only ever a seal to be checked, so that a sign-in leads nowhere but to this host. Knows nothing of pages.
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::policy::{CanonicalPath, RESERVED_PREFIX};
+
+/// Longer ways back are forgotten: the address line of the sign-in page has to stay below what servers accept.
+const LONGEST: usize = 2048;
+
+/// A path with its query on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReturnTo(String);
+
+impl ReturnTo {
+    /// The start page.
+    pub fn start() -> ReturnTo {
+        ReturnTo("/".to_owned())
+    }
+
+    /// From what was asked for. Any doubt leads to the start page: `//evil.example` is another host to a browser.
+    pub fn here(path: &str, query: Option<&str>) -> ReturnTo {
+        let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'\\' | b'"' | b'<' | b'>' | b'#');
+        let canonical = CanonicalPath::parse(path).is_ok_and(|path| !path.decoded().starts_with(RESERVED_PREFIX));
+        if canonical && whole.len() <= LONGEST && whole.bytes().all(plain) {
+            ReturnTo(whole)
+        } else {
+            ReturnTo::start()
+        }
+    }
+
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As a word for an address line.
+    pub(super) fn seal(&self, key: &hmac::Key) -> String {
+        seal(key, "return", self.0.as_bytes())
+    }
+
+    /// Open a sealed one.
+    pub(super) fn open(sealed: &str, key: &hmac::Key) -> Option<ReturnTo> {
+        let text = String::from_utf8(open(key, "return", sealed)?).ok()?;
+        let (path, query) = text.split_once('?').map_or((text.as_str(), None), |(path, query)| (path, Some(query)));
+        // Sealed by us, and still read with the same suspicion.
+        Some(ReturnTo::here(path, query))
+    }
+}
+
+/// `payload.mac`; `purpose` keeps what was sealed for one use from being opened for another.
+pub(super) fn seal(key: &hmac::Key, purpose: &str, payload: &[u8]) -> String {
+    let tag = tag(key, purpose, payload);
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(payload), URL_SAFE_NO_PAD.encode(tag))
+}
+
+/// The payload of something sealed for this purpose.
+pub(super) fn open(key: &hmac::Key, purpose: &str, sealed: &str) -> Option<Vec<u8>> {
+    let (payload, given) = sealed.split_once('.')?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let given = URL_SAFE_NO_PAD.decode(given).ok()?;
+    aws_lc_rs::constant_time::verify_slices_are_equal(tag(key, purpose, &payload).as_ref(), &given).ok()?;
+    Some(payload)
+}
+
+fn tag(key: &hmac::Key, purpose: &str, payload: &[u8]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    context.update(purpose.as_bytes());
+    context.update(&[0]);
+    context.update(payload);
+    context.sign()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReturnTo;
+    use aws_lc_rs::hmac;
+
+    fn key() -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])
+    }
+
+    #[test]
+    fn the_way_back_keeps_path_and_query() {
+        let back = ReturnTo::here("/a/b", Some("x=1&y=%20"));
+        assert_eq!(back.as_str(), "/a/b?x=1&y=%20");
+        assert_eq!(ReturnTo::open(&back.seal(&key()), &key()), Some(back));
+    }
+
+    #[test]
+    fn a_changed_seal_is_no_way_back() {
+        let sealed = ReturnTo::here("/a", None).seal(&key());
+        assert_eq!(ReturnTo::open(&sealed.replace('.', "A."), &key()), None);
+        let other = hmac::Key::new(hmac::HMAC_SHA256, &[8; 32]);
+        assert_eq!(ReturnTo::open(&sealed, &other), None);
+        assert_eq!(ReturnTo::open("L2V2aWw.", &key()), None);
+    }
+
+    #[test]
+    fn a_hostile_way_back_leads_to_the_start_page() {
+        for line in include_str!("../../tests/data/hostile_return_to.txt").lines().filter(|line| !line.is_empty()) {
+            let (path, query) = line.split_once('?').map_or((line, None), |(path, query)| (path, Some(query)));
+            assert_eq!(ReturnTo::here(path, query).as_str(), "/", "{line}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Signing in by password. One decision: every refusal of a sign-in is the same page, with the same work behind it, so that
+//! it tells nobody which user names exist. Knows nothing of roles.
+
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use zeroize::Zeroizing;
+
+use crate::session::{NewSession, StoreError};
+
+use super::form::{Browser, field, same_origin};
+use super::pages::SignIn;
+use super::password::{Checked, LONGEST, PasswordError};
+use super::return_to::{ReturnTo, open, seal};
+use super::throttle::Attempt;
+use super::users::{User, Users, canonical};
+use super::{Answer, Ask, Audit, LOCAL, Login, cookies, see_other};
+
+/// How long a browser is known as one that signed in here; half a year, as others remember devices.
+const DEVICE_LIFE: Duration = Duration::from_secs(180 * 86_400);
+const WRONG: &str = "The user name or the password is not right.";
+const STALE: &str = "This page was open for too long, or your browser refused its cookie. Please try again.";
+const BUSY: &str = "Many people are signing in at this moment. Please try again in a few seconds.";
+const DEVICE_LABEL: usize = 80;
+
+impl Login {
+    fn browser_cookie(&self) -> String {
+        format!("{}-login", self.settings.cookie)
+    }
+
+    fn device_cookie(&self) -> String {
+        format!("{}-device", self.settings.cookie)
+    }
+
+    /// The page. Whoever is signed in already goes on to where they wanted.
+    pub(super) fn sign_in_page(&self, ask: &Ask<'_>) -> Response<Bytes> {
+        let sealed = ask.query.and_then(|query| field(query.as_bytes(), "return"));
+        let back = sealed.and_then(|sealed| ReturnTo::open(&sealed, &self.key)).unwrap_or_else(ReturnTo::start);
+        if ask.caller.is_some() {
+            return see_other(back.as_str());
+        }
+        self.form(ask, StatusCode::OK, &back, String::new(), None)
+    }
+
+    fn form(
+        &self,
+        ask: &Ask<'_>,
+        status: StatusCode,
+        back: &ReturnTo,
+        user: String,
+        error: Option<&str>,
+    ) -> Response<Bytes> {
+        let known = cookies::value(ask.headers, &self.browser_cookie()).and_then(Browser::of);
+        let fresh = known.is_none();
+        let Some(browser) = known.or_else(Browser::new) else {
+            tracing::error!("the random generator failed");
+            return self.pages.sign_in(StatusCode::SERVICE_UNAVAILABLE, &SignIn::default());
+        };
+        let state = browser.state(&self.key, back, ask.now);
+        let form = SignIn { state, user, error: error.map(str::to_owned) };
+        let mut response = self.pages.sign_in(status, &form);
+        if fresh {
+            cookies::set(response.headers_mut(), &self.browser_cookie(), browser.as_str(), None);
+        }
+        response
+    }
+
+    /// The form, sent.
+    pub(super) async fn sign_in(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+        let typed = field(&ask.body, "user").unwrap_or_default();
+        let refused = |event, reason, response| {
+            let user = canonical(&typed);
+            Answer { response, audit: Some(Audit { event, user, reason: Some(reason) }) }
+        };
+        if !same_origin(ask.headers, ask.authority) {
+            let response = self.form(&ask, StatusCode::FORBIDDEN, &ReturnTo::start(), String::new(), Some(STALE));
+            return Ok(refused("sign_in_refused", "other_origin", response));
+        }
+        let browser = cookies::value(ask.headers, &self.browser_cookie()).and_then(Browser::of);
+        let state = field(&ask.body, "state").unwrap_or_default();
+        let Some(back) = browser.and_then(|browser| browser.open_state(&self.key, &state, ask.now)) else {
+            let response = self.form(&ask, StatusCode::BAD_REQUEST, &ReturnTo::start(), typed.clone(), Some(STALE));
+            return Ok(refused("sign_in_refused", "stale_form", response));
+        };
+        let name = canonical(&typed);
+        let device = self.device(&ask, name.as_deref());
+        // A name that nobody can have draws on the budget of one shared stranger.
+        let throttled_name = name.clone().unwrap_or_default();
+        let attempt = Attempt { user: &throttled_name, device: device.as_deref(), address: ask.peer };
+        if let Err(wait) = self.throttle.check(&attempt) {
+            let wait = wait.as_secs().max(1);
+            let told = format!("Too many attempts. Please wait {wait} seconds and try again.");
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let mut response = self.form(&ask, status, &back, typed.clone(), Some(&told));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+            return Ok(refused("sign_in_throttled", "too_many_failures", response));
+        }
+        let password = Zeroizing::new(field(&ask.body, "password").unwrap_or_default());
+        let user = name.as_deref().and_then(|name| self.users.as_ref()?.user(name));
+        match self.check(user.as_ref(), password).await {
+            Ok(Checked::Right { rehashed }) => {
+                let (Some(name), Some(user)) = (name, user) else {
+                    return Ok(refused("sign_in_failed", "wrong_credentials", self.wrong(&ask, &back, &typed)));
+                };
+                if let Some(hash) = rehashed {
+                    self.keep_hash(&name, &user, hash);
+                }
+                self.begin(&ask, &name, user, &back).await
+            }
+            Ok(Checked::Wrong) => {
+                self.throttle.failed(&attempt);
+                Ok(refused("sign_in_failed", "wrong_credentials", self.wrong(&ask, &back, &typed)))
+            }
+            Err(error) => {
+                if !matches!(error, PasswordError::Busy) {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a password could not be checked");
+                }
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let mut response = self.form(&ask, status, &back, typed.clone(), Some(BUSY));
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
+                Ok(refused("sign_in_refused", "busy", response))
+            }
+        }
+    }
+
+    fn wrong(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str) -> Response<Bytes> {
+        self.form(ask, StatusCode::UNAUTHORIZED, back, typed.to_owned(), Some(WRONG))
+    }
+
+    async fn check(&self, user: Option<&User>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
+        if password.is_empty() || password.len() > LONGEST {
+            // The same work as for any other wrong one.
+            return self.passwords.check(None, Zeroizing::new(String::new())).await;
+        }
+        self.passwords.check(user.map(|user| user.password.clone()), password).await
+    }
+
+    /// A new session under a new id, whatever the browser brought: an id chosen before sign-in is worth nothing after it.
+    async fn begin(&self, ask: &Ask<'_>, name: &str, user: User, back: &ReturnTo) -> Result<Answer, StoreError> {
+        let new = NewSession {
+            provider: LOCAL.to_owned(),
+            subject: name.to_owned(),
+            name: user.name,
+            email: user.email,
+            roles: user.roles,
+            device: device_label(ask),
+        };
+        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
+        let mut response = see_other(back.as_str());
+        let headers = response.headers_mut();
+        cookies::set(headers, &self.settings.cookie, &begun.cookie, None);
+        cookies::clear(headers, &self.browser_cookie());
+        if let Some(device) = self.new_device(ask, name) {
+            cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));
+        }
+        let audit = Audit { event: "sign_in", user: Some(name.to_owned()), reason: None };
+        Ok(Answer { response, audit: Some(audit) })
+    }
+
+    /// The device of a browser that signed in as this user before.
+    fn device(&self, ask: &Ask<'_>, name: Option<&str>) -> Option<String> {
+        let sealed = cookies::value(ask.headers, &self.device_cookie())?;
+        let id = open(&self.key, &format!("device {}", name?), sealed)?;
+        Some(URL_SAFE_NO_PAD.encode(id))
+    }
+
+    fn new_device(&self, ask: &Ask<'_>, name: &str) -> Option<String> {
+        if self.device(ask, Some(name)).is_some() {
+            return None;
+        }
+        let mut id = [0; 16];
+        rand::fill(&mut id).ok()?;
+        Some(seal(&self.key, &format!("device {name}"), &id))
+    }
+
+    /// A stronger hash of the password that was just right. Failing to keep it is no reason to refuse.
+    fn keep_hash(&self, name: &str, user: &User, hash: String) {
+        let Some(users) = &self.users else { return };
+        let changed = Users::change(users.path(), |users| {
+            // Only where the password is still the one that was checked.
+            if let Some(kept) = users.user.get_mut(name).filter(|kept| kept.password == user.password) {
+                kept.password = hash;
+            }
+        });
+        if let Err(error) = changed {
+            tracing::warn!(error = &error as &dyn std::error::Error, user = name, "a stronger hash could not be kept");
+        }
+    }
+}
+
+/// What the browser calls itself, in a few words.
+fn device_label(ask: &Ask<'_>) -> String {
+    let agent = ask.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let named =
+        |words: &[(&str, &'static str)]| words.iter().find(|(word, _)| agent.contains(word)).map(|(_, name)| *name);
+    let browser = named(&[
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+        ("curl/", "curl"),
+    ]);
+    let system = named(&[
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS X", "macOS"),
+        ("Linux", "Linux"),
+    ]);
+    match (browser, system) {
+        (Some(browser), Some(system)) => format!("{browser} on {system}"),
+        (Some(name), None) | (None, Some(name)) => name.to_owned(),
+        (None, None) if agent.is_empty() => "Unknown device".to_owned(),
+        (None, None) => agent.chars().filter(|c| !c.is_control()).take(DEVICE_LABEL).collect(),
+    }
+}

@@ -1,0 +1,194 @@
+//! The local user file. One decision: the file is the truth and is small: it is read whole when it changed, and written whole,
+//! beside itself and renamed, so that nobody ever reads half of it. Knows nothing of sign-ins.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::password::{PasswordError, acceptable};
+
+/// Why there is no user file.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// Not readable or writable.
+    #[error("{path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Not a user file.
+    #[error("{path}: is not a user file")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A name that is no canonical user name.
+    #[error("{path}: user.{name}: not a user name; write lower-case letters, digits and . _ @ + -, at most 128")]
+    Name {
+        /// Which.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A hash this program will not verify.
+    #[error(
+        "{path}: user.{name}.password: not an argon2 hash, or one too costly to verify; set it by `portcullis user passwd {name}`"
+    )]
+    Hash {
+        /// Which.
+        path: PathBuf,
+        /// Whose.
+        name: String,
+    },
+    /// It could not be written as TOML.
+    #[error("{path}: cannot be written")]
+    Encode {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::ser::Error>,
+    },
+    /// A password could not be hashed.
+    #[error("the password could not be hashed")]
+    Password(#[from] PasswordError),
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// An argon2id hash (PHC string).
+    pub password: String,
+    /// Roles by name.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Name for display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// E-mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Cannot sign in, and has no sessions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+}
+
+/// All users, by canonical name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Users {
+    /// `[user.NAME]`.
+    #[serde(default)]
+    pub user: BTreeMap<String, User>,
+}
+
+/// The name as it is kept: lower-case ASCII. `None` for what no user can be called.
+pub fn canonical(name: &str) -> Option<String> {
+    let name = name.trim().to_ascii_lowercase();
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._@+-".contains(&byte);
+    ((1..=128).contains(&name.len()) && name.bytes().all(plain)).then_some(name)
+}
+
+impl Users {
+    /// Read and check.
+    ///
+    /// # Errors
+    /// [`UsersError`], naming file and user.
+    pub fn read(path: &Path) -> Result<Users, UsersError> {
+        let text = fs::read_to_string(path).map_err(|source| UsersError::File { path: path.to_owned(), source })?;
+        let users: Users = toml::from_str(&text)
+            .map_err(|source| UsersError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
+        for (name, user) in &users.user {
+            if canonical(name).as_ref() != Some(name) {
+                return Err(UsersError::Name { path: path.to_owned(), name: name.clone() });
+            }
+            if !acceptable(&user.password) {
+                return Err(UsersError::Hash { path: path.to_owned(), name: name.clone() });
+            }
+        }
+        Ok(users)
+    }
+
+    /// Change the file under a lock, so that two changes at once both count. A missing file is an empty one.
+    ///
+    /// # Errors
+    /// [`UsersError`]; the file is as it was.
+    pub fn change<T>(path: &Path, change: impl FnOnce(&mut Users) -> T) -> Result<T, UsersError> {
+        let failed = |source| UsersError::File { path: path.to_owned(), source };
+        let lock_path = path.with_extension("lock");
+        let lock = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(lock_path).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut users = if path.exists() { Users::read(path)? } else { Users::default() };
+        let outcome = change(&mut users);
+        users.write(path)?;
+        Ok(outcome)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), UsersError> {
+        let failed = |source| UsersError::File { path: path.to_owned(), source };
+        let body = toml::to_string(self)
+            .map_err(|source| UsersError::Encode { path: path.to_owned(), source: Box::new(source) })?;
+        let text = format!("# Local users of portcullis. Change with `portcullis user add|passwd|remove`.\n\n{body}");
+        let half = path.with_extension("new");
+        let mut options = fs::OpenOptions::new();
+        // For its owner alone: hashes are guessed at leisure by whoever can read them.
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&half, path).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{User, Users, UsersError, canonical};
+    use crate::login::password::{Argon2Params, hash};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn names_are_lower_case_and_plain() {
+        assert_eq!(canonical(" Alice "), Some("alice".into()));
+        assert_eq!(canonical("a.b+c@example.com"), Some("a.b+c@example.com".into()));
+        for name in ["", "a b", "a/b", "ä", "a\u{0}", &"a".repeat(129)] {
+            assert_eq!(canonical(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_keeps_the_other_users_and_the_file_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        let password = hash("correct horse", Argon2Params { m_kib: 8, t: 1, p: 1 }).unwrap();
+        let user = User { password, roles: vec!["admin".into()], name: None, email: None, disabled: false };
+        for name in ["alice", "bob"] {
+            Users::change(&path, |users| users.user.insert(name.into(), user.clone())).unwrap();
+        }
+        let read = Users::read(&path).unwrap();
+        assert_eq!(read.user.keys().collect::<Vec<_>>(), ["alice", "bob"]);
+        assert_eq!(read.user["alice"], user);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_wrong_file_is_told_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        std::fs::write(&path, "[user.alice]\npassword = \"secret\"\n").unwrap();
+        assert!(matches!(Users::read(&path), Err(UsersError::Hash { name, .. }) if name == "alice"));
+        std::fs::write(&path, "[user.Alice]\npassword = \"secret\"\n").unwrap();
+        assert!(matches!(Users::read(&path), Err(UsersError::Name { name, .. }) if name == "Alice"));
+        std::fs::write(&path, "[user.alice]\npasword = \"secret\"\n").unwrap();
+        assert!(matches!(Users::read(&path), Err(UsersError::Malformed { .. })));
+    }
+}
