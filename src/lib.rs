@@ -1,5 +1,44 @@
-//! Portcullis.
+//! Portcullis: an authentication gateway in front of applications that nobody can change.
+//!
+//! # The way of a request
+//!
+//! Seven stops, in [`proxy`]'s one function: **accept** (`server`) → **read the head** (`policy`) → **find the route**
+//! (`policy`) → **learn who is calling** (`authn`, from `session`'s memory) → **decide** (`policy`) → **act** (`proxy`,
+//! `upstream`, or the gateway's own answer) → **record** (`proxy`).
+//!
+//! # The rooms, and what each does not know
+//!
+//! | room | holds | does not know |
+//! |---|---|---|
+//! | [`policy`] | who may do what; pure | IO, time, where identities come from |
+//! | [`session`] | records, stores, local memory, revocation | HTTP beyond a cookie's value; routes |
+//! | [`authn`] | credential → who is calling | what a caller may do |
+//! | [`login`] | signing in and out, local users, pages | upstreams |
+//! | [`upstream`] | connections to applications | identities, headers |
+//! | [`proxy`] | the seven stops, headers, answers, records | how sessions are kept; TLS |
+//! | [`server`] | listeners, TLS, workers, drain | what a request means |
+//! | [`config`] | text → [`config::Config`], every mistake at once | the disk, tokio, hyper, rustls |
+//! | [`startup`] | configuration → running gateway | request handling |
+//! | [`cli`] | commands | – |
+//!
+//! Each may use those that stand above it here, never the other way (`tests/it/architecture.rs` holds the table).
+//!
+//! # Invariants, as absences
+//!
+//! - Nothing is forwarded without a [`policy::Permit`], and only [`policy::decide`] makes one.
+//! - No path is rewritten: what policy matched is what the application receives, byte for byte.
+//! - No store is asked on a public route, and no outage signs anybody out: *could not ask* is an error, not an answer.
+//! - No session id is stored, logged or shown: only its keyed hash is.
 
+pub mod authn;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod login;
 pub mod policy;
+pub mod proxy;
+pub mod server;
+pub mod session;
+pub mod startup;
+pub mod upstream;
+pub mod whoami;

@@ -1,2 +1,7 @@
-//! Portcullis.
-fn main() {}
+//! Arguments, logging, exit code. One decision: nothing is decided here; the library is the program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis::cli::main()
+}

@@ -1,0 +1,133 @@
+//! What a request presents. One decision: a cookie that stands twice is refused, because whoever planted the second one
+//! decides which of the two a server reads. Pure; knows nothing of what the value means.
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// The cookie stands twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("repeated")]
+pub struct Repeated;
+
+/// The session cookie's name, and with it the names of all the gateway's cookies: those that begin with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieName(String);
+
+impl CookieName {
+    /// A name, as the configuration checked it.
+    pub fn new(name: impl Into<String>) -> CookieName {
+        CookieName(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The session cookie's value, over all `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3).
+    ///
+    /// # Errors
+    /// [`Repeated`] where it stands more than once.
+    pub fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h str>, Repeated> {
+        let mut found = None;
+        for line in headers.get_all(header::COOKIE) {
+            for pair in line.as_bytes().split(|byte| *byte == b';') {
+                let pair = pair.trim_ascii();
+                let Some(rest) = pair.strip_prefix(self.0.as_bytes()) else { continue };
+                let [b'=', value @ ..] = rest else { continue };
+                // A value that is not text is no cookie of ours; it still counts, as one that will be refused.
+                let value = std::str::from_utf8(value).unwrap_or("");
+                if found.replace(value).is_some() {
+                    return Err(Repeated);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a cookie is the gateway's own. Browsers compare prefixes without case; so do we, in what we hide.
+    pub fn owns(&self, name: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        name.len() >= own.len()
+            && name[..own.len()].eq_ignore_ascii_case(own)
+            && matches!(name.get(own.len()), None | Some(b'-' | b'.'))
+    }
+
+    /// A `Cookie` value without the gateway's cookies, the rest byte for byte; `None` where nothing is left.
+    pub fn without_own(&self, lines: &[HeaderValue]) -> Option<HeaderValue> {
+        if let [line] = lines
+            && !line.as_bytes().split(|byte| *byte == b';').any(|pair| self.owns(name_of(pair)))
+        {
+            return Some(line.clone());
+        }
+        let mut kept: Vec<u8> = Vec::new();
+        for line in lines {
+            let mut first_of_line = true;
+            for pair in line.as_bytes().split(|byte| *byte == b';') {
+                if self.owns(name_of(pair)) {
+                    continue;
+                }
+                // Within a line the pair brings its own blank; between lines RFC 9113 §8.2.3 joins with `; `.
+                match (kept.is_empty(), first_of_line) {
+                    (true, _) => kept.extend_from_slice(pair.trim_ascii_start()),
+                    (false, true) => {
+                        kept.extend_from_slice(b"; ");
+                        kept.extend_from_slice(pair.trim_ascii_start());
+                    }
+                    (false, false) => {
+                        kept.push(b';');
+                        kept.extend_from_slice(pair);
+                    }
+                }
+                first_of_line = false;
+            }
+        }
+        if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept).ok() }
+    }
+}
+
+fn name_of(pair: &[u8]) -> &[u8] {
+    let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+    pair[..end].trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CookieName, Repeated};
+    use http::{HeaderMap, HeaderValue, header};
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    fn name() -> CookieName {
+        CookieName::new("__Host-portcullis")
+    }
+
+    #[test]
+    fn the_session_cookie_is_found_in_every_line() {
+        assert_eq!(name().find(&headers(&["a=1", "b=2; __Host-portcullis=x"])), Ok(Some("x")));
+        assert_eq!(name().find(&headers(&["__Host-portcullis-login=x; a__Host-portcullis=y"])), Ok(None));
+        assert_eq!(name().find(&headers(&["__host-portcullis=x"])), Ok(None), "another spelling is another cookie");
+    }
+
+    /// attacks: policy 4 and 5
+    #[test]
+    fn a_session_cookie_that_stands_twice_is_refused() {
+        assert_eq!(name().find(&headers(&["__Host-portcullis=x; __Host-portcullis=x"])), Err(Repeated));
+        assert_eq!(name().find(&headers(&["__Host-portcullis=x", "__Host-portcullis=y"])), Err(Repeated));
+    }
+
+    #[test]
+    fn only_the_gateways_cookies_are_taken_out() {
+        let without = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| HeaderValue::from_str(line).unwrap()).collect();
+            name().without_own(&lines).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(without(&["a=1;b=2;  c=\"3\""]).as_deref(), Some("a=1;b=2;  c=\"3\""));
+        assert_eq!(without(&["a=1; __Host-portcullis=x;  b=2"]).as_deref(), Some("a=1;  b=2"));
+        assert_eq!(without(&["__HOST-PORTCULLIS=x; b=2"]).as_deref(), Some("b=2"));
+        assert_eq!(without(&["a=1", "__Host-portcullis-login=x", "b=2"]).as_deref(), Some("a=1; b=2"));
+        assert_eq!(without(&["__Host-portcullis=x"]), None);
+        assert_eq!(without(&["__Host-portcullisx=x"]).as_deref(), Some("__Host-portcullisx=x"));
+    }
+}

@@ -1,0 +1,154 @@
+//! From a credential to who is calling.
+//!
+//! One decision: which credentials are read is the route's to say, and an answer that could not be had is an error, never
+//! *anonymous*. Knows nothing of how sessions are kept nor of what a caller may do.
+
+mod credential;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::clock::Timestamp;
+use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames};
+use crate::session::{Activity, EndedBecause, Lookup, Session, Sessions, StoreError, View};
+
+pub use credential::{CookieName, Repeated};
+
+/// Why nobody can say who calls.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthnError {
+    /// The request names two sessions.
+    #[error("the session cookie stands twice")]
+    Ambiguous(#[from] Repeated),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Who calls, and the session it was learnt from.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// For policy.
+    pub authentication: Authentication,
+    /// For what outlives the request: open exchanges, the gateway's own pages.
+    pub session: Option<Arc<View>>,
+}
+
+impl Known {
+    /// Nobody in particular.
+    pub fn anonymous() -> Known {
+        Known { authentication: Authentication::Anonymous, session: None }
+    }
+}
+
+/// What a directory of users says of a session's user now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody here knows better than the sign-in did.
+    AsAtSignIn,
+    /// These are the roles held now.
+    Roles(Vec<String>),
+    /// Removed or disabled: must not be signed in (ASVS 7.4.2).
+    Gone,
+}
+
+/// A directory of users. Asked when a session comes into memory; whoever changes it makes sessions be loaded anew.
+pub trait Directory: Send + Sync + 'static {
+    /// From memory, without waiting.
+    fn standing(&self, session: &Session) -> Standing;
+}
+
+/// A directory that knows nobody better than their sign-in.
+pub struct NoDirectory;
+
+impl Directory for NoDirectory {
+    fn standing(&self, _: &Session) -> Standing {
+        Standing::AsAtSignIn
+    }
+}
+
+/// Asks.
+pub struct Authenticator {
+    directory: Arc<dyn Directory>,
+    sessions: Arc<Sessions>,
+    cookie: CookieName,
+    roles: RoleNames,
+    headers: IdentityHeaders,
+}
+
+impl Authenticator {
+    /// An authenticator over these sessions.
+    pub fn new(
+        directory: Arc<dyn Directory>,
+        sessions: Arc<Sessions>,
+        cookie: CookieName,
+        roles: RoleNames,
+        headers: IdentityHeaders,
+    ) -> Authenticator {
+        Authenticator { directory, sessions, cookie, roles, headers }
+    }
+
+    /// The session cookie's name.
+    pub fn cookie(&self) -> &CookieName {
+        &self.cookie
+    }
+
+    /// The sessions asked.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// The headers that tell of an identity.
+    pub fn headers(&self) -> &IdentityHeaders {
+        &self.headers
+    }
+
+    /// Learn who is calling. Waits for the store only where memory does not know the session.
+    ///
+    /// # Errors
+    /// [`AuthnError`]: ambiguous (400) or not to be had (503).
+    pub async fn ask(&self, headers: &HeaderMap, accept: Accept, now: Timestamp) -> Result<Known, AuthnError> {
+        let cookie = if accept.session { self.cookie.find(headers)? } else { None };
+        let Some(cookie) = cookie else { return Ok(Known::anonymous()) };
+        match self.sessions.lookup(cookie, Activity::Active, now).await? {
+            Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(&view.session)).clone() {
+                Some(caller) => Ok(Known { authentication: Authentication::Identified(caller), session: Some(view) }),
+                None => Ok(Known { authentication: Authentication::Rejected(Rejection::Revoked), session: None }),
+            },
+            Lookup::Ended(because) => {
+                Ok(Known { authentication: Authentication::Rejected(rejection(because)), session: None })
+            }
+        }
+    }
+
+    /// An identity and its header lines, built once for as long as the session is in memory; `None` where the user is gone.
+    fn caller(&self, session: &Session) -> Option<Arc<Caller>> {
+        let held = match self.directory.standing(session) {
+            Standing::AsAtSignIn => session.roles.clone(),
+            Standing::Roles(roles) => roles,
+            Standing::Gone => return None,
+        };
+        let roles = self.roles.set(held.iter().map(String::as_str));
+        let identity = Identity {
+            subject: session.subject.clone(),
+            name: session.name.clone(),
+            email: session.email.clone(),
+            roles,
+            role_names: self.roles.names(roles).map(str::to_owned).collect(),
+            proof: Proof::Session,
+        };
+        let headers = self.headers.render(&identity);
+        Some(Arc::new(Caller { identity, headers }))
+    }
+}
+
+fn rejection(because: EndedBecause) -> Rejection {
+    match because {
+        EndedBecause::Forged => Rejection::Forged,
+        EndedBecause::Unknown => Rejection::Unknown,
+        EndedBecause::Idle => Rejection::Idle,
+        EndedBecause::Absolute => Rejection::Expired,
+        EndedBecause::Revoked => Rejection::Revoked,
+    }
+}

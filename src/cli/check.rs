@@ -1,0 +1,28 @@
+//! `portcullis check`. One decision: it runs the very stages of a start, up to the point where something would be made or
+//! listened on. Knows nothing of the checks themselves.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::startup;
+
+use super::{BAD_INPUT, chain, load, say};
+
+/// Check and say.
+pub(super) fn run(path: &Path) -> ExitCode {
+    let config = match load::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error.to_string());
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    if let Err(error) = startup::check(&config) {
+        say(&format!("{}: {}\n1 problem; nothing was started", path.display(), chain(&error)));
+        return ExitCode::from(BAD_INPUT);
+    }
+    let (routes, upstreams, roles) =
+        (config.routes.routes().len(), config.upstreams.len(), config.roles.iter().count());
+    say(&format!("{}: fine (routes: {routes}, upstreams: {upstreams}, roles: {roles})", path.display()));
+    ExitCode::SUCCESS
+}

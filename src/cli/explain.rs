@@ -1,0 +1,147 @@
+//! `portcullis explain`. One decision: it asks the same matcher and the same decision as a request does, and prints what they
+//! say. Knows nothing of matching.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use http::header::{self, HeaderName, HeaderValue};
+
+use crate::config::Config;
+use crate::policy::{Authentication, Caller, Decision, Explained, Found, Identity, Miss, Proof, RequestHead, explain};
+
+use super::{BAD_INPUT, load, say};
+
+/// What is asked.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    #[arg(long, default_value = "gateway.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// The request's method.
+    #[arg(long, default_value = "GET")]
+    method: http::Method,
+    /// Who asks; without it nobody is signed in.
+    #[arg(long)]
+    user: Option<String>,
+    /// A role the user holds; may be repeated.
+    #[arg(long = "role", requires = "user")]
+    roles: Vec<String>,
+    /// A header the client sends, as `Name: value`; may be repeated.
+    #[arg(long = "header", value_name = "LINE")]
+    headers: Vec<String>,
+    /// The address asked for, as in `https://app.example.com/admin`.
+    url: String,
+}
+
+/// Explain on standard output.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let outcome = load::load(&arguments.config).map_err(|error| error.to_string()).and_then(|config| {
+        let file = arguments.config.display().to_string();
+        told(arguments, &config, &file)
+    });
+    match outcome {
+        Ok(text) => {
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&error);
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+fn told(arguments: &Arguments, config: &Config, file: &str) -> Result<String, String> {
+    let parts = request(arguments)?;
+    let head = match RequestHead::parse(&parts, None) {
+        Ok(head) => head,
+        Err(error) => return Ok(format!("refused with 400 before any route is looked for: {}\n", error.as_str())),
+    };
+    let authentication = authentication(arguments, config)?;
+    let explained = explain(&config.routes, &head, authentication);
+    let mut text = String::new();
+    let _ = writeln!(text, "{} https://{}{}", head.method, head.authority, head.path.raw());
+    routes(&mut text, &explained, file);
+    decision(&mut text, &explained);
+    if let Some(Decision::Forward(permit, _)) = &explained.decision {
+        let _ = writeln!(text, "forwarded to upstream `{}` with", config.upstreams[permit.route().upstream.0].name);
+        for (name, value) in permit.caller().into_iter().flat_map(|caller| &caller.headers) {
+            let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+        }
+        for name in parts.headers.keys().filter(|name| config.identity_headers.owns(name.as_str())) {
+            let _ = writeln!(text, "  (the client's {name} is removed)");
+        }
+        if permit.caller().is_none() {
+            let _ = writeln!(text, "  no identity");
+        }
+    }
+    Ok(text)
+}
+
+fn routes(text: &mut String, explained: &Explained<'_>, file: &str) {
+    for (route, miss) in &explained.routes {
+        let why = match miss {
+            Miss::Chosen => "MATCH".to_owned(),
+            Miss::Host => format!("no: answers for {}", route.host),
+            Miss::Path => format!("no: the path is not under {}", route.path.as_str()),
+            Miss::Method => "no: other methods".to_owned(),
+            Miss::LessSpecific => "no: covers it, but another route is more specific".to_owned(),
+        };
+        let _ = writeln!(text, "  {file}:{} route `{}`: {why}", route.line, route.name);
+    }
+}
+
+fn decision(text: &mut String, explained: &Explained<'_>) {
+    let _ = match (&explained.found, &explained.decision) {
+        (_, Some(decision)) => writeln!(text, "decision: {} ({})", decision.as_str(), decision.reason().as_str()),
+        (Found::Method(_), None) => writeln!(text, "decision: refuse with 405 (method_not_allowed)"),
+        (Found::Ambiguous, None) => writeln!(
+            text,
+            "decision: refuse with 400 (path_ambiguous: read without regard to case, parameters or trailing dots it falls \
+             under another route)"
+        ),
+        _ => writeln!(text, "decision: refuse with 404 (not_found)"),
+    };
+}
+
+fn request(arguments: &Arguments) -> Result<http::request::Parts, String> {
+    let url: http::Uri =
+        arguments.url.parse().map_err(|error| format!("`{}` is not an address: {error}", arguments.url))?;
+    let authority =
+        url.authority().ok_or_else(|| format!("`{}` names no host; write https://HOST/PATH", arguments.url))?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
+    let target = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    let mut request = http::Request::new(());
+    *request.method_mut() = arguments.method.clone();
+    *request.uri_mut() = target.parse().map_err(|error| format!("`{target}` is not a target: {error}"))?;
+    request.headers_mut().insert(header::HOST, host);
+    for line in &arguments.headers {
+        let wrong = || format!("`{line}` is not a header; write `Name: value`");
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
+        request.headers_mut().append(name, value);
+    }
+    Ok(request.into_parts().0)
+}
+
+fn authentication(arguments: &Arguments, config: &Config) -> Result<Authentication, String> {
+    let Some(user) = &arguments.user else { return Ok(Authentication::Anonymous) };
+    if let Some(unknown) = arguments.roles.iter().find(|role| config.roles.id(role).is_none()) {
+        let declared: Vec<&str> = config.roles.iter().collect();
+        return Err(format!("role `{unknown}` is not declared; declared: {}", declared.join(", ")));
+    }
+    let roles = config.roles.set(arguments.roles.iter().map(String::as_str));
+    let identity = Identity {
+        subject: user.clone(),
+        name: None,
+        email: None,
+        roles,
+        role_names: config.roles.names(roles).map(str::to_owned).collect(),
+        proof: Proof::Session,
+    };
+    let headers = config.identity_headers.render(&identity);
+    Ok(Authentication::Identified(Arc::new(Caller { identity, headers })))
+}

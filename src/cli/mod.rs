@@ -1,0 +1,117 @@
+//! The command line. One decision: exit code 0 is fine, 1 is *cannot start*, 2 is bad arguments or configuration; what is
+//! said goes to standard error, what was asked for to standard output. Knows nothing of how anything is done.
+
+mod check;
+mod explain;
+mod load;
+mod records;
+mod run;
+mod user;
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// An authentication gateway in front of applications you cannot change.
+#[derive(Parser)]
+#[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+#[derive(Args, Clone)]
+struct ConfigFile {
+    /// The configuration file; paths in it are relative to its folder.
+    #[arg(long, default_value = "gateway.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the gateway (what is done without a command, too).
+    Run(ConfigFile),
+    /// Say everything that is wrong with a configuration, and start nothing.
+    Check(ConfigFile),
+    /// Say which route a request would fall under, why, and what would be forwarded.
+    Explain(explain::Arguments),
+    /// Local users.
+    User {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: user::Command,
+    },
+    /// A small application that shows what it received.
+    Whoami {
+        /// Where it listens (plain HTTP).
+        #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+        listen: SocketAddr,
+    },
+    /// Completions for a shell, on standard output.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// It cannot start.
+const CANNOT_START: u8 = 1;
+/// Bad arguments or configuration.
+const BAD_INPUT: u8 = 2;
+
+/// Run the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Run(arguments.config)) {
+        Command::Run(file) => run::run(&file.config),
+        Command::Check(file) => check::run(&file.config),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::User { config, command } => user::run(&config.config, command),
+        Command::Whoami { listen } => whoami(listen),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn whoami(listen: SocketAddr) -> ExitCode {
+    match crate::whoami::Whoami::start(listen) {
+        Ok(whoami) => {
+            say(&format!("whoami listens on http://{}", whoami.address()));
+            whoami.wait();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("portcullis: cannot listen on {listen}: {error}"));
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+/// A line on standard error; a closed one is nobody's problem.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}

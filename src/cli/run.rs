@@ -1,0 +1,101 @@
+//! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, and ends on SIGTERM or
+//! SIGINT after a drain. Knows nothing of requests.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::SystemClock;
+use crate::config::{Config, LogFormat};
+use crate::proxy::Format;
+use crate::startup::{self, Gateway, Setup};
+
+use super::records::StandardOutput;
+use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
+
+/// Start, serve, drain.
+pub fn run(path: &Path) -> ExitCode {
+    let config = match load::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error.to_string());
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    log_to_standard_error(&config);
+    let started = start(config);
+    match started {
+        Ok(gateway) => serve(gateway),
+        Err(reason) => {
+            say(&format!("portcullis: cannot start: {reason}"));
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+fn start(config: Config) -> Result<Gateway, String> {
+    let format = match config.log.format {
+        Some(LogFormat::Json) => Format::Json,
+        Some(LogFormat::Text) => Format::Text,
+        None if is_terminal() => Format::Text,
+        None => Format::Json,
+    };
+    let records = StandardOutput::new(format).map_err(|error| chain(&error))?;
+    let setup = Setup { config, clock: Arc::new(SystemClock), records: Arc::new(records) };
+    startup::start(setup).map_err(|error| chain(&error))
+}
+
+fn serve(gateway: Gateway) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("portcullis: cannot start: {error}"));
+            return ExitCode::from(CANNOT_START);
+        }
+    };
+    if let Some(demo) = gateway.demo() {
+        say(&format!(
+            "portcullis: made the user `{}` with the password {}  (shown only now)",
+            demo.user, demo.password
+        ));
+    }
+    say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
+    let waited = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    if let Err(error) = waited {
+        say(&format!("portcullis: signals cannot be received: {error}"));
+    }
+    say("portcullis: stopping; requests on their way may finish");
+    gateway.stop();
+    ExitCode::SUCCESS
+}
+
+/// An address as a person would type it.
+fn shown(address: std::net::SocketAddr) -> String {
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        format!("localhost:{}/", address.port())
+    } else {
+        format!("{address}/")
+    }
+}
+
+/// What the gateway says of itself. `RUST_LOG` overrides the level.
+fn log_to_standard_error(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = config.log.format == Some(LogFormat::Json);
+    // A second call in one process (a test) keeps the first subscriber.
+    let _ =
+        if json { builder.json().try_init() } else { builder.with_ansi(std::io::stderr().is_terminal()).try_init() };
+}

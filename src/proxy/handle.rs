@@ -1,0 +1,163 @@
+//! The seven stops, in the order of their names. One decision: this function is the only way from an accepted connection
+//! to an application, and reads as a list. It renders what the stops refuse, and records.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::authn::Known;
+use crate::policy::{AccessRule, Decision, Found, RequestHead, decide};
+
+use super::body::ResponseBody;
+use super::forward::{Passage, forward};
+use super::record::{self, Record, Recorder};
+use super::reply::{self, Audience, Refusal};
+use super::request_id::RequestId;
+use super::{Connection, Worker, own_pages};
+
+/// Answer one request. Never fails: what goes wrong is an answer too.
+pub async fn handle(
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let started = Instant::now();
+    let id = worker.ids.next();
+    let audience = Audience::of(request.headers());
+    let http2 = request.version() == Version::HTTP_2;
+    let mut record = begin(&worker, &connection, id, &request);
+    let outcome = catch_panic(stops(&worker, &connection, id, request, &mut record)).await;
+    let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
+        Ok(response) => response,
+        Err(refusal) => {
+            log(&refusal, id);
+            record.reason = refusal.reason();
+            if record.decision.is_empty() {
+                record.decision = "refuse";
+            }
+            reply::refusal(&refusal, audience, id, worker.runtime.login.pages())
+        }
+    };
+    if http2 {
+        // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
+        response.headers_mut().remove(http::header::CONNECTION);
+    }
+    // Stop 7: written when the body ends or is dropped.
+    record.status = response.status().as_u16();
+    let recorder = Recorder::new(worker.runtime.clone(), started, record);
+    response.map(|body| body.recorded(recorder))
+}
+
+/// Stops 2 to 6; stop 1 is the server's.
+async fn stops(
+    worker: &Arc<Worker>,
+    connection: &Connection,
+    id: RequestId,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let runtime = &worker.runtime;
+    // The head outlives the request it is read from: `forward` takes the request apart.
+    let (parts, body) = request.into_parts();
+    let (kept, request) = split(parts, body);
+
+    // 2: read the head.
+    let head = RequestHead::parse(&kept, connection.sni.as_deref()).map_err(Refusal::Head)?;
+    head.host.as_str().clone_into(&mut record.host);
+    head.path.raw().clone_into(&mut record.path);
+    if own_pages::is_own(&head) {
+        (record.decision, record.reason) = ("own_page", "own_page");
+        return own_pages::answer(worker, connection, &head, id, request).await;
+    }
+
+    // 3: find the route.
+    let route = match runtime.routes.find(&head) {
+        Found::Route(route) => route,
+        Found::Nothing => return Err(Refusal::NoRoute),
+        Found::Method(methods) => return Err(Refusal::Method(methods)),
+        Found::Ambiguous => return Err(Refusal::AmbiguousPath),
+    };
+    record.route = Some(route.name.clone());
+
+    // 4: learn who is calling. Never on public routes: they work while the store is away.
+    let known = match route.access {
+        AccessRule::Public => Known::anonymous(),
+        _ => runtime.authenticator.ask(&kept.headers, route.accept, runtime.clock.now()).await?,
+    };
+
+    // 5: decide.
+    let decision = decide(&head, route, known.authentication);
+    (record.decision, record.reason) = (decision.as_str(), decision.reason().as_str());
+
+    // 6: act.
+    match decision {
+        Decision::Forward(permit, _) => {
+            record.subject = permit.caller().map(|caller| caller.identity.subject.clone());
+            record.upstream = Some(worker.pools[permit.route().upstream.0].name().to_owned());
+            let passage = Passage { connection, head: &head, id, session: known.session };
+            let asked = Instant::now();
+            let response = forward(worker, &permit, passage, request).await?;
+            record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
+            Ok(response)
+        }
+        Decision::SignIn(_) => Ok(reply::see_other(&runtime.login.sign_in_location(head.path.raw(), head.query))),
+        Decision::Unauthenticated(reason) => Err(Refusal::Unauthenticated(reason)),
+        Decision::Forbidden(_) => Err(Refusal::Forbidden),
+    }
+}
+
+/// The head for policy to borrow from, and the request to be forwarded, which keeps its extensions (the upgrade).
+fn split(parts: http::request::Parts, body: Incoming) -> (http::request::Parts, Request<Incoming>) {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    let mut kept = parts;
+    std::mem::swap(request.extensions_mut(), &mut kept.extensions);
+    (kept, request)
+}
+
+fn begin(worker: &Worker, connection: &Connection, id: RequestId, request: &Request<Incoming>) -> Record {
+    Record {
+        kind: "access",
+        time: record::time(worker.runtime.clock.now()),
+        request_id: record::id(id),
+        peer: connection.peer.ip().to_string(),
+        protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+        method: request.method().as_str().chars().take(32).collect(),
+        ..Record::default()
+    }
+}
+
+/// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is.
+fn log(refusal: &Refusal, id: RequestId) {
+    if refusal.status().is_server_error() {
+        let mut chain = refusal.to_string();
+        let mut cause = std::error::Error::source(refusal);
+        while let Some(error) = cause {
+            chain.push_str(": ");
+            chain.push_str(&error.to_string());
+            cause = error.source();
+        }
+        tracing::warn!(request_id = %id, error = chain, "a request could not be answered");
+    }
+}
+
+/// A panic in one request is one 500 and hurts nobody else.
+async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        match polled {
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}

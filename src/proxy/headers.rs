@@ -1,0 +1,194 @@
+//! The header lists that go out. One decision: a list is rebuilt from what may pass, never edited in place: what nobody
+//! thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own lines from the permit
+//! (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::authn::CookieName;
+use crate::policy::{IdentityHeaders, Permit};
+
+use super::Connection;
+use super::request_id::RequestId;
+
+/// Whose names a message must not carry.
+pub trait HeaderRules {
+    /// Whether a name has to go.
+    fn owns(&self, name: &str) -> bool;
+}
+
+/// Towards the application: the identity's names, in every spelling.
+impl HeaderRules for IdentityHeaders {
+    fn owns(&self, name: &str) -> bool {
+        IdentityHeaders::owns(self, name)
+    }
+}
+
+/// Towards the client: nothing beyond the hop-by-hop names.
+impl HeaderRules for () {
+    fn owns(&self, _: &str) -> bool {
+        false
+    }
+}
+
+/// What a rebuilt request carries beside what the client sent.
+pub struct Outgoing<'r> {
+    /// Where the request came from.
+    pub connection: &'r Connection,
+    /// `host[:port]` as the client named it.
+    pub authority: &'r str,
+    /// The fresh id.
+    pub id: RequestId,
+    /// The session cookie's name.
+    pub cookie: &'r CookieName,
+    /// Owned names.
+    pub identity: &'r IdentityHeaders,
+    /// Who calls.
+    pub permit: &'r Permit,
+    /// `websocket`, where the request asks to switch to it.
+    pub upgrade: Option<HeaderValue>,
+}
+
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The header list of the forwarded request.
+pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
+    let named = connection_options(incoming);
+    for (name, value) in incoming {
+        let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
+        if !gone && !is_forwarding(name.as_str()) && !outgoing.identity.owns(name.as_str()) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if let Ok(host) = HeaderValue::from_str(outgoing.authority) {
+        headers.insert(FORWARDED_HOST, host.clone());
+        headers.insert(header::HOST, host);
+    }
+    let cookies: Vec<HeaderValue> = incoming.get_all(header::COOKIE).iter().cloned().collect();
+    if let Some(cookie) = (!cookies.is_empty()).then(|| outgoing.cookie.without_own(&cookies)).flatten() {
+        headers.insert(header::COOKIE, cookie);
+    }
+    if let Some(protocol) = outgoing.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    } else if wants_trailers(incoming) {
+        // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Ok(peer) = HeaderValue::from_str(&outgoing.connection.peer.ip().to_canonical().to_string()) {
+        headers.insert(FORWARDED_FOR, peer);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.append(header::VIA, HeaderValue::from_static("1.1 portcullis"));
+    headers.insert(REQUEST_ID, outgoing.id.header());
+    if !headers.contains_key(TRACEPARENT) {
+        headers.insert(TRACEPARENT, outgoing.id.traceparent());
+    }
+    // Last, so that nothing above can shadow or remove them.
+    if let Some(caller) = outgoing.permit.caller() {
+        for (name, value) in &caller.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// The header list of the application's answer on its way to the client.
+pub fn response_headers(incoming: &HeaderMap, cookie: &CookieName, private: bool, switching: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(incoming.len() + 2);
+    let named = connection_options(incoming);
+    for (name, value) in incoming {
+        if is_hop_by_hop(name) || is_named(&named, name) {
+            continue;
+        }
+        // An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.
+        if *name == header::SET_COOKIE && cookie.owns(set_cookie_name(value)) {
+            continue;
+        }
+        headers.append(name.clone(), value.clone());
+    }
+    if switching {
+        for name in [header::CONNECTION, header::UPGRADE] {
+            if let Some(value) = incoming.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+    // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
+    if private && !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    headers
+}
+
+/// Trailers that may pass.
+pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap {
+    let passes = |name: &HeaderName| {
+        !is_hop_by_hop(name)
+            && !is_rebuilt(name)
+            && !is_forwarding(name.as_str())
+            && !rules.owns(name.as_str())
+            && !matches!(*name, header::AUTHORIZATION | header::CONTENT_LENGTH | header::SET_COOKIE)
+    };
+    trailers.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The field names that `Connection` makes hop-by-hop.
+fn connection_options(headers: &HeaderMap) -> Vec<&str> {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+}
+
+fn is_named(options: &[&str], name: &HeaderName) -> bool {
+    options.iter().any(|option| option.eq_ignore_ascii_case(name.as_str()))
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::TE
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+}
+
+/// Set anew on every request: the client's own lines never pass. `Expect` was answered by the gateway.
+fn is_rebuilt(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::COOKIE | header::EXPECT) || *name == REQUEST_ID
+}
+
+/// Who forwarded a request is ours to say. Folded like identity names: `X_Forwarded_For` is `X-Forwarded-For` to CGI.
+fn is_forwarding(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let starts = |prefix: &[u8]| {
+        bytes.len() >= prefix.len()
+            && prefix
+                .iter()
+                .zip(bytes)
+                .all(|(wanted, byte)| wanted == byte || (*wanted == b'-' && !byte.is_ascii_alphanumeric()))
+    };
+    starts(b"x-forwarded-")
+        || name == "forwarded"
+        || starts(b"x-real-ip")
+        || starts(b"x-original-")
+        || starts(b"x-rewrite-")
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::TE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn set_cookie_name(value: &HeaderValue) -> &[u8] {
+    let bytes = value.as_bytes();
+    let end = bytes.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(bytes.len());
+    bytes[..end].trim_ascii()
+}

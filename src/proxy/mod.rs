@@ -1,0 +1,82 @@
+//! The way of a request, in seven stops: accept, read the head, find the route, learn who is calling, decide, act, record.
+//!
+//! One decision: the stops stand in one function, [`handle`], in this order. Inner functions return errors; this room's
+//! outer one renders them and records. It does not know how a session is kept, nor how TLS was ended.
+
+mod body;
+mod forward;
+mod handle;
+mod headers;
+mod own_pages;
+mod record;
+mod reply;
+mod request_id;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authenticator;
+use crate::clock::Clock;
+use crate::login::Login;
+use crate::policy::RouteTable;
+use crate::upstream::{Pool, Upstream};
+
+pub use body::{RequestBody, ResponseBody};
+pub use handle::handle;
+pub use record::{Format, Records};
+pub use request_id::RequestIds;
+
+/// Live state built from one configuration, shared by all workers. A request pins one.
+pub struct Runtime {
+    /// Routes.
+    pub routes: RouteTable,
+    /// Who is calling.
+    pub authenticator: Authenticator,
+    /// The gateway's own pages.
+    pub login: Login,
+    /// Applications, by `UpstreamId`.
+    pub upstreams: Vec<Upstream>,
+    /// Where lines go.
+    pub records: Arc<dyn Records>,
+    /// Whether there is a line per request.
+    pub access_log: bool,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes a request body may have.
+    pub body_limit: Option<u64>,
+}
+
+/// One worker: a thread, its runtime, its upstream connections.
+pub struct Worker {
+    /// What all share.
+    pub runtime: Arc<Runtime>,
+    /// Pools, by `UpstreamId`.
+    pub pools: Vec<Pool<RequestBody>>,
+    /// Fresh ids.
+    pub ids: RequestIds,
+    /// Tunnels, which outlive the request that opened them.
+    pub tunnels: TaskTracker,
+    /// Cancelled when tunnels have to end.
+    pub stop: CancellationToken,
+}
+
+impl Worker {
+    /// A worker with empty pools.
+    pub fn new(runtime: Arc<Runtime>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
+        let pools = runtime.upstreams.iter().cloned().map(Pool::new).collect();
+        Worker { runtime, pools, ids: RequestIds::new(), tunnels, stop }
+    }
+}
+
+/// An accepted TLS connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// The server name of the handshake, lower-case.
+    pub sni: Option<String>,
+}

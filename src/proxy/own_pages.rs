@@ -1,0 +1,95 @@
+//! Requests under `/.portcullis/`: handed to `login` with what it may know. One decision: they are never forwarded, whatever
+//! the routes say, and their bodies are read here, capped. Knows nothing of what the pages do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use crate::authn::Known;
+use crate::login;
+use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
+
+use super::body::ResponseBody;
+use super::record::{self, AuditLine};
+use super::reply::{Refusal, gateway_headers};
+use super::request_id::RequestId;
+use super::{Connection, Worker};
+
+/// A sign-in form has two fields and a sealed state.
+const FORM_BYTES: usize = 16 * 1024;
+
+/// Whether the gateway answers this path itself. Read leniently as well: `/.Portcullis/login` must not reach an application
+/// that would take it for the gateway's.
+pub fn is_own(head: &RequestHead<'_>) -> bool {
+    let under =
+        |path: &str| path.strip_prefix(RESERVED_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    under(head.path.decoded()) || head.path.lenient().is_some_and(under)
+}
+
+/// Answer.
+///
+/// # Errors
+/// [`Refusal`]: body too large or broken, ambiguous cookies, the store away.
+pub async fn answer(
+    worker: &Arc<Worker>,
+    connection: &Connection,
+    head: &RequestHead<'_>,
+    id: RequestId,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let runtime = &worker.runtime;
+    let now = runtime.clock.now();
+    let (parts, body) = request.into_parts();
+    let cookie = runtime.authenticator.cookie().find(&parts.headers).map_err(crate::authn::AuthnError::from)?;
+    let known = if login::needs_caller(head.path.decoded()) {
+        runtime.authenticator.ask(&parts.headers, Accept { session: true, token: false }, now).await?
+    } else {
+        Known::anonymous()
+    };
+    let body = read(body).await?;
+    let caller = match (&known.session, &known.authentication) {
+        (Some(view), Authentication::Identified(caller)) => {
+            Some(login::Known { view, roles: &caller.identity.role_names, headers: &caller.headers })
+        }
+        _ => None,
+    };
+    let ask = login::Ask {
+        method: head.method,
+        path: head.path.decoded(),
+        query: head.query,
+        headers: &parts.headers,
+        authority: head.authority,
+        peer: connection.peer.ip(),
+        body,
+        caller,
+        session_cookie: cookie,
+        now,
+    };
+    let login::Answer { response, audit } = runtime.login.answer(ask).await?;
+    if let Some(audit) = audit {
+        let line = AuditLine {
+            kind: "audit",
+            time: record::time(now),
+            request_id: record::id(id),
+            peer: connection.peer.ip().to_string(),
+            event: audit.event,
+            subject: audit.user.as_deref(),
+            reason: audit.reason,
+        };
+        record::audit(&*runtime.records, &line);
+    }
+    let mut response = response.map(ResponseBody::own);
+    gateway_headers(response.headers_mut());
+    Ok(response)
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    match Limited::new(body, FORM_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        // Too large, or broken off; in the second case nobody reads the answer.
+        Err(_) => Err(Refusal::TooLarge),
+    }
+}

@@ -1,0 +1,249 @@
+//! Answers the gateway writes itself. One decision: every cause has its status and its fixed text in this one file, read
+//! top to bottom; nothing of the request or of an error is ever interpolated but the request id. The inside text is the
+//! log's. Knows nothing of how the causes come about.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::authn::AuthnError;
+use crate::login::pages::{Pages, Problem};
+use crate::policy::{HeadError, Reason};
+use crate::session::StoreError;
+use crate::upstream::ForwardError;
+
+use super::body::ResponseBody;
+use super::request_id::RequestId;
+
+/// Why the gateway answers instead of the application.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The head is malformed or ambiguous.
+    #[error("the head was refused: {}", .0.as_str())]
+    Head(HeadError),
+    /// A path that falls under two routes, depending on who reads it.
+    #[error("the path falls under another route when it is read leniently")]
+    AmbiguousPath,
+    /// No route.
+    #[error("no route")]
+    NoRoute,
+    /// The route lists other methods.
+    #[error("method not listed")]
+    Method(Vec<http::Method>),
+    /// Nobody can say who calls.
+    #[error(transparent)]
+    Authn(#[from] AuthnError),
+    /// No credential, or none that holds; a program asked.
+    #[error("not signed in")]
+    Unauthenticated(Reason),
+    /// Signed in, role missing.
+    #[error("role missing")]
+    Forbidden,
+    /// A WebSocket asked for from another site with this site's cookie.
+    #[error("a WebSocket was asked for from another origin")]
+    Origin,
+    /// The body is larger than allowed.
+    #[error("body too large")]
+    TooLarge,
+    /// The application did not answer.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The application switched protocols unasked.
+    #[error("the application switched protocols unasked")]
+    UnaskedUpgrade,
+    /// A panic.
+    #[error("a request panicked")]
+    Panic,
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Authn(AuthnError::Store(error))
+    }
+}
+
+impl Refusal {
+    /// Status, stable code, title, sentence. The whole table of answers.
+    fn words(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Refusal::Head(HeadError::Misdirected) => {
+                (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host.")
+            }
+            Refusal::Head(HeadError::Method) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
+            }
+            Refusal::Head(_) | Refusal::AmbiguousPath => {
+                (StatusCode::BAD_REQUEST, "bad_request", "The request could be read in more than one way.")
+            }
+            Refusal::Authn(AuthnError::Ambiguous(_)) => {
+                (StatusCode::BAD_REQUEST, "bad_request", "The request carries more than one credential.")
+            }
+            Refusal::NoRoute => (StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
+            Refusal::Method(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
+            }
+            Refusal::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated", "You are not signed in."),
+            Refusal::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your account may not open this page."),
+            Refusal::Origin => (StatusCode::FORBIDDEN, "forbidden_origin", "This was asked for from another site."),
+            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
+            Refusal::Authn(AuthnError::Store(_)) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                "Sessions cannot be checked at the moment. You are still signed in; please try again.",
+            ),
+            Refusal::Forward(ForwardError::ResponseTimeout | ForwardError::ConnectTimeout(_)) => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
+            }
+            Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
+                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
+            }
+            Refusal::UnaskedUpgrade => {
+                (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.")
+            }
+            Refusal::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake."),
+        }
+    }
+
+    /// The stable name for the log: finer than the code outside.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::Head(head) => head.as_str(),
+            Refusal::AmbiguousPath => "path_ambiguous",
+            Refusal::Authn(AuthnError::Ambiguous(_)) => "cookie_repeated",
+            Refusal::Unauthenticated(reason) => reason.as_str(),
+            Refusal::Forbidden => Reason::RoleMissing.as_str(),
+            Refusal::Forward(ForwardError::ConnectTimeout(_)) => "upstream_connect_timeout",
+            other => other.words().1,
+        }
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.words().0
+    }
+
+    /// Lines that belong to this answer alone.
+    fn own_headers(&self, headers: &mut HeaderMap) {
+        match self {
+            // What follows a head that was not understood cannot be trusted to begin where we think it does.
+            Refusal::Head(_) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Refusal::Method(methods) => {
+                let names: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
+                if let Ok(allow) = HeaderValue::from_str(&names.join(", ")) {
+                    headers.insert(header::ALLOW, allow);
+                }
+            }
+            // RFC 9110 §11.6.1: a 401 names a way to authenticate. Never whether the session existed.
+            Refusal::Unauthenticated(_) => {
+                let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Refusal::Authn(AuthnError::Store(_)) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How the asker wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// A person: HTML.
+    Person,
+    /// A program that asks for JSON.
+    Json,
+    /// Any other program.
+    Text,
+    /// gRPC, which reads `grpc-status`.
+    Grpc,
+}
+
+impl Audience {
+    /// By what the request says it accepts.
+    pub fn of(headers: &HeaderMap) -> Audience {
+        if headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+            return Audience::Grpc;
+        }
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if accept.contains("text/html") {
+            Audience::Person
+        } else if accept.contains("json") {
+            Audience::Json
+        } else {
+            Audience::Text
+        }
+    }
+}
+
+/// Render a refusal.
+pub fn refusal(refusal: &Refusal, audience: Audience, id: RequestId, pages: &Pages) -> Response<ResponseBody> {
+    let (status, code, sentence) = refusal.words();
+    let mut response = match audience {
+        Audience::Grpc => grpc(status, sentence),
+        Audience::Json => {
+            let body = serde_json::json!({ "error": code, "message": sentence, "request_id": id.to_string() });
+            written(status, "application/json", body.to_string())
+        }
+        Audience::Person => {
+            let title = status.canonical_reason().unwrap_or("Error");
+            let request_id = id.to_string();
+            let problem = Problem { status: status.as_u16(), title, message: sentence, request_id: &request_id };
+            let mut response = pages.problem(&problem).map(ResponseBody::own);
+            *response.status_mut() = status;
+            response
+        }
+        Audience::Text => written(status, "text/plain; charset=utf-8", format!("{sentence}\nrequest id: {id}\n")),
+    };
+    refusal.own_headers(response.headers_mut());
+    gateway_headers(response.headers_mut());
+    response
+}
+
+/// 303 to a page of the gateway (RFC 9110 §15.4.4): the browser asks with GET whatever it asked with before.
+pub fn see_other(location: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    gateway_headers(response.headers_mut());
+    response
+}
+
+/// Lines on every answer the gateway writes: nobody keeps it, no frame shows it, TLS is remembered for a year.
+pub fn gateway_headers(headers: &mut HeaderMap) {
+    headers.insert(header::SERVER, HeaderValue::from_static("portcullis"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+fn written(status: StatusCode, content_type: &'static str, text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A trailers-only answer: HTTP 200, the status in the header block (gRPC over HTTP/2, "Responses").
+fn grpc(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
+    let code = match status {
+        StatusCode::BAD_REQUEST => "3",
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "12",
+        StatusCode::UNAUTHORIZED => "16",
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::PAYLOAD_TOO_LARGE => "8",
+        StatusCode::GATEWAY_TIMEOUT => "4",
+        StatusCode::INTERNAL_SERVER_ERROR => "13",
+        _ => "14",
+    };
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    headers.insert("grpc-message", HeaderValue::from_static(sentence));
+    response
+}

@@ -1,0 +1,70 @@
+//! Listening, TLS, workers, draining.
+//!
+//! One decision: a worker is a thread with a current-thread runtime, a listener of its own (`SO_REUSEPORT`) and its own
+//! upstream connections; a request never changes threads. Knows nothing of what a request means.
+
+mod accept;
+pub mod tls;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use worker::Workers;
+
+/// Bounds on connections, as plain values.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open at once, over all workers.
+    pub connections: usize,
+    /// TLS handshake.
+    pub handshake_timeout: Duration,
+    /// A request head, and the idle time of a kept-alive HTTP/1.1 connection.
+    pub header_timeout: Duration,
+    /// Bytes of a head.
+    pub header_bytes: usize,
+    /// Lines of a head.
+    pub header_count: usize,
+    /// HTTP/2 streams at once.
+    pub streams: u32,
+    /// From the call to stop to the end.
+    pub drain_timeout: Duration,
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// One listener per worker on the same address. Port 0 is chosen by the first and shared by the others.
+///
+/// # Errors
+/// What the system says: address in use, not ours, no right to the port.
+pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = bind(address)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..workers {
+        listeners.push(bind(address)?);
+    }
+    Ok(listeners)
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A second gateway of the same user could otherwise share the port unnoticed; it is told by the store's lock instead.
+    socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A thread that serves.
+pub(crate) struct Serving {
+    pub(crate) listener: std::net::TcpListener,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+}

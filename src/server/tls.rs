@@ -1,0 +1,121 @@
+//! TLS. One decision: 1.2 and 1.3 only, one crypto provider named everywhere (a dependency that brings a second one must
+//! not decide which is used), the protocol chosen by ALPN and never sniffed. Knows nothing of HTTP.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file could not be read or written.
+    #[error("{path}: cannot be {doing}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// `read` or `written`.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Not PEM, or not what is looked for.
+    #[error("{path}: holds no {wanted} in PEM form")]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// `certificate` or `private key`.
+        wanted: &'static str,
+        /// What the parser said.
+        #[source]
+        source: pem::Error,
+    },
+    /// Key and certificate do not belong together, or are of a kind that is not supported.
+    #[error("{key}: the private key does not fit the certificate in {certificate}")]
+    Mismatch {
+        /// Certificate file.
+        certificate: PathBuf,
+        /// Key file.
+        key: PathBuf,
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The development pair could not be made.
+    #[error("the development certificate could not be made")]
+    Make(#[source] rcgen::Error),
+    /// The provider lacks something.
+    #[error("TLS could not be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// A server configuration from PEM files.
+///
+/// # Errors
+/// [`TlsError`], naming the file.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = read_chain(certificate)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|source| TlsError::Pem {
+        path: key.to_owned(),
+        wanted: "private key",
+        source,
+    })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|source| TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned(), source })?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Shared by all workers and rotated by itself; without it rustls keeps 256 sessions in memory.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+    // RFC 8470: a replayed request must not be acted upon, so none is taken before the handshake is done.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bad = |source| TlsError::Pem { path: path.to_owned(), wanted: "certificate", source };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(bad)?;
+    if chain.is_empty() { Err(bad(pem::Error::NoItemsFound)) } else { Ok(chain) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), doing: "read", source })
+}
+
+/// Make a development pair for `localhost` where neither file exists; answers whether it did.
+///
+/// # Errors
+/// [`TlsError`]: a file that cannot be written.
+pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, TlsError> {
+    if certificate.exists() || key.exists() {
+        return Ok(false);
+    }
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let pair = rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
+    // The key first and for its owner alone: a certificate without key is made anew by hand, a readable key never.
+    write(key, pair.signing_key.serialize_pem().as_bytes(), 0o600)?;
+    write(certificate, pair.cert.pem().as_bytes(), 0o644)?;
+    Ok(true)
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
+    let failed = |source| TlsError::File { path: path.to_owned(), doing: "written", source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)
+}

@@ -1,0 +1,346 @@
+//! From a configuration to a running gateway. One decision: this is the only stage that can fail for reasons outside the
+//! text, and the only file that knows both `config` and the live layers; it hands them plain values.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
+use crate::clock::Clock;
+use crate::config::{Config, LocalLogin, Secret, ServerAddress, Store};
+use crate::login::{self, LocalUsers, Login};
+use crate::proxy::{Records, Runtime};
+use crate::server::{self, Workers, tls};
+use crate::session::store::{Embedded, Memory, OpenError};
+use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
+use crate::upstream::Upstream;
+use crate::whoami::Whoami;
+
+/// What a gateway is started from.
+pub struct Setup {
+    /// The configuration.
+    pub config: Config,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where access and audit lines go.
+    pub records: Arc<dyn Records>,
+}
+
+/// Why it cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The store.
+    #[error("session.store: {path}")]
+    Store {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// The keys of cookies.
+    #[error("session.secret")]
+    Keys(#[from] KeyError),
+    /// A secret's source.
+    #[error("session.secret: {from} cannot be read")]
+    Secret {
+        /// The file or variable.
+        from: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The user file.
+    #[error(transparent)]
+    Users(#[from] login::UsersError),
+    /// A folder.
+    #[error("{path}: cannot be made")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address.
+    #[error("server.listen: cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or a runtime.
+    #[error("the system gave no thread")]
+    Thread(#[source] io::Error),
+}
+
+/// A running gateway. Dropping it stops it.
+pub struct Gateway {
+    // Stopped in this order: nobody asks for a session any more when the last touches are written.
+    workers: Option<Workers>,
+    background: Option<Background>,
+    whoami: Option<Whoami>,
+    demo: Option<Demo>,
+    sessions: Arc<Sessions>,
+}
+
+/// The demonstration user that was made on this start.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// Its name.
+    pub user: String,
+    /// Its password, known nowhere else.
+    pub password: String,
+}
+
+/// Start it.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running.
+pub fn start(setup: Setup) -> Result<Gateway, StartError> {
+    let Setup { config, clock, records } = setup;
+    let tls = load_tls(&config)?;
+    let keys = load_keys(&config)?;
+    let store = open_store(&config.session.store)?;
+    let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
+
+    let codec = CookieCodec::new(&keys, "");
+    let lifetimes = Lifetimes::new(config.session.idle_timeout, config.session.max_age);
+    let settings = Settings {
+        lifetimes,
+        cache_entries: config.session.cache_entries,
+        max_sessions: config.session.max_sessions,
+        store_timeout: config.limits.store_timeout,
+    };
+    let sessions = Sessions::new(store, codec, settings);
+    let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
+    let directory: Arc<dyn Directory> = match &users {
+        Some(users) => users.clone(),
+        None => Arc::new(NoDirectory),
+    };
+    let login = Login::new(login_settings(&config), users, sessions.clone(), &keys, clock.clone())?;
+    let whoami = whoami(&config)?;
+    let cookie = CookieName::new(config.session.cookie.clone());
+    let authenticator =
+        Authenticator::new(directory, sessions.clone(), cookie, config.roles.clone(), config.identity_headers.clone());
+    let runtime = Arc::new(Runtime {
+        routes: config.routes.clone(),
+        authenticator,
+        login,
+        upstreams: upstreams(&config, whoami.as_ref()),
+        records,
+        access_log: config.log.access,
+        clock: clock.clone(),
+        body_limit: config.limits.body_bytes,
+    });
+    let background = Background::start(runtime.clone(), sessions.clone(), clock).map_err(StartError::Thread)?;
+    let workers = Workers::start(config.server.listen, worker_count(&config), &tls, &runtime, &limits(&config))
+        .map_err(|source| StartError::Listen { address: config.server.listen, source })?;
+    Ok(Gateway { workers: Some(workers), background: Some(background), whoami, demo, sessions })
+}
+
+/// Everything `start` reads, without listening: what `portcullis check` adds to the text's own mistakes.
+///
+/// # Errors
+/// [`StartError`] of the first file that is missing or wrong.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
+    let to_be_made = config.tls.self_signed && !certificate.exists() && !key.exists();
+    if !to_be_made {
+        tls::server_config(certificate, key)?;
+    }
+    if let Some(secret) = &config.session.secret {
+        SessionKeys::from_secret(&read_secret(secret)?)?;
+    }
+    match &config.local {
+        Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
+        _ => Ok(()),
+    }
+}
+
+impl Gateway {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.workers.as_ref().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)), Workers::address)
+    }
+
+    /// The demonstration user, where this start made one.
+    pub fn demo(&self) -> Option<&Demo> {
+        self.demo.as_ref()
+    }
+
+    /// The live sessions, for an embedding program and for tests.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Let requests finish, write what is queued, and end.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.workers.take());
+        drop(self.background.take());
+        drop(self.whoami.take());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The thread of what belongs to no worker: queued touches, sweeps, the user file.
+struct Background {
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Background {
+    fn start(runtime: Arc<Runtime>, sessions: Arc<Sessions>, clock: Arc<dyn Clock>) -> io::Result<Background> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = async move {
+            let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
+            let users = runtime.login.maintain(clock.clone(), stopped.clone());
+            tokio::join!(maintain, users);
+            if let Err(error) = sessions.flush().await {
+                tracing::warn!(%error, "the last activity of some sessions was not written");
+            }
+        };
+        let thread = std::thread::Builder::new().name("background".to_owned()).spawn(move || tokio.block_on(work))?;
+        Ok(Background { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the background thread panicked");
+        }
+    }
+}
+
+fn load_tls(config: &Config) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
+    if config.tls.self_signed && tls::make_development_pair(certificate, key)? {
+        tracing::info!(certificate = %certificate.display(), "made a development certificate; browsers will warn of it");
+    }
+    Ok(tls::server_config(certificate, key)?)
+}
+
+fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
+    match (&config.session.secret, &config.session.store) {
+        (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret(secret)?)?),
+        (None, Store::Memory) => Ok(SessionKeys::random()?),
+        (None, Store::Embedded(folder)) => {
+            make_folder(folder)?;
+            Ok(SessionKeys::load_or_create(&folder.join("keys"))?)
+        }
+    }
+}
+
+fn read_secret(secret: &Secret) -> Result<Vec<u8>, StartError> {
+    let mut bytes = match secret {
+        Secret::File(path) => fs::read(path)
+            .map_err(|source| StartError::Secret { from: path.display().to_string(), source: Box::new(source) })?,
+        Secret::Env(name) => std::env::var(name)
+            .map_err(|source| StartError::Secret { from: name.clone(), source: Box::new(source) })?
+            .into_bytes(),
+    };
+    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn open_store(store: &Store) -> Result<Arc<dyn SessionStore>, StartError> {
+    match store {
+        Store::Memory => Ok(Arc::new(Memory::new())),
+        Store::Embedded(folder) => {
+            make_folder(folder)?;
+            let path = folder.join("sessions.redb");
+            let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), StartError> {
+    fs::create_dir_all(folder).map_err(|source| StartError::Folder { path: folder.to_owned(), source })
+}
+
+fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<Demo>, StartError> {
+    let Some(user) = &local.demo_user else { return Ok(None) };
+    if local.users.exists() {
+        return Ok(None);
+    }
+    let roles: Vec<String> = config.roles.iter().map(str::to_owned).collect();
+    let password = login::make_user_file(&local.users, user, &roles, argon2(local))?;
+    Ok(Some(Demo { user: user.clone(), password }))
+}
+
+fn argon2(local: &LocalLogin) -> login::Argon2Params {
+    login::Argon2Params { m_kib: local.argon2_memory_kib, t: local.argon2_passes, p: local.argon2_lanes }
+}
+
+fn login_settings(config: &Config) -> login::Settings {
+    login::Settings {
+        cookie: config.session.cookie.clone(),
+        argon2: config.local.as_ref().map_or_else(login::Argon2Params::default, argon2),
+    }
+}
+
+/// The small application, where some upstream asks for it.
+fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
+    let asked =
+        config.upstreams.iter().flat_map(|upstream| &upstream.servers).any(|server| *server == ServerAddress::Whoami);
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    asked.then(|| Whoami::start(loopback)).transpose().map_err(StartError::Thread)
+}
+
+fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Vec<Upstream> {
+    let address = |server: &ServerAddress| match server {
+        ServerAddress::Http { host, port } => Some(format!("{host}:{port}")),
+        ServerAddress::Whoami => whoami.map(|whoami| whoami.address().to_string()),
+    };
+    let upstream = |upstream: &crate::config::Upstream| Upstream {
+        name: upstream.name.clone(),
+        servers: upstream.servers.iter().filter_map(address).collect(),
+        connect_timeout: upstream.connect_timeout,
+        response_timeout: upstream.response_timeout,
+        idle_connections: config.limits.idle_upstream_connections,
+        idle_timeout: config.limits.upstream_idle_timeout,
+    };
+    config.upstreams.iter().map(upstream).collect()
+}
+
+fn worker_count(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.server.workers.map_or_else(cores, std::num::NonZero::get)
+}
+
+fn limits(config: &Config) -> server::Limits {
+    server::Limits {
+        connections: config.limits.connections,
+        handshake_timeout: config.limits.handshake_timeout,
+        header_timeout: config.limits.header_timeout,
+        header_bytes: config.limits.header_bytes,
+        header_count: config.limits.header_count,
+        streams: config.limits.streams,
+        drain_timeout: config.limits.drain_timeout,
+    }
+}
