@@ -1,0 +1,176 @@
+//! The gateway as a user meets it: the real thing over TLS, asked with the real curl.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use portcullis::clock::SystemClock;
+use portcullis::config::Config;
+use portcullis::proxy::Records;
+use portcullis::startup::{Gateway, Setup, start};
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl Records for Lines {
+    fn line(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
+struct Running {
+    gateway: Gateway,
+    folder: tempfile::TempDir,
+    lines: Arc<Lines>,
+    password: String,
+}
+
+/// What curl said.
+struct Said {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+fn run(store: &str) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    run_in(folder, store)
+}
+
+fn run_in(folder: tempfile::TempDir, store: &str) -> Running {
+    let text =
+        include_str!("../../gateway.toml").replace("127.0.0.1:8443", "127.0.0.1:0").replace("embedded:data", store);
+    let config = Config::parse(&text, "gateway.toml", folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
+    let lines = Arc::new(Lines::default());
+    let setup = Setup { config, clock: Arc::new(SystemClock), records: lines.clone() };
+    let gateway = start(setup).unwrap();
+    let password = gateway.demo().map(|demo| demo.password.clone()).unwrap_or_default();
+    Running { gateway, folder, lines, password }
+}
+
+impl Running {
+    fn curl(&self, path: &str, arguments: &[&str]) -> Said {
+        let address = format!("https://localhost:{}{path}", self.gateway.address().port());
+        let jar = self.folder.path().join("jar");
+        let jar = jar.to_str().unwrap();
+        let output = Command::new("curl")
+            .args(["-sk", "-i", "--path-as-is", "--max-time", "20", "-b", jar, "-c", jar])
+            .args(arguments)
+            .arg(address)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+        let (head, body) = text.split_once("\n\n").unwrap_or_else(|| panic!("no head: {text}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Said { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    fn sign_in(&self, start: &str, password: &str) -> Said {
+        let page = self.curl(start, &["-H", "accept: text/html"]);
+        let page = match page.header("location") {
+            Some(location) => self.curl(&location, &[]),
+            None => self.curl("/.portcullis/login", &[]),
+        };
+        let state = between(&page.body, "name=\"state\" value=\"", "\"").to_owned();
+        let (state, password) = (format!("state={state}"), format!("password={password}"));
+        self.curl("/.portcullis/login", &["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password])
+    }
+}
+
+impl Said {
+    fn header(&self, name: &str) -> Option<String> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    }
+}
+
+fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
+    let from = text.find(before).unwrap_or_else(|| panic!("{before} not in {text}")) + before.len();
+    &text[from..from + text[from..].find(after).unwrap()]
+}
+
+#[test]
+fn a_person_signs_in_sees_the_headers_and_signs_out() {
+    let running = run("memory");
+    let wrong = running.sign_in("/a/b", "wrong");
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.body.contains("is not right"), "{}", wrong.body);
+    let there = running.sign_in("/a/b", &running.password);
+    assert_eq!((there.status, there.header("location").as_deref()), (303, Some("/a/b")), "{}", there.head);
+    for attribute in ["__host-portcullis=", "httponly", "secure", "samesite=lax", "path=/"] {
+        assert!(there.head.to_ascii_lowercase().contains(attribute), "{attribute} in {}", there.head);
+    }
+    let page =
+        running.curl("/a/b?x=1", &["-H", "X-Forwarded-User: root", "-H", "X_Forwarded_User: root", "-b", "app=1"]);
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("x-forwarded-user: demo\n"), "{}", page.body);
+    assert!(page.body.contains("x-forwarded-groups: admin,staff\n"), "{}", page.body);
+    assert!(!page.body.contains("root"), "attacks: policy 3: {}", page.body);
+    assert!(!page.body.to_ascii_lowercase().contains("__host-portcullis"), "{}", page.body);
+    assert_eq!(running.curl("/admin", &[]).status, 200);
+    let who = running.curl("/.portcullis/whoami", &[]);
+    let csrf = format!("csrf={}", between(&who.body, "name=\"csrf\" value=\"", "\""));
+    assert_eq!(running.curl("/.portcullis/logout", &["-d", "csrf=forged"]).status, 403);
+    assert_eq!(running.curl("/a", &[]).status, 200, "a forged form signs nobody out");
+    let kept = std::fs::read_to_string(running.folder.path().join("jar")).unwrap();
+    assert_eq!(running.curl("/.portcullis/logout", &["--data-urlencode", &csrf]).status, 200);
+    std::fs::write(running.folder.path().join("jar"), &kept).unwrap();
+    assert_eq!(running.curl("/a", &[]).status, 401, "the old cookie is worth nothing");
+    let lines = running.lines.0.lock().unwrap().join("\n");
+    for secret in [running.password.as_str(), "x=1", "__Host-portcullis"] {
+        assert!(!lines.contains(secret), "{secret} in {lines}");
+    }
+    for event in ["\"sign_in\"", "\"sign_in_failed\"", "\"sign_out\"", "\"role_held\""] {
+        assert!(lines.contains(event), "{event} in {lines}");
+    }
+}
+
+#[test]
+fn answers_to_those_who_may_not_pass() {
+    let running = run("memory");
+    let rows: [(&str, &[&str], u16, &str); 9] = [
+        ("/", &[], 401, "You are not signed in."),
+        ("/", &["-H", "accept: application/json"], 401, "\"error\":\"unauthenticated\""),
+        ("/", &["-H", "accept: text/html"], 303, ""),
+        ("/public/x", &[], 200, "GET /public/x"),
+        ("/public/x", &["-X", "POST"], 405, "method"),
+        ("/a/../public", &[], 400, "more than one way"),
+        ("/PUBLIC", &[], 400, "more than one way"),
+        ("/", &["-H", "Host: other.example"], 421, "another host"),
+        ("/", &["-b", "__Host-portcullis=a; __Host-portcullis=b"], 400, "more than one credential"),
+    ];
+    for (path, arguments, status, part) in rows {
+        for version in ["--http1.1", "--http2"] {
+            let arguments: Vec<&str> = arguments.iter().copied().chain([version]).collect();
+            let said = running.curl(path, &arguments);
+            assert_eq!(said.status, status, "{path} {arguments:?} {}", said.head);
+            assert!(said.body.contains(part), "{path} {arguments:?} {}", said.body);
+            if status != 200 {
+                assert_eq!(said.header("cache-control").as_deref(), Some("no-store"), "{path}");
+                assert!(said.header("strict-transport-security").is_some(), "{path}");
+            }
+        }
+    }
+    assert!(!running.curl("/public", &["-H", "X-Auth-Request-User: root"]).body.contains("root"));
+}
+
+#[test]
+fn a_body_goes_through_and_comes_back() {
+    let running = run("memory");
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let file = running.folder.path().join("body");
+    std::fs::write(&file, vec![b'x'; 8 << 20]).unwrap();
+    let data = format!("@{}", file.display());
+    assert_eq!(running.curl("/upload", &["--data-binary", &data]).status, 200);
+    assert_eq!(running.curl("/after", &[]).status, 200);
+}
+
+#[test]
+fn sessions_survive_a_restart() {
+    let running = run("embedded:data");
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    assert_eq!(running.curl("/", &[]).status, 200);
+    let Running { gateway, folder, .. } = running;
+    gateway.stop();
+    let again = run_in(folder, "embedded:data");
+    assert_eq!(again.curl("/", &[]).status, 200);
+}

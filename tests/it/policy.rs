@@ -1,0 +1,201 @@
+//! The decision, the paths and the routes, as tables.
+
+use std::sync::Arc;
+
+use portcullis::config::Config;
+use portcullis::policy::{
+    Authentication, Caller, CanonicalPath, Found, Identity, IdentityHeaders, Proof, Rejection, RequestHead, RoleNames,
+    decide,
+};
+use proptest::prelude::{ProptestConfig, prop_assert, proptest};
+
+const ROUTES: &str = r#"
+roles = ["admin", "staff"]
+[server]
+listen = "127.0.0.1:0"
+[tls]
+self_signed = true
+[session]
+store = "memory"
+[login.local]
+users = "users.toml"
+[identity_headers]
+preset = "x-forwarded"
+[upstream.app]
+servers = ["builtin:whoami"]
+[[route]]
+name = "root"
+path = "/"
+access = "authenticated"
+upstream = "app"
+[[route]]
+name = "admin"
+path = "/admin"
+methods = ["GET"]
+access = { roles = ["admin"] }
+upstream = "app"
+[[route]]
+name = "static"
+path = "/static"
+access = "public"
+upstream = "app"
+[[route]]
+name = "other"
+host = "*.example.com"
+path = "/admin"
+access = "public"
+upstream = "app"
+"#;
+
+fn config() -> Config {
+    Config::parse(ROUTES, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn parts(method: &str, host: &str, path: &str) -> http::request::Parts {
+    let request = http::Request::builder().method(method).uri(path).header("host", host);
+    request.body(()).unwrap().into_parts().0
+}
+
+fn found(config: &Config, method: &str, host: &str, path: &str) -> String {
+    let parts = parts(method, host, path);
+    let head = match RequestHead::parse(&parts, None) {
+        Ok(head) => head,
+        Err(error) => return error.as_str().to_owned(),
+    };
+    match config.routes.find(&head) {
+        Found::Route(route) => route.name.clone(),
+        Found::Nothing => "nothing".to_owned(),
+        Found::Method(_) => "method".to_owned(),
+        Found::Ambiguous => "ambiguous".to_owned(),
+    }
+}
+
+/// attacks: policy 1
+#[test]
+fn a_request_falls_under_the_most_specific_route_or_is_refused() {
+    let config = config();
+    let rows = [
+        ("GET", "localhost", "/", "root"),
+        ("GET", "localhost", "/admin", "admin"),
+        ("GET", "localhost", "/admin/", "admin"),
+        ("GET", "localhost", "/admin/x?y", "admin"),
+        ("GET", "localhost", "/administrator", "root"),
+        ("GET", "localhost", "/%61dmin", "admin"),
+        ("POST", "localhost", "/admin", "method"),
+        ("GET", "a.example.com", "/admin", "other"),
+        ("GET", "A.Example.COM:8443", "/admin", "other"),
+        ("GET", "example.com", "/admin", "admin"),
+        ("GET", "localhost", "/static/x.css", "static"),
+        ("GET", "localhost", "/ADMIN", "ambiguous"),
+        ("GET", "localhost", "/admin;x=1/y", "ambiguous"),
+        ("GET", "localhost", "/admin.", "ambiguous"),
+        ("GET", "localhost", "/STATIC/x", "ambiguous"),
+        ("GET", "localhost", "/Some/Page", "root"),
+        ("GET", "localhost", "/static/../admin", "path_dot_segment"),
+        ("GET", "localhost", "/static/..;/admin", "path_dot_segment"),
+        ("GET", "localhost", "/static/%2e%2e/admin", "path_dot_segment"),
+        ("GET", "localhost", "/static/.%2e/admin", "path_dot_segment"),
+        ("GET", "localhost", "/static%2fadmin", "path_encoded_delimiter"),
+        ("GET", "localhost", "/static%5cadmin", "path_encoded_delimiter"),
+        ("GET", "localhost", "/%2561dmin", "path_encoded_delimiter"),
+        ("GET", "localhost", "//admin", "path_empty_segment"),
+        ("GET", "localhost", "/a%00", "path_control"),
+        ("GET", "localhost", "/a%zz", "path_bad_percent"),
+        ("GET", "localhost", "/a%c0%ae", "path_not_utf8"),
+        ("GET", "localhost", "/%ef%bd%81dmin", "ambiguous"),
+        ("TRACE", "localhost", "/", "method_refused"),
+        ("GET", "user@localhost", "/", "host_malformed"),
+        ("GET", "localhost.", "/", "host_malformed"),
+        ("GET", "localhost:99x", "/", "host_malformed"),
+    ];
+    for (method, host, path, expected) in rows {
+        assert_eq!(found(&config, method, host, path), expected, "{method} {host} {path}");
+    }
+}
+
+/// attacks: policy 10
+#[test]
+fn the_decision_table() {
+    let config = config();
+    let who = |roles: &[&str]| {
+        let roles = config.roles.set(roles.iter().copied());
+        let (name, email) = (None, None);
+        let identity =
+            Identity { subject: "alice".into(), name, email, roles, role_names: vec![], proof: Proof::Session };
+        Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
+    };
+    let rejected = Authentication::Rejected(Rejection::Idle);
+    let rows = [
+        ("/static", Authentication::Anonymous, false, "forward"),
+        ("/static", rejected.clone(), true, "forward"),
+        ("/", Authentication::Anonymous, true, "sign_in"),
+        ("/", Authentication::Anonymous, false, "unauthenticated"),
+        ("/", rejected.clone(), true, "sign_in"),
+        ("/", rejected.clone(), false, "unauthenticated"),
+        ("/", who(&[]), false, "forward"),
+        ("/admin", Authentication::Anonymous, false, "unauthenticated"),
+        ("/admin", rejected, true, "sign_in"),
+        ("/admin", who(&[]), true, "forbidden"),
+        ("/admin", who(&["staff"]), false, "forbidden"),
+        ("/admin", who(&["admin"]), false, "forward"),
+        ("/admin", who(&["admin", "staff"]), false, "forward"),
+    ];
+    for (path, authentication, navigation, expected) in rows {
+        let mut parts = parts("GET", "localhost", path);
+        if navigation {
+            parts.headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
+        }
+        let head = RequestHead::parse(&parts, None).unwrap();
+        let Found::Route(route) = config.routes.find(&head) else { panic!("{path}") };
+        let decision = decide(&head, route, authentication);
+        assert_eq!(decision.as_str(), expected, "{path} {navigation}");
+    }
+}
+
+/// attacks: policy 3
+#[test]
+fn identity_names_are_owned_in_every_spelling() {
+    let headers = IdentityHeaders::preset("x-forwarded").unwrap();
+    for name in ["x-forwarded-user", "X-Forwarded-User", "x_forwarded_user", "X.Forwarded-Email", "remote_user"] {
+        assert!(headers.owns(name), "{name}");
+    }
+    for name in ["x-forwarded-users", "user", "accept"] {
+        assert!(!headers.owns(name), "{name}");
+    }
+}
+
+#[test]
+fn undeclared_roles_grant_nothing() {
+    let names = RoleNames::new(vec!["admin".into()]).unwrap();
+    assert!(names.set(["Admin", "root", ""]).is_empty());
+    assert!(names.set(["admin"]).intersects(names.set(["admin", "other"])));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_accepted_path_is_its_own_canonical_form(path in "(/[a-zA-Z.%;2ef5c]{0,4}){1,4}") {
+        if let Ok(canonical) = CanonicalPath::parse(&path) {
+            prop_assert!(canonical.raw() == path);
+            prop_assert!(!canonical.decoded().split('/').any(|segment| segment == ".." || segment == "."));
+            prop_assert!(!canonical.decoded().contains("//"));
+        }
+    }
+
+    #[test]
+    fn whatever_another_parser_makes_of_a_path_it_stays_under_its_rule(path in "/(admin|static|ADMIN|a|\\.|%2e|;|%61|/){1,5}") {
+        let config = config();
+        let mine = found(&config, "GET", "localhost", &path);
+        if ["root", "admin", "static"].contains(&mine.as_str()) {
+            let decoded = path.replace("%61", "a").replace("%2e", ".");
+            let cut: Vec<&str> = decoded.split('/').map(|segment| segment.split(';').next().unwrap()).collect();
+            for reading in [decoded.to_lowercase(), cut.join("/"), cut.join("/").to_lowercase()] {
+                let reading = if reading.is_empty() { "/".to_owned() } else { reading };
+                let under = |prefix: &str| reading == prefix || reading.starts_with(&format!("{prefix}/"));
+                let theirs = if under("/admin") { "admin" } else if under("/static") { "static" } else { "root" };
+                prop_assert!(mine == theirs, "{} is {} and {} is {}", path, mine, reading, theirs);
+            }
+        }
+    }
+}
