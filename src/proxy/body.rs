@@ -121,7 +121,11 @@ impl ResponseBody {
     }
 
     /// Who writes the record when the body is done.
-    pub fn recorded(mut self, recorder: Recorder) -> ResponseBody {
+    pub fn recorded(mut self, mut recorder: Recorder) -> ResponseBody {
+        // Of an empty body nobody asks for a frame.
+        if self.kind.is_end_stream() {
+            recorder.complete();
+        }
         self.recorder = Some(recorder);
         self
     }
