@@ -1,7 +1,11 @@
 //! All integration tests in one binary, because linking is the slow part. Each starts the real gateway over TLS on port 0 and
 //! talks to it with the real curl.
 
+mod architecture;
 mod config;
 mod contract;
 mod gateway;
 mod policy;
+mod process;
+mod support;
+mod upstreams;

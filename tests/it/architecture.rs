@@ -1,0 +1,133 @@
+//! The rooms and their direction, held by reading the source: who may use whom, which crate stays in which file, and how long
+//! files and functions may get.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A room may use those listed. `main` and tests are not rooms.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("policy", &[]),
+    ("upstream", &[]),
+    ("whoami", &[]),
+    ("config", &["policy"]),
+    ("session", &["clock", "policy"]),
+    ("authn", &["clock", "policy", "session"]),
+    ("login", &["authn", "clock", "policy", "session"]),
+    ("proxy", &["authn", "clock", "login", "policy", "session", "upstream"]),
+    ("server", &["proxy"]),
+    ("startup", &["authn", "clock", "config", "login", "proxy", "server", "session", "upstream", "whoami"]),
+    ("cli", &["clock", "config", "login", "policy", "proxy", "startup", "whoami"]),
+];
+
+/// A crate stays where it is named, so that it is replaced by editing one room.
+const STAYS_IN: &[(&str, &[&str])] = &[
+    ("moka", &["session/cache.rs"]),
+    ("redb", &["session/store/"]),
+    ("rustls", &["server/"]),
+    ("rcgen", &["server/tls.rs"]),
+    ("toml", &["config/", "login/users.rs"]),
+    ("argon2", &["login/password.rs"]),
+    ("minijinja", &["login/pages.rs", "whoami.rs"]),
+    ("governor", &["login/throttle.rs"]),
+    ("hyper", &["proxy/", "server/", "upstream/", "whoami.rs"]),
+    ("clap", &["cli/"]),
+];
+
+struct Source {
+    name: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().display().to_string();
+                found.push(Source { name, text: fs::read_to_string(&path).unwrap() });
+            }
+        }
+    }
+    assert!(found.len() > 40, "the sources were found");
+    found
+}
+
+/// The text without its tests and comments.
+fn code(source: &Source) -> String {
+    let body = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+    body.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn rooms_use_each_other_in_one_direction() {
+    for source in sources().iter().filter(|source| !matches!(source.name.as_str(), "main.rs" | "lib.rs")) {
+        let room = source.name.split('/').next().unwrap().trim_end_matches(".rs");
+        let (_, allowed) =
+            MAY_USE.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} has no row"));
+        for used in code(source).split("crate::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let fine = used == room || allowed.contains(&used.as_str());
+            assert!(fine, "{} uses {used}; {room} may use {allowed:?}", source.name);
+        }
+    }
+}
+
+#[test]
+fn a_crate_stays_in_its_room() {
+    for source in sources() {
+        let code = code(&source);
+        for (name, places) in STAYS_IN {
+            let named = [format!("use {name}::"), format!(" {name}::"), format!("({name}::"), format!("<{name}::")];
+            let uses = named.iter().any(|form| code.contains(form.as_str()));
+            let fine = places.iter().any(|place| source.name.starts_with(place))
+                || (*name == "rustls" && source.name == "startup.rs");
+            assert!(fine || !uses, "{} uses {name}, which stays in {places:?}", source.name);
+        }
+    }
+}
+
+#[test]
+fn policy_is_pure() {
+    for source in sources().iter().filter(|source| source.name.starts_with("policy/")) {
+        for line in code(source).lines().filter(|line| line.trim_start().starts_with("use ")) {
+            let line = line.trim_start().trim_start_matches("use ");
+            let fine = ["std::", "http::", "super::"].iter().any(|start| line.starts_with(start));
+            assert!(fine, "{}: {line}", source.name);
+        }
+        for word in ["async ", "SystemTime", "Instant", "std::fs", "std::env"] {
+            assert!(!code(source).contains(word), "{}: {word}", source.name);
+        }
+    }
+}
+
+#[test]
+fn files_and_functions_stay_short_and_say_what_they_are() {
+    for source in sources() {
+        assert!(source.text.starts_with("//! "), "{} opens without saying what it is", source.name);
+        assert!(source.text.lines().count() <= 600, "{} is too long", source.name);
+        let code = code(&source);
+        for word in ["::*;", "todo!(", "unimplemented!(", "dbg!("] {
+            assert!(!code.contains(word), "{}: {word}", source.name);
+        }
+        let (mut begun, mut depth): (Option<(usize, usize)>, _) = (None, 0);
+        for (number, line) in source.text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let start = line.trim_start();
+            if begun.is_none() && (start.starts_with("fn ") || start.contains(" fn ")) && !start.starts_with("//") {
+                (begun, depth) = (Some((number, indent)), indent);
+            }
+            if let Some((from, _)) = begun
+                && indent == depth
+                && (start.starts_with('}') || start.ends_with('}') || start.ends_with(';'))
+            {
+                assert!(number - from < 70, "{}:{} is a function of {} lines", source.name, from + 1, number - from);
+                begun = None;
+            }
+        }
+    }
+}

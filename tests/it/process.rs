@@ -1,0 +1,139 @@
+//! The program itself: killed, stopped, started twice.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Running, between, run_in, shipped};
+
+struct Program {
+    child: Child,
+    port: u16,
+    password: String,
+}
+
+/// Start the binary and wait until it says where it listens.
+fn start(folder: &Path) -> Program {
+    std::fs::write(folder.join("gateway.toml"), shipped("embedded:data")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["run", "--config"])
+        .arg(folder.join("gateway.toml"))
+        .current_dir("/")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut password = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("with the password ") {
+            password = between(&line, "with the password ", " ").to_owned();
+        }
+        if line.contains("listening on") {
+            let port = between(&line, "https://localhost:", "/").parse().unwrap();
+            return Program { child, port, password };
+        }
+    }
+    panic!("it never listened");
+}
+
+impl Program {
+    fn curl(&self, jar: &Path, path: &str, arguments: &[&str]) -> String {
+        let address = format!("https://localhost:{}{path}", self.port);
+        let output = Command::new("curl")
+            .args(["-sk", "-i", "--max-time", "20", "-b"])
+            .arg(jar)
+            .arg("-c")
+            .arg(jar)
+            .args(arguments)
+            .arg(address)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn sign_in(&self, jar: &Path) {
+        let page = self.curl(jar, "/.portcullis/login", &[]);
+        let state = format!("state={}", between(&page, "name=\"state\" value=\"", "\""));
+        let password = format!("password={}", self.password);
+        let arguments = ["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password];
+        let said = self.curl(jar, "/.portcullis/login", &arguments);
+        assert!(said.contains(" 303"), "{said}");
+    }
+}
+
+/// A sign-in and a sign-out that were answered are on the disk, whatever happens to the process.
+#[test]
+fn a_kill_loses_no_acknowledged_sign_in_and_no_sign_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = start(folder.path());
+    let jars: Vec<_> = (0..6).map(|n| folder.path().join(format!("jar{n}"))).collect();
+    jars.iter().for_each(|jar| program.sign_in(jar));
+    let mut kept = Vec::new();
+    for jar in &jars[..3] {
+        let who = program.curl(jar, "/.portcullis/whoami", &["-H", "accept: text/html"]);
+        let csrf = format!("csrf={}", between(&who, "name=\"csrf\" value=\"", "\""));
+        kept.push(std::fs::read(jar).unwrap());
+        assert!(program.curl(jar, "/.portcullis/logout", &["--data-urlencode", &csrf]).contains(" 200"));
+    }
+    program.child.kill().unwrap();
+    program.child.wait().unwrap();
+    for (jar, cookies) in jars.iter().zip(kept) {
+        std::fs::write(jar, cookies).unwrap();
+    }
+    let mut again = start(folder.path());
+    for (index, jar) in jars.iter().enumerate() {
+        let said = again.curl(jar, "/", &[]);
+        let expected = if index < 3 { " 401" } else { " 200" };
+        assert!(said.lines().next().unwrap().contains(expected), "session {index}: {said}");
+    }
+    again.child.kill().unwrap();
+    again.child.wait().unwrap();
+}
+
+#[test]
+fn a_second_process_on_the_same_store_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = start(folder.path());
+    let second = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .arg("--config")
+        .arg(folder.path().join("gateway.toml"))
+        .output()
+        .unwrap();
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains("another gateway is using this store"), "{said}");
+}
+
+#[test]
+fn the_gateway_ends_when_it_is_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = start(folder.path());
+    let pid = program.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(status) = program.child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(0));
+            break;
+        }
+        assert!(Instant::now() < until, "it did not stop");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_user_who_is_removed_is_signed_out_within_seconds() {
+    let running: Running = run_in(tempfile::tempdir().unwrap(), "memory");
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    assert_eq!(running.curl("/", &[]).status, 200);
+    std::fs::write(running.folder.path().join("users.toml"), "[user]\n").unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while running.curl("/", &[]).status == 200 {
+        assert!(Instant::now() < until, "still signed in");
+    }
+    assert_eq!(running.curl("/", &[]).status, 401);
+}

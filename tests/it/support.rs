@@ -1,0 +1,109 @@
+//! The harness: the real gateway in process, over TLS on port 0, from configuration text, asked with the real curl. What a
+//! test starts ends with it.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use portcullis::clock::SystemClock;
+use portcullis::config::Config;
+use portcullis::proxy::Records;
+use portcullis::startup::{Gateway, Setup, start};
+
+#[derive(Default)]
+pub struct Lines(pub Mutex<Vec<String>>);
+
+impl Records for Lines {
+    fn line(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
+/// A running gateway and what it wrote down.
+pub struct Running {
+    pub gateway: Gateway,
+    pub folder: tempfile::TempDir,
+    pub lines: Arc<Lines>,
+    pub password: String,
+}
+
+/// What curl said.
+pub struct Said {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// The shipped configuration on port 0, over this store.
+pub fn run(store: &str) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    run_in(folder, store)
+}
+
+/// The same in a folder that may hold an earlier run's files.
+pub fn run_in(folder: tempfile::TempDir, store: &str) -> Running {
+    run_text(folder, &shipped(store))
+}
+
+/// The shipped configuration over this store.
+pub fn shipped(store: &str) -> String {
+    include_str!("../../gateway.toml").replace("127.0.0.1:8443", "127.0.0.1:0").replace("embedded:data", store)
+}
+
+/// From this text.
+pub fn run_text(folder: tempfile::TempDir, text: &str) -> Running {
+    let config = Config::parse(text, "gateway.toml", folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
+    let lines = Arc::new(Lines::default());
+    let setup = Setup { config, clock: Arc::new(SystemClock), records: lines.clone() };
+    let gateway = start(setup).unwrap();
+    let password = gateway.demo().map(|demo| demo.password.clone()).unwrap_or_default();
+    Running { gateway, folder, lines, password }
+}
+
+impl Running {
+    /// Ask with curl, with the cookies of this test's browser.
+    pub fn curl(&self, path: &str, arguments: &[&str]) -> Said {
+        let address = format!("https://localhost:{}{path}", self.gateway.address().port());
+        let jar = self.folder.path().join("jar");
+        let jar = jar.to_str().unwrap();
+        let output = Command::new("curl")
+            .args(["-sk", "-i", "--path-as-is", "--max-time", "20", "-b", jar, "-c", jar])
+            .args(arguments)
+            .arg(address)
+            .output()
+            .unwrap();
+        Said::read(output)
+    }
+
+    /// Sign in as `demo` from the page that was asked for.
+    pub fn sign_in(&self, start: &str, password: &str) -> Said {
+        let page = self.curl(start, &["-H", "accept: text/html"]);
+        let page = match page.header("location") {
+            Some(location) => self.curl(&location, &[]),
+            None => self.curl("/.portcullis/login", &[]),
+        };
+        let state = between(&page.body, "name=\"state\" value=\"", "\"").to_owned();
+        let (state, password) = (format!("state={state}"), format!("password={password}"));
+        self.curl("/.portcullis/login", &["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password])
+    }
+}
+
+impl Said {
+    fn read(output: std::process::Output) -> Said {
+        let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+        let (head, body) = text.split_once("\n\n").unwrap_or_else(|| panic!("no head: {text}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Said { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    }
+}
+
+/// What stands between two texts.
+pub fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
+    let from = text.find(before).unwrap_or_else(|| panic!("{before} not in {text}")) + before.len();
+    &text[from..from + text[from..].find(after).unwrap()]
+}

@@ -1,0 +1,146 @@
+//! What an application behind the gateway sees, and what happens when it misbehaves.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::support::{Running, run_text, shipped};
+
+/// A server that hands each request head to the test and answers with fixed bytes; ends with the test.
+fn application(answer: &'static [u8]) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (heads, received) = channel();
+    let heads = Arc::new(heads);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let heads = heads.clone();
+            std::thread::spawn(move || while serve(&stream, answer, &heads) {});
+        }
+    });
+    (port, received)
+}
+
+fn serve(mut stream: &TcpStream, answer: &[u8], heads: &std::sync::mpsc::Sender<String>) -> bool {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return false,
+        }
+    }
+    let _ = heads.send(String::from_utf8_lossy(&head).into_owned());
+    stream.write_all(answer).is_ok() && !answer.is_empty()
+}
+
+fn behind(port: u16) -> Running {
+    let text = shipped("memory")
+        .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""))
+        .replace("[upstream.app]", "[upstream.app]\nresponse_timeout = \"300ms\"");
+    run_text(tempfile::tempdir().unwrap(), &text)
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: __Host-portcullis=evil\r\n\
+set-cookie: app=1\r\nkeep-alive: x\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\nok";
+
+/// attacks: policies 2 and 3
+#[test]
+fn the_head_an_application_receives_is_rebuilt() {
+    let (port, heads) = application(OK);
+    let running = behind(port);
+    let said = running.curl(
+        "/public/%7Ea?b=c%20d",
+        &[
+            "-b",
+            "a=1; __Host-portcullis-login=x; b=2",
+            "-H",
+            "Connection: keep-alive, X-Drop",
+            "-H",
+            "X-Drop: 1",
+            "-H",
+            "X-Forwarded-For: 6.6.6.6",
+            "-H",
+            "Forwarded: for=6.6.6.6",
+            "-H",
+            "X-Real-IP: 6.6.6.6",
+            "-H",
+            "REMOTE_USER: root",
+            "-H",
+            "X.Forwarded.Groups: root",
+            "-H",
+            "X-Request-Id: mine",
+            "-H",
+            "X-Own: kept",
+            "--http1.1",
+        ],
+    );
+    assert_eq!(said.status, 200);
+    let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(head.starts_with("GET /public/%7Ea?b=c%20d HTTP/1.1\r\n"), "{head}");
+    for gone in ["6.6.6.6", "root", "x-drop", "mine", "__Host", "orwarded: for"] {
+        assert!(!head.contains(gone), "{gone} in {head}");
+    }
+    for there in
+        ["cookie: a=1; b=2\r\n", "x-own: kept\r\n", "x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: https\r\n"]
+    {
+        assert!(head.contains(there), "{there} in {head}");
+    }
+    for gone in ["x-hop", "keep-alive", "__Host-portcullis"] {
+        assert!(!said.head.contains(gone), "{gone} in {}", said.head);
+    }
+    assert!(said.head.contains("set-cookie: app=1"), "{}", said.head);
+}
+
+#[test]
+fn an_application_that_is_away_is_502_and_one_that_hangs_504() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    assert_eq!(behind(free).curl("/public", &[]).status, 502);
+    assert_eq!(behind(application(b"").0).curl("/public", &[]).status, 502, "closed without an answer");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(behind(listener.local_addr().unwrap().port()).curl("/public", &[]).status, 504);
+    assert_eq!(
+        behind(application(b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").0)
+            .curl("/public", &[])
+            .status,
+        502
+    );
+}
+
+#[test]
+fn an_answer_without_caching_rules_to_a_person_is_private() {
+    let (port, _heads) = application(OK);
+    let running = behind(port);
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let said = running.curl("/", &[]);
+    assert_eq!((said.status, said.header("cache-control").as_deref()), (200, Some("private")));
+    assert_eq!(running.curl("/public", &[]).header("cache-control"), None);
+}
+
+/// A WebSocket is carried both ways, refused from another site, and cut when its session ends.
+#[test]
+fn a_websocket_lives_as_long_as_its_session() {
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello";
+    let (port, heads) = application(answer);
+    let running = behind(port);
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    let other: Vec<&str> = upgrade.into_iter().chain(["-H", "Origin: https://evil.example"]).collect();
+    assert_eq!(running.curl("/socket", &other).status, 403);
+    std::thread::scope(|scope| {
+        // curl stays until the tunnel ends: it returns because the session does, long before its own limit.
+        let socket = scope.spawn(|| running.curl("/socket", &upgrade));
+        heads.recv_timeout(Duration::from_secs(10)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let revoke = running
+            .gateway
+            .sessions()
+            .revoke(portcullis::session::Revocation::Everyone, portcullis::clock::Timestamp(0));
+        let begun = std::time::Instant::now();
+        runtime.block_on(revoke).unwrap();
+        let said = socket.join().unwrap();
+        assert_eq!(said.status, 101);
+        assert!(begun.elapsed() < Duration::from_secs(10), "cut by curl's own limit, not by the revocation");
+    });
+}
