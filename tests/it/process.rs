@@ -16,7 +16,7 @@ struct Program {
 /// Start the binary and wait until it says where it listens.
 fn start(folder: &Path) -> Program {
     std::fs::write(folder.join("gateway.toml"), shipped("embedded:data")).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+    let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["run", "--config"])
         .arg(folder.join("gateway.toml"))
         .current_dir("/")
@@ -24,18 +24,26 @@ fn start(folder: &Path) -> Program {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut password = String::new();
-    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+    let mut program = Program { child, port: 0, password: String::new() };
+    for line in BufReader::new(program.child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
         if line.contains("with the password ") {
-            password = between(&line, "with the password ", " ").to_owned();
+            program.password = between(&line, "with the password ", " ").to_owned();
         }
         if line.contains("listening on") {
-            let port = between(&line, "https://localhost:", "/").parse().unwrap();
-            return Program { child, port, password };
+            program.port = between(&line, "https://localhost:", "/").parse().unwrap();
+            return program;
         }
     }
     panic!("it never listened");
+}
+
+/// What a test started ends with it, passed or failed.
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Program {
@@ -82,27 +90,24 @@ fn a_kill_loses_no_acknowledged_sign_in_and_no_sign_out() {
     for (jar, cookies) in jars.iter().zip(kept) {
         std::fs::write(jar, cookies).unwrap();
     }
-    let mut again = start(folder.path());
+    let again = start(folder.path());
     for (index, jar) in jars.iter().enumerate() {
         let said = again.curl(jar, "/", &[]);
         let expected = if index < 3 { " 401" } else { " 200" };
         assert!(said.lines().next().unwrap().contains(expected), "session {index}: {said}");
     }
-    again.child.kill().unwrap();
-    again.child.wait().unwrap();
 }
 
 #[test]
 fn a_second_process_on_the_same_store_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = start(folder.path());
+    let first = start(folder.path());
     let second = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .arg("--config")
         .arg(folder.path().join("gateway.toml"))
         .output()
         .unwrap();
-    first.child.kill().unwrap();
-    first.child.wait().unwrap();
+    drop(first);
     let said = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert!(said.contains("another gateway is using this store"), "{said}");
