@@ -57,16 +57,11 @@ fn serve(gateway: Gateway) -> ExitCode {
             return ExitCode::from(CANNOT_START);
         }
     };
-    if let Some(demo) = gateway.demo() {
-        say(&format!(
-            "portcullis: made the user `{}` with the password {}  (shown only now)",
-            demo.user, demo.password
-        ));
-    }
-    say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
     let waited = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Said only now: whoever reads it may send a signal at once.
+        announce(&gateway);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -79,6 +74,16 @@ fn serve(gateway: Gateway) -> ExitCode {
     say("portcullis: stopping; requests on their way may finish");
     gateway.stop();
     ExitCode::SUCCESS
+}
+
+fn announce(gateway: &Gateway) {
+    if let Some(demo) = gateway.demo() {
+        say(&format!(
+            "portcullis: made the user `{}` with the password {}  (shown only now)",
+            demo.user, demo.password
+        ));
+    }
+    say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
 }
 
 /// An address as a person would type it.
