@@ -2,6 +2,7 @@
 //! talks to it with the real curl.
 
 mod architecture;
+mod browser;
 mod config;
 mod contract;
 mod gateway;
