@@ -28,6 +28,8 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Where access and audit lines go.
     pub records: Arc<dyn Records>,
+    /// An embedding program's own store, in place of the one that the configuration names.
+    pub store: Option<Arc<dyn SessionStore>>,
 }
 
 /// Why it cannot start.
@@ -107,10 +109,10 @@ pub struct Demo {
 /// # Errors
 /// [`StartError`]; nothing is left running.
 pub fn start(setup: Setup) -> Result<Gateway, StartError> {
-    let Setup { config, clock, records } = setup;
+    let Setup { config, clock, records, store } = setup;
     let tls = load_tls(&config)?;
     let keys = load_keys(&config)?;
-    let store = open_store(&config.session.store)?;
+    let store = store.map_or_else(|| open_store(&config.session.store), Ok)?;
     let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
 
     let codec = CookieCodec::new(&keys, "");
@@ -338,6 +340,7 @@ fn limits(config: &Config) -> server::Limits {
         connections: config.limits.connections,
         handshake_timeout: config.limits.handshake_timeout,
         header_timeout: config.limits.header_timeout,
+        stall_timeout: config.limits.stall_timeout,
         header_bytes: config.limits.header_bytes,
         header_count: config.limits.header_count,
         streams: config.limits.streams,

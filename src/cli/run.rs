@@ -45,7 +45,7 @@ fn start(config: Config) -> Result<Gateway, String> {
         None => Format::Json,
     };
     let records = StandardOutput::new(format).map_err(|error| chain(&error))?;
-    let setup = Setup { config, clock: Arc::new(SystemClock), records: Arc::new(records) };
+    let setup = Setup { config, clock: Arc::new(SystemClock), records: Arc::new(records), store: None };
     startup::start(setup).map_err(|error| chain(&error))
 }
 

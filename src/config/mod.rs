@@ -152,6 +152,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// From the first byte of a head to its last; also how long a kept-alive HTTP/1.1 connection may idle.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall_timeout: Duration,
     /// Bytes of a request head.
     pub header_bytes: usize,
     /// Header lines of a request.

@@ -9,12 +9,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{Connection, Worker, handle};
 
 use super::Limits;
+use super::stream::ClientStream;
 
 /// Streams that a peer may open and reset before they were handled (CVE-2023-44487, "rapid reset").
 const PENDING_RESETS: usize = 20;
@@ -46,13 +46,14 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: std::
     let sni = tls.server_name().map(str::to_ascii_lowercase);
     let http2 = tls.alpn_protocol() == Some(b"h2");
     let accepted = Arc::new(Connection { peer, sni });
+    let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 { two(&serve, stream, accepted).await } else { one(&serve, stream, accepted).await };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
-async fn one(serve: &Serve, stream: TlsStream<TcpStream>, accepted: Arc<Connection>) -> hyper::Result<()> {
+async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
     let worker = serve.worker.clone();
     let service = service_fn(move |request| {
         let (worker, accepted) = (worker.clone(), accepted.clone());
@@ -73,7 +74,7 @@ async fn one(serve: &Serve, stream: TlsStream<TcpStream>, accepted: Arc<Connecti
     connection.await
 }
 
-async fn two(serve: &Serve, stream: TlsStream<TcpStream>, accepted: Arc<Connection>) -> hyper::Result<()> {
+async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
     let worker = serve.worker.clone();
     let service = service_fn(move |request| {
         let (worker, accepted) = (worker.clone(), accepted.clone());

@@ -4,6 +4,7 @@
 //! upstream connections; a request never changes threads. Knows nothing of what a request means.
 
 mod accept;
+mod stream;
 pub mod tls;
 mod worker;
 
@@ -29,6 +30,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Lines of a head.
     pub header_count: usize,
+    /// A client that takes nothing of what is sent to it.
+    pub stall_timeout: Duration,
     /// HTTP/2 streams at once.
     pub streams: u32,
     /// From the call to stop to the end.

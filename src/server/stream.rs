@@ -1,0 +1,118 @@
+//! A client's connection, below HTTP. One decision: what a peer may do to us by not reading is bounded here, where every
+//! protocol passes: a reader that stalls is cut, and a connection that we end is read on for a moment, so that the answer on
+//! its way is not destroyed by what the client was still sending. Knows nothing of HTTP.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+
+/// After our last byte: so long without one of the client's, or so long in all, and we are gone (RFC 9112 §9.6).
+const LINGER_IDLE: Duration = Duration::from_secs(2);
+const LINGER_MOST: Duration = Duration::from_secs(30);
+/// Thrown away at a time.
+const SINK_BYTES: usize = 16 * 1024;
+/// Thrown away in one turn, so that a fast sender does not hold the worker.
+const SINK_TURNS: usize = 16;
+
+/// A connection with those bounds.
+pub(super) struct ClientStream {
+    tls: TlsStream<TcpStream>,
+    stall_timeout: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    idle: Pin<Box<Sleep>>,
+    until: Instant,
+}
+
+impl ClientStream {
+    /// `stall_timeout`: how long a client may take nothing of what is sent to it.
+    pub(super) fn new(tls: TlsStream<TcpStream>, stall_timeout: Duration) -> ClientStream {
+        ClientStream { tls, stall_timeout, stalled: None, linger: None }
+    }
+
+    /// A write's outcome; while it is pending the client's time runs.
+    fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Read what the client was still sending, undecrypted, to nowhere. Closing with bytes unread makes the kernel send a
+    /// reset, and a reset takes the answer away that the client has not read yet.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self
+            .linger
+            .get_or_insert_with(|| Linger { idle: Box::pin(sleep(LINGER_IDLE)), until: Instant::now() + LINGER_MOST });
+        let mut sink = [0; SINK_BYTES];
+        for _ in 0..SINK_TURNS {
+            let mut buffer = ReadBuf::new(&mut sink);
+            match Pin::new(self.tls.get_mut().0).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < linger.until => {
+                    linger.idle.as_mut().reset(Instant::now() + LINGER_IDLE);
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(linger.idle.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tls).poll_write(cx, bytes);
+        self.timed(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tls).poll_write_vectored(cx, slices);
+        self.timed(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.tls).poll_flush(cx);
+        self.timed(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            let shut = Pin::new(&mut self.tls).poll_shutdown(cx);
+            ready!(self.timed(cx, shut))?;
+        }
+        self.poll_linger(cx)
+    }
+}
