@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ForwardError, Upstream};
 
@@ -28,8 +29,15 @@ pub struct Pool<B> {
     next: AtomicUsize,
 }
 
+/// A connection. Dropping it closes it at once, whatever is still on its way: hyper alone would go on sending a body that an
+/// application which has answered already never reads, and hold the client to it.
+struct Wire<B> {
+    sender: http1::SendRequest<B>,
+    open: DropGuard,
+}
+
 struct Idle<B> {
-    senders: Mutex<Vec<(http1::SendRequest<B>, Instant)>>,
+    wires: Mutex<Vec<(Wire<B>, Instant)>>,
     most: usize,
 }
 
@@ -40,7 +48,7 @@ where
 {
     /// An empty pool.
     pub fn new(upstream: Upstream) -> Pool<B> {
-        let idle = Arc::new(Idle { senders: Mutex::new(Vec::new()), most: upstream.idle_connections });
+        let idle = Arc::new(Idle { wires: Mutex::new(Vec::new()), most: upstream.idle_connections });
         Pool { upstream, idle, next: AtomicUsize::new(0) }
     }
 
@@ -61,15 +69,19 @@ where
 
     async fn exchange(&self, mut request: Request<B>, sent: Sent) -> Result<Response<PooledBody<B>>, ForwardError> {
         loop {
-            let (mut sender, reused) = match self.idle.take(&self.upstream) {
-                Some(sender) => (sender, true),
+            let (mut wire, reused) = match self.idle.take(&self.upstream) {
+                Some(wire) => (wire, true),
                 None => (self.connect().await?, false),
             };
-            match sender.try_send_request(request).await {
+            match wire.sender.try_send_request(request).await {
+                Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+                    // From here on the connection is the tunnel's.
+                    wire.open.disarm();
+                    return Ok(response.map(|body| PooledBody::new(body, None)));
+                }
                 Ok(response) => {
-                    let switching = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                    let back = (!switching).then(|| Return { sender, idle: self.idle.clone(), sent });
-                    return Ok(response.map(|body| PooledBody::new(body, back)));
+                    let back = Return { wire, idle: self.idle.clone(), sent };
+                    return Ok(response.map(|body| PooledBody::new(body, Some(back))));
                 }
                 Err(mut error) => match error.take_message() {
                     // Not a byte was written: the application closed the idle connection before we used it.
@@ -81,7 +93,7 @@ where
     }
 
     /// A new connection; each server is tried once, in turn.
-    async fn connect(&self) -> Result<http1::SendRequest<B>, ForwardError> {
+    async fn connect(&self) -> Result<Wire<B>, ForwardError> {
         let servers = &self.upstream.servers;
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let mut failure = None;
@@ -97,7 +109,7 @@ where
     }
 }
 
-async fn handshake<B>(stream: TcpStream) -> Result<http1::SendRequest<B>, ForwardError>
+async fn handshake<B>(stream: TcpStream) -> Result<Wire<B>, ForwardError>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -109,65 +121,67 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ForwardError::Exchange)?;
+    let closed = CancellationToken::new();
+    let open = closed.clone().drop_guard();
     tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
+        if let Some(Err(error)) = closed.run_until_cancelled(connection.with_upgrades()).await {
             tracing::debug!(%error, "connection to an application ended");
         }
     });
-    Ok(sender)
+    Ok(Wire { sender, open })
 }
 
 impl<B> Idle<B> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(http1::SendRequest<B>, Instant)>> {
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Wire<B>, Instant)>> {
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
-    fn take(&self, upstream: &Upstream) -> Option<http1::SendRequest<B>> {
-        let mut senders = self.lock();
-        while let Some((sender, since)) = senders.pop() {
+    fn take(&self, upstream: &Upstream) -> Option<Wire<B>> {
+        let mut wires = self.lock();
+        while let Some((wire, since)) = wires.pop() {
             if since.elapsed() > upstream.idle_timeout {
-                senders.clear();
+                wires.clear();
                 return None;
             }
-            if sender.is_ready() {
-                return Some(sender);
+            if wire.sender.is_ready() {
+                return Some(wire);
             }
         }
         None
     }
 
-    fn put(&self, sender: http1::SendRequest<B>) {
-        let mut senders = self.lock();
-        if senders.len() >= self.most {
-            senders.remove(0);
+    fn put(&self, wire: Wire<B>) {
+        let mut wires = self.lock();
+        if wires.len() >= self.most {
+            wires.remove(0);
         }
-        senders.push((sender, Instant::now()));
+        wires.push((wire, Instant::now()));
     }
 }
 
 /// What brings a connection back to its pool.
 struct Return<B> {
-    sender: http1::SendRequest<B>,
+    wire: Wire<B>,
     idle: Arc<Idle<B>>,
     sent: Sent,
 }
 
 impl<B: Send + 'static> Return<B> {
     fn give_back(self) {
-        let Return { mut sender, idle, sent } = self;
+        let Return { mut wire, idle, sent } = self;
         // An answer before the request was read: the rest of the request is still on its way to a server that may take it
         // for the next one. Close.
         if sent.is_some_and(|sent| !sent.load(Ordering::Acquire)) {
             return;
         }
-        if sender.is_ready() {
-            return idle.put(sender);
+        if wire.sender.is_ready() {
+            return idle.put(wire);
         }
         // The connection's task has not seen the end yet; it will within this turn of the runtime, or it is closing.
         tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                idle.put(sender);
+            if wire.sender.ready().await.is_ok() {
+                idle.put(wire);
             }
         });
     }
