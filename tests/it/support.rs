@@ -4,9 +4,10 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use portcullis::clock::SystemClock;
+use portcullis::clock::{Clock, SystemClock};
 use portcullis::config::Config;
 use portcullis::proxy::Records;
+use portcullis::session::SessionStore;
 use portcullis::startup::{Gateway, Setup, start};
 
 #[derive(Default)]
@@ -51,9 +52,19 @@ pub fn shipped(store: &str) -> String {
 
 /// From this text.
 pub fn run_text(folder: tempfile::TempDir, text: &str) -> Running {
+    run_with(folder, text, Arc::new(SystemClock), None)
+}
+
+/// From this text, with a clock and a store of the test's own.
+pub fn run_with(
+    folder: tempfile::TempDir,
+    text: &str,
+    clock: Arc<dyn Clock>,
+    store: Option<Arc<dyn SessionStore>>,
+) -> Running {
     let config = Config::parse(text, "gateway.toml", folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
     let lines = Arc::new(Lines::default());
-    let setup = Setup { config, clock: Arc::new(SystemClock), records: lines.clone() };
+    let setup = Setup { config, clock, records: lines.clone(), store };
     let gateway = start(setup).unwrap();
     let password = gateway.demo().map(|demo| demo.password.clone()).unwrap_or_default();
     Running { gateway, folder, lines, password }

@@ -1,0 +1,266 @@
+//! One exchange seen frame by frame: bodies that stream, trailers, early answers, limits, a panic, the drain.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use portcullis::clock::{Clock, SystemClock, Timestamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use crate::support::{Running, run_text, run_with, shipped};
+use crate::wire::{Application, Client, connect, fed, line, piece, soon, whole};
+
+/// The shipped configuration in front of an application, open to all and with this under `[limits]`.
+fn open(port: u16, limits: &str) -> Running {
+    let text = shipped("memory")
+        .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""))
+        .replace("access   = \"authenticated\"", "access   = \"public\"");
+    run_text(tempfile::tempdir().unwrap(), &format!("{text}\n[limits]\n{limits}\n"))
+}
+
+fn port(running: &Running) -> u16 {
+    running.gateway.address().port()
+}
+
+/// An application that tells the trailers it got and answers with its own.
+fn of_trailers() -> (Application, Receiver<HeaderMap>) {
+    let (told, got) = channel();
+    let application = Application::start(move |request| {
+        let told = told.clone();
+        async move {
+            let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+            told.send(trailers).unwrap();
+            let (mut feed, body) = fed();
+            tokio::spawn(async move {
+                feed.send_data(Bytes::from_static(b"x")).await.unwrap();
+                let mut trailers = line("x-checksum", "2");
+                trailers.extend(line("connection", "close"));
+                trailers.extend(line("set-cookie", "a=b"));
+                feed.send_trailers(trailers).await.unwrap();
+            });
+            Response::builder().header("trailer", "x-checksum, connection, set-cookie").body(body).unwrap()
+        }
+    });
+    (application, got)
+}
+
+/// attacks: policy 3
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn trailers_pass_both_ways_and_identities_in_them_do_not() {
+    let (application, got) = of_trailers();
+    let running = open(application.port, "");
+    for mut client in Client::both(port(&running)).await {
+        let (mut feed, body) = fed();
+        let names = "x-checksum, x-forwarded-user, x_forwarded_groups, x-real-ip";
+        let request = Request::post("/").header("te", "trailers").header("trailer", names);
+        tokio::spawn(async move {
+            feed.send_data(Bytes::from_static(b"x")).await.unwrap();
+            let mut trailers = line("x-checksum", "1");
+            for name in ["x-forwarded-user", "x_forwarded_groups", "x-real-ip"] {
+                trailers.extend(line(name, "root"));
+            }
+            feed.send_trailers(trailers).await.unwrap();
+        });
+        let response = client.ask(request, "/", body).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let collected = soon(response.into_body().collect()).await.unwrap();
+        assert_eq!(collected.trailers(), Some(&line("x-checksum", "2")), "back to the client");
+        assert_eq!(got.recv().unwrap(), line("x-checksum", "1"), "to the application");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_piece_is_forwarded_while_the_rest_is_still_to_come() {
+    let application = Application::start(|request| async {
+        let (mut feed, body) = fed();
+        let mut incoming = request.into_body();
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = incoming.frame().await {
+                feed.send(frame).await.unwrap();
+            }
+        });
+        Response::new(body)
+    });
+    let running = open(application.port, "");
+    for mut client in Client::both(port(&running)).await {
+        let (mut feed, body) = fed();
+        feed.send_data(Bytes::from_static(b"first")).await.unwrap();
+        let mut answer = client.ask(Request::post("/"), "/", body).await.into_body();
+        assert_eq!(piece(&mut answer).await, "first", "answered before the request is complete");
+        feed.send_data(Bytes::from_static(b"second")).await.unwrap();
+        assert_eq!(piece(&mut answer).await, "second");
+        drop(feed);
+        let rest = soon(answer.collect()).await.unwrap();
+        assert_eq!(rest.to_bytes(), "");
+    }
+}
+
+/// attacks: policy 11. What an application leaves unread must not become the head of the next request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_early_answer_arrives_and_its_connection_is_not_used_again() {
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let counts = served.clone();
+    let application = Application::on_streams(move |mut stream| {
+        let counts = counts.clone();
+        let number = {
+            let mut counts = counts.lock().unwrap();
+            counts.push(0);
+            counts.len() - 1
+        };
+        async move {
+            let (mut head, mut chunk) = (Vec::new(), [0; 1024]);
+            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                let Ok(read @ 1..) = stream.read(&mut chunk).await else { return };
+                head.extend_from_slice(&chunk[..read]);
+            }
+            counts.lock().unwrap()[number] += 1;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+            // Neither read nor closed: the other side has to.
+            std::future::pending::<()>().await;
+        }
+    });
+    let running = open(application.port, "");
+    for mut client in Client::both(port(&running)).await {
+        let (mut feed, body) = fed();
+        let feeding = tokio::spawn(async move { while feed.send_data(vec![b'x'; 16_384].into()).await.is_ok() {} });
+        let answer = client.ask(Request::post("/"), "/", body).await;
+        assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes(), "early");
+        // The gateway tells the client to stop sending (RFC 9113 §8.1) or closes.
+        soon(feeding).await.unwrap();
+    }
+    assert_eq!(*served.lock().unwrap(), [1, 1], "a connection of its own each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_body_past_the_limit_is_413_announced_or_not() {
+    let (told, got) = channel();
+    let application = Application::start(move |request| {
+        let told = told.clone();
+        async move {
+            told.send(request.into_body().collect().await.is_ok()).unwrap();
+            Response::new(whole("ok"))
+        }
+    });
+    let running = open(application.port, "body_bytes = 1000");
+    for mut client in Client::both(port(&running)).await {
+        let answer = client.ask(Request::post("/"), "/", whole(vec![b'x'; 1000])).await;
+        assert_eq!(answer.status(), StatusCode::OK, "the limit itself passes");
+        assert!(got.recv().unwrap());
+    }
+    for mut client in Client::both(port(&running)).await {
+        let answer = client.ask(Request::post("/"), "/", whole(vec![b'x'; 1001])).await;
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    assert!(got.try_recv().is_err(), "an announced one does not reach the application");
+    for mut client in Client::both(port(&running)).await {
+        let (mut feed, body) = fed();
+        let feeding = tokio::spawn(async move {
+            for _ in 0..1001 {
+                if feed.send_data(Bytes::from_static(b"x")).await.is_err() {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+        let answer = client.ask(Request::post("/"), "/", body).await;
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(!got.recv().unwrap(), "the application saw it break off, never end");
+        feeding.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_to_head_keeps_its_length_and_has_no_body() {
+    let application = Application::start(|_| async { Response::new(whole("12345")) });
+    let running = open(application.port, "");
+    for mut client in Client::both(port(&running)).await {
+        for _ in 0..2 {
+            let answer = client.ask(Request::head("/"), "/", whole("")).await;
+            assert_eq!((answer.status(), answer.headers()["content-length"].to_str().unwrap()), (StatusCode::OK, "5"));
+            assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes(), "");
+        }
+    }
+}
+
+/// A clock that panics when it is read for the n-th time from now.
+struct Fragile(AtomicU64);
+
+impl Clock for Fragile {
+    fn now(&self) -> Timestamp {
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1)));
+        assert_ne!(left, Ok(1), "a planted panic");
+        SystemClock.now()
+    }
+}
+
+#[test]
+fn a_panic_in_a_request_answers_500_and_hurts_nobody_else() {
+    let clock = Arc::new(Fragile(AtomicU64::new(0)));
+    let running = run_with(tempfile::tempdir().unwrap(), &shipped("memory"), clock.clone(), None);
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    // The first reading times the record, the second is made to judge the session.
+    clock.0.store(2, Ordering::SeqCst);
+    let said = running.curl("/a", &["-H", "accept: application/json"]);
+    assert_eq!(said.status, 500);
+    assert!(said.body.contains("\"error\":\"internal\""), "{}", said.body);
+    assert_eq!(running.curl("/a", &[]).status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_on_its_way_finishes_while_the_gateway_stops() {
+    let (arrived, there) = oneshot::channel();
+    let (go, gone) = oneshot::channel::<()>();
+    let once = Mutex::new(Some((arrived, gone)));
+    let application = Application::start(move |_| {
+        let (arrived, gone) = once.lock().unwrap().take().unwrap();
+        async move {
+            arrived.send(()).unwrap();
+            gone.await.unwrap();
+            Response::new(whole("late"))
+        }
+    });
+    let Running { gateway, folder, .. } = open(application.port, "");
+    let port = gateway.address().port();
+    let [_, mut client] = Client::both(port).await;
+    let asked = tokio::spawn(async move { client.ask(Request::get("/"), "/", whole("")).await });
+    soon(there).await.unwrap();
+    let stopping = tokio::task::spawn_blocking(move || gateway.stop());
+    let closed = async { while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {} };
+    soon(closed).await;
+    assert!(!stopping.is_finished(), "it waits for the request");
+    go.send(()).unwrap();
+    let answer = soon(asked).await.unwrap();
+    assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes(), "late");
+    soon(stopping).await.unwrap();
+    drop(folder);
+}
+
+/// WebSocket messages of every kind, over TLS to the gateway and plain behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn websocket_messages_go_both_ways() {
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+    let application = Application::on_streams(|stream| async move {
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_text() || message.is_binary() {
+                socket.send(message).await.unwrap();
+            }
+        }
+    });
+    let running = open(application.port, "");
+    let request = "wss://localhost/socket".into_client_request().unwrap();
+    let stream = connect(port(&running), "http/1.1").await;
+    let (mut socket, response) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    for message in [Message::text("hello"), Message::binary(vec![7; 300_000]), Message::text("")] {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(soon(socket.next()).await.unwrap().unwrap(), message);
+    }
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = soon(socket.next()).await {}
+}

@@ -1,0 +1,231 @@
+//! Clients and applications that speak HTTP without curl, where a test has to see or hold back single frames. What is started
+//! here ends with the test.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, channel::Channel};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// Any body of a test.
+pub type Frames = UnsyncBoxBody<Bytes, Infallible>;
+/// Feeds one.
+pub type Feed = http_body_util::channel::Sender<Bytes, Infallible>;
+
+/// No exchange of a test takes longer.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A body that is all there.
+pub fn whole(bytes: impl Into<Bytes>) -> Frames {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A body that is fed as the test goes on.
+pub fn fed() -> (Feed, Frames) {
+    let (feed, body) = Channel::new(1);
+    (feed, body.boxed_unsync())
+}
+
+/// One line as a header list.
+pub fn line(name: &'static str, value: &str) -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())])
+}
+
+/// Within the time that any step of a test may take.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what).await.expect("it takes too long")
+}
+
+/// The next piece of a body, as text.
+pub async fn piece(body: &mut Incoming) -> String {
+    let frame = soon(body.frame()).await.expect("there is more").unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+/// An HTTP/1.1 application on a thread of its own.
+pub struct Application {
+    pub port: u16,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Application {
+    /// Start it.
+    pub fn start<F, A>(answer: F) -> Application
+    where
+        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Frames>> + Send + 'static,
+    {
+        let answer = Arc::new(answer);
+        Application::on_streams(move |stream| {
+            let answer = answer.clone();
+            async move {
+                let service = service_fn(move |request| {
+                    let answered = answer(request);
+                    async move { Ok::<_, Infallible>(answered.await) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new();
+                let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+            }
+        })
+    }
+
+    /// One that is handed the bare connections.
+    pub fn on_streams<F, A>(serve: F) -> Application
+    where
+        F: Fn(TcpStream) -> A + Send + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                loop {
+                    tokio::select! {
+                        accepted = listener.accept() => drop(tokio::spawn(serve(accepted.unwrap().0))),
+                        () = stopped.cancelled() => return,
+                    }
+                }
+            });
+        });
+        Application { port, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Trusts the development certificate, as `curl -k` does.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A TLS connection to the gateway.
+pub async fn connect(port: u16, alpn: &str) -> TlsStream<TcpStream> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    soon(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
+}
+
+/// An HTTP/1.1 client.
+pub async fn one(port: u16) -> http1::SendRequest<Frames> {
+    let (sender, connection) = http1::handshake(TokioIo::new(connect(port, "http/1.1").await)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+/// An HTTP/2 client.
+pub async fn two(port: u16) -> http2::SendRequest<Frames> {
+    let stream = TokioIo::new(connect(port, "h2").await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Either, behind one method.
+pub enum Client {
+    One(http1::SendRequest<Frames>),
+    Two(http2::SendRequest<Frames>),
+}
+
+impl Client {
+    /// Both, in turn.
+    pub async fn both(port: u16) -> [Client; 2] {
+        [Client::One(one(port).await), Client::Two(two(port).await)]
+    }
+
+    /// Ask for a path of `localhost`.
+    pub async fn ask(&mut self, request: http::request::Builder, path: &str, body: Frames) -> Response<Incoming> {
+        let answered = match self {
+            Client::One(sender) => {
+                let request = request.uri(path).header("host", "localhost").body(body).unwrap();
+                soon(sender.send_request(request)).await
+            }
+            Client::Two(sender) => {
+                let request = request.uri(format!("https://localhost{path}")).body(body).unwrap();
+                soon(sender.send_request(request)).await
+            }
+        };
+        answered.unwrap()
+    }
+}
+
+/// Send bytes as they are over HTTP/1.1 and read until the gateway closes, or for `wanted` to have come.
+pub async fn raw(port: u16, bytes: &[u8], wanted: &str) -> String {
+    let mut stream = connect(port, "http/1.1").await;
+    stream.write_all(bytes).await.unwrap();
+    let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&got).contains(wanted) || wanted.is_empty() {
+        match soon(stream.read(&mut chunk)).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => got.extend_from_slice(&chunk[..read]),
+        }
+    }
+    String::from_utf8_lossy(&got).into_owned()
+}
