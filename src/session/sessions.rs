@@ -145,7 +145,9 @@ impl Sessions {
 
     async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
         for _ in 0..LOADS {
-            match self.cache.load(key, self.bounded(self.store.load(key))).await {
+            // Asked when polled, not before: a load that joins another one must cost the store nothing.
+            let ask = async { self.bounded(self.store.load(key)).await };
+            match self.cache.load(key, ask).await {
                 Ok(Some(view)) => return Ok(Some(view)),
                 Ok(None) => {}
                 Err(NotLoaded::Absent) => return Ok(None),

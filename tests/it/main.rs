@@ -9,6 +9,7 @@ mod exchange;
 mod gateway;
 mod policy;
 mod process;
+mod sessions;
 mod support;
 mod upstreams;
 mod wire;
