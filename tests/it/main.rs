@@ -7,6 +7,7 @@ mod config;
 mod contract;
 mod exchange;
 mod gateway;
+mod hostile;
 mod policy;
 mod process;
 mod sessions;
