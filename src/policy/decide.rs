@@ -10,6 +10,12 @@ use super::route::Route;
 
 /// Proof that a decision allowed forwarding. Its fields are private and [`decide`] is in this file: there is no other way
 /// to come by one.
+///
+/// ```compile_fail,E0451
+/// # fn made(route: std::sync::Arc<portcullis::policy::Route>) -> portcullis::policy::Permit {
+/// portcullis::policy::Permit { route, caller: None }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Permit {
     route: Arc<Route>,

@@ -6,7 +6,7 @@
 mod body;
 mod forward;
 mod handle;
-mod headers;
+pub mod headers;
 mod own_pages;
 mod record;
 mod reply;

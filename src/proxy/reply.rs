@@ -125,6 +125,11 @@ impl Refusal {
     /// Lines that belong to this answer alone.
     fn own_headers(&self, headers: &mut HeaderMap) {
         match self {
+            Refusal::Head(HeadError::Method) => {
+                let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+                headers.insert(header::ALLOW, methods);
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             // What follows a head that was not understood cannot be trusted to begin where we think it does.
             Refusal::Head(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

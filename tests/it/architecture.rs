@@ -91,6 +91,18 @@ fn a_crate_stays_in_its_room() {
     }
 }
 
+/// attacks: policy 10. Within the crate privacy of fields ends at the file; so nobody else there may be.
+#[test]
+fn only_decide_makes_a_permit_and_only_forward_sends() {
+    for source in sources() {
+        let code = code(&source);
+        let makes = code.contains("Permit {") && source.name != "policy/decide.rs";
+        assert!(!makes, "{} makes a permit", source.name);
+        let sends = code.contains(".send(") && code.contains("pools[") && source.name != "proxy/forward.rs";
+        assert!(!sends, "{} sends to an application", source.name);
+    }
+}
+
 #[test]
 fn policy_is_pure() {
     for source in sources().iter().filter(|source| source.name.starts_with("policy/")) {

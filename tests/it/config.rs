@@ -1,6 +1,7 @@
 //! The configuration: the shipped file is right, and a wrong one is told everything at once.
 
 use portcullis::config::Config;
+use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 use std::path::Path;
 
 #[test]
@@ -11,12 +12,24 @@ fn the_shipped_configuration_is_right() {
     assert_eq!(config.tls.certificate, Path::new("/srv/certs/gateway.pem"));
 }
 
+/// A file of mistakes, and beside it what is said of them.
 #[test]
 fn every_mistake_is_told_at_once_with_its_line() {
-    let text = include_str!("../data/config/mistakes.toml");
-    let told = Config::parse(text, "gateway.toml", Path::new("/")).unwrap_err().to_string();
-    let expected = include_str!("../data/config/mistakes.expected");
-    assert_eq!(told.trim_end(), expected.trim_end(), "\n{told}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config");
+    let (mut seen, mut wrong) = (0, String::new());
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let told = Config::parse(&text, "gateway.toml", Path::new("/")).unwrap_err().to_string();
+            let expected = std::fs::read_to_string(path.with_extension("expected")).unwrap();
+            if told.trim_end() != expected.trim_end() {
+                wrong.push_str(&format!("{}:\n{told}\n", path.display()));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4 && wrong.is_empty(), "{seen} files\n{wrong}");
 }
 
 #[test]
@@ -24,4 +37,21 @@ fn a_mistake_of_syntax_is_told_with_its_line() {
     let told = Config::parse("roles = [\n\"a\"\n[server]\n", "gateway.toml", Path::new("/")).unwrap_err().to_string();
     assert!(told.starts_with("gateway.toml:"), "{told}");
     assert!(told.ends_with("1 problem in gateway.toml; nothing was started"), "{told}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Cut out a piece, put another in: it is accepted or refused with a line, never worse.
+    #[test]
+    fn no_text_makes_the_parser_panic(at in 0_usize..2_000, cut in 0_usize..60, put in "[ a-z0-9\"\\[\\]{}=.,\\\\\né#-]{0,12}") {
+        let text = include_str!("../../gateway.toml");
+        let at = text.floor_char_boundary(at.min(text.len()));
+        let end = text.floor_char_boundary((at + cut).min(text.len())).max(at);
+        let mutated = format!("{}{put}{}", &text[..at], &text[end..]);
+        if let Err(errors) = Config::parse(&mutated, "gateway.toml", Path::new("/")) {
+            let said = errors.to_string();
+            prop_assert!(said.starts_with("gateway.toml:"), "{}", said);
+        }
+    }
 }

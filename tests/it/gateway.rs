@@ -88,3 +88,31 @@ fn sessions_survive_a_restart() {
     let again = run_in(folder, "embedded:data");
     assert_eq!(again.curl("/", &[]).status, 200);
 }
+
+/// Ten wrong guesses and one more, then a wait that is told; the same for a name that nobody has, in the same words (ASVS 6.3.8).
+#[test]
+fn guessing_is_slowed_and_names_are_not_told_apart() {
+    let running = run("memory");
+    let guess = |user: &str| {
+        let page = running.curl("/.portcullis/login", &[]);
+        let state = format!("state={}", between(&page.body, "name=\"state\" value=\"", "\""));
+        let user = format!("user={user}");
+        running.curl("/.portcullis/login", &["-d", &user, "--data-urlencode", &state, "-d", "password=wrong-guess"])
+    };
+    let plain = |body: &str, user: &str| {
+        let state = between(body, "name=\"state\" value=\"", "\"").to_owned();
+        body.replace(&state, "").replace(user, "")
+    };
+    for attempt in 1..=11 {
+        let (known, unknown) = (guess("demo"), guess("nobody"));
+        assert_eq!((known.status, unknown.status), (401, 401), "guess {attempt}");
+        assert_eq!(plain(&known.body, "demo"), plain(&unknown.body, "nobody"));
+    }
+    for user in ["demo", "nobody"] {
+        let slowed = guess(user);
+        assert_eq!(slowed.status, 429, "{user}: {}", slowed.body);
+        assert!(slowed.header("retry-after").unwrap().parse::<u32>().unwrap() > 0, "{user}");
+    }
+    let said = running.lines.0.lock().unwrap().join("\n");
+    assert!(said.contains("throttled"), "{said}");
+}

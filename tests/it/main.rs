@@ -3,6 +3,7 @@
 
 mod architecture;
 mod browser;
+mod cli;
 mod config;
 mod contract;
 mod exchange;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use portcullis::config::Config;
 use portcullis::policy::{
-    Authentication, Caller, CanonicalPath, Found, Identity, IdentityHeaders, Proof, Rejection, RequestHead, RoleNames,
-    decide,
+    Accept, AccessRule, Authentication, Caller, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
+    PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteTable, UpstreamId, decide,
 };
-use proptest::prelude::{ProptestConfig, prop_assert, proptest};
+use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
 const ROUTES: &str = r#"
 roles = ["admin", "staff"]
@@ -163,6 +164,126 @@ fn undeclared_roles_grant_nothing() {
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     assert!(names.set(["Admin", "root", ""]).is_empty());
     assert!(names.set(["admin"]).intersects(names.set(["admin", "other"])));
+}
+
+/// One of a few routes, so that they meet: host, path, methods.
+type Spec = (u8, u8, u8);
+
+fn route(index: usize, spec: Spec) -> Route {
+    let (host, path, methods) = spec;
+    let hosts = ["*.b.example", "a.b.example", "*.example"];
+    let paths = ["/", "/a", "/a/b", "/a/b/a", "/ab", "/b"];
+    Route {
+        name: format!("{host}{path}{methods}"),
+        line: index,
+        host: hosts.get(usize::from(host)).map_or(HostPattern::Any, |text| HostPattern::parse(text).unwrap()),
+        path: PathPrefix::parse(paths[usize::from(path) % paths.len()]).unwrap(),
+        methods: match methods {
+            0 => None,
+            1 => Some(vec![Method::GET]),
+            _ => Some(vec![Method::POST]),
+        },
+        access: AccessRule::Public,
+        accept: Accept { session: true, token: false },
+        upstream: UpstreamId(0),
+    }
+}
+
+/// The most specific route as one would explain it: host first, then the number of whole segments; there the methods speak.
+fn naive(routes: &[Route], method: &Method, host: &str, path: &str) -> String {
+    let segments =
+        |path: &str| path.split('/').skip(1).filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let asked = segments(path);
+    let rank = |route: &Route| {
+        let prefix = segments(route.path.as_str());
+        let level = match &route.host {
+            HostPattern::Exact(name) if name == host => 1_000,
+            HostPattern::Under(suffix) if host.len() > suffix.len() && host.ends_with(suffix.as_str()) => suffix.len(),
+            HostPattern::Any => 0,
+            _ => return None,
+        };
+        asked.starts_with(&prefix).then_some((level, prefix.len()))
+    };
+    let Some(best) = routes.iter().filter_map(&rank).max() else { return "nothing".to_owned() };
+    let here: Vec<&Route> = routes.iter().filter(|route| rank(route) == Some(best)).collect();
+    let named = here.iter().find(|route| route.methods.as_ref().is_some_and(|methods| methods.contains(method)));
+    let open = here.iter().find(|route| route.methods.is_none());
+    named.or(open).map_or("method".to_owned(), |route| route.name.clone())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn find_agrees_with_a_naive_model_whatever_the_order(
+        specs in proptest::collection::btree_set((0_u8..4, 0_u8..6, 0_u8..3), 1..12),
+        turn in 0_usize..12,
+        host in 0_usize..4,
+        segments in proptest::collection::vec("(a|b|ab)", 0..4),
+    ) {
+        let mut routes: Vec<Route> = specs.into_iter().enumerate().map(|(index, spec)| route(index, spec)).collect();
+        let host = ["a.b.example", "x.b.example", "b.example", "other"][host];
+        let path = format!("/{}", segments.join("/"));
+        let table = RouteTable::new(routes.clone()).unwrap();
+        let turn = turn % routes.len();
+        routes.rotate_left(turn);
+        routes.reverse();
+        let turned = RouteTable::new(routes.clone()).unwrap();
+        for method in [Method::GET, Method::POST] {
+            let parts = parts(method.as_str(), host, &path);
+            let head = RequestHead::parse(&parts, None).unwrap();
+            let named = |found: Found<'_>| match found {
+                Found::Route(route) => route.name.clone(),
+                Found::Nothing => "nothing".to_owned(),
+                Found::Method(_) => "method".to_owned(),
+                Found::Ambiguous => "ambiguous".to_owned(),
+            };
+            let (mine, theirs) = (named(table.find(&head)), named(turned.find(&head)));
+            prop_assert_eq!(&mine, &theirs);
+            prop_assert_eq!(&mine, &naive(&routes, &method, host, &path), "{} {} {}", method, host, path);
+        }
+    }
+
+    /// attacks: policy 10. What is forwarded is public or names somebody who may.
+    #[test]
+    fn another_role_never_loses_access_and_nobody_passes_unnamed(
+        wanted in 0_u8..8, held in 0_u8..8, more in 0_u8..3, access in 0_u8..3, navigation: bool,
+    ) {
+        const ROLES: [&str; 3] = ["r0", "r1", "r2"];
+        let names = RoleNames::new(ROLES.map(str::to_owned).to_vec()).unwrap();
+        let set = |bits: u8| names.set(ROLES.into_iter().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, r)| r));
+        let access = match access {
+            0 => AccessRule::Public,
+            1 => AccessRule::Authenticated,
+            _ => AccessRule::Roles(set(wanted)),
+        };
+        let route = Arc::new(Route { access, ..route(0, (9, 0, 0)) });
+        let mut parts = parts("GET", "localhost", "/");
+        if navigation {
+            parts.headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
+        }
+        let head = RequestHead::parse(&parts, None).unwrap();
+        let asked = |bits: Option<u8>| {
+            let who = bits.map_or(Authentication::Anonymous, |bits| {
+                let (name, email, roles) = (None, None, set(bits));
+                let identity =
+                    Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof: Proof::Session };
+                Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
+            });
+            decide(&head, &route, who)
+        };
+        let passes = |decision: &Decision| matches!(decision, Decision::Forward(..));
+        prop_assert!(!passes(&asked(Some(held))) || passes(&asked(Some(held | 1 << more))));
+        prop_assert_eq!(passes(&asked(None)), access == AccessRule::Public);
+        for decision in [asked(None), asked(Some(held))] {
+            if let Decision::Forward(permit, _) = decision {
+                prop_assert_eq!(permit.caller().is_some(), access != AccessRule::Public);
+                if let (Some(caller), AccessRule::Roles(wanted)) = (permit.caller(), access) {
+                    prop_assert!(caller.identity.roles.intersects(wanted));
+                }
+            }
+        }
+    }
 }
 
 proptest! {

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
+
 use crate::support::{Running, between, run_in, shipped};
+use crate::wire::{Application, fed};
 
 struct Program {
     child: Child,
@@ -15,7 +18,11 @@ struct Program {
 
 /// Start the binary and wait until it says where it listens.
 fn start(folder: &Path) -> Program {
-    std::fs::write(folder.join("gateway.toml"), shipped("embedded:data")).unwrap();
+    start_text(folder, &shipped("embedded:data"))
+}
+
+fn start_text(folder: &Path, text: &str) -> Program {
+    std::fs::write(folder.join("gateway.toml"), text).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["run", "--config"])
         .arg(folder.join("gateway.toml"))
@@ -141,4 +148,55 @@ fn a_user_who_is_removed_is_signed_out_within_seconds() {
         assert!(Instant::now() < until, "still signed in");
     }
     assert_eq!(running.curl("/", &[]).status, 401);
+}
+
+/// Bytes of resident memory, at most so far (proc(5)).
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = between(&status, "VmHWM:", "kB").trim().to_owned();
+    line.parse::<u64>().unwrap() * 1024
+}
+
+/// A body does not pass through memory: far more goes up and down than the process may ever hold. `PORTCULLIS_STREAM_MIB`
+/// asks for more than the suite has time for.
+#[test]
+fn bodies_of_any_size_take_constant_memory() {
+    let mib = std::env::var("PORTCULLIS_STREAM_MIB").map_or(512, |text| text.parse::<u64>().unwrap());
+    let total = mib << 20;
+    let application = Application::start(move |request| async move {
+        let (parts, mut body) = request.into_parts();
+        let (mut feed, answer) = fed();
+        tokio::spawn(async move {
+            if parts.method == http::Method::GET {
+                let chunk = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
+                for _ in 0..total / chunk.len() as u64 {
+                    if feed.send_data(chunk.clone()).await.is_err() {
+                        return;
+                    }
+                }
+            } else {
+                let mut got = 0_u64;
+                while let Some(Ok(frame)) = body.frame().await {
+                    got += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                feed.send_data(got.to_string().into()).await.unwrap();
+            }
+        });
+        http::Response::new(answer)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let text = text.replace("methods  = [\"GET\", \"HEAD\"]\n", "");
+    let program = start_text(folder.path(), &text);
+    let address = format!("https://localhost:{}/public", program.port);
+    for version in ["--http1.1", "--http2"] {
+        let upload = format!("head -c {total} /dev/zero | curl -sk {version} --max-time 600 -T - {address}");
+        let said = Command::new("sh").args(["-c", &upload]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), total.to_string(), "up, {version}");
+        let download = format!("curl -sk {version} --max-time 600 {address} | wc -c");
+        let said = Command::new("sh").args(["-c", &download]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), total.to_string(), "down, {version}");
+    }
+    let peak = peak(program.child.id());
+    assert!(peak < 128 << 20, "{} MiB resident", peak >> 20);
 }

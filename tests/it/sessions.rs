@@ -10,7 +10,7 @@ use portcullis::session::{
     Activity, CookieCodec, Creation, EndedBecause, Event, Lifetimes, Listed, Lookup, NewSession, Revocation, Revoked,
     Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, StoreError, StoreFuture, UserKey,
 };
-use proptest::prelude::{Strategy, any, prop_oneof, proptest};
+use proptest::prelude::{Strategy, any, prop_assert, prop_oneof, proptest};
 use proptest::test_runner::Config as ProptestConfig;
 use tokio::sync::Notify;
 
@@ -215,9 +215,12 @@ async fn no_number_of_sign_ins_at_once_exceeds_the_limit() {
                 tokio::spawn(async move { node.begin(alice(), None, Timestamp(n)).await.unwrap() })
             })
             .collect();
-        let mut living = 0;
+        let mut cookies = Vec::new();
         for begun in begun {
-            let begun = begun.await.unwrap();
+            cookies.push(begun.await.unwrap());
+        }
+        let mut living = 0;
+        for begun in cookies {
             living += usize::from(alive(&node, &begun.cookie, 60).await);
         }
         assert_eq!(living, 5);
@@ -465,5 +468,46 @@ proptest! {
     #[test]
     fn the_embedded_store_agrees_with_the_oracle(steps in proptest::collection::vec(step(), 1..30)) {
         block_on(history_on_disk(&steps));
+    }
+}
+
+/// Two nodes over one store, a user who asks either, and time that passes as it does: memory is flushed once a second.
+async fn wander(steps: &[(u64, bool)]) -> Result<(), String> {
+    let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+    let settings = Settings {
+        lifetimes: Lifetimes::new(Duration::from_secs(100), Duration::from_secs(1_000_000)),
+        cache_entries: 1_000,
+        max_sessions: None,
+        store_timeout: Duration::from_secs(2),
+    };
+    let node = || Sessions::new(store.clone(), CookieCodec::new(&keys, ""), settings);
+    let nodes = [node(), node()];
+    let begun = nodes[0].begin(alice(), None, Timestamp(0)).await.unwrap();
+    let (mut now, mut flushed) = (0, 0);
+    for (gap, other) in steps {
+        now += gap;
+        while flushed + 1_000 <= now {
+            flushed += 1_000;
+            nodes[0].flush().await.unwrap();
+            nodes[1].flush().await.unwrap();
+        }
+        if !alive(&nodes[usize::from(*other)], &begun.cookie, now).await {
+            return Err(format!("signed out at {now} ms"));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 500, ..ProptestConfig::default() })]
+
+    /// The write-through zone: within nine tenths of the window nobody is signed out, whichever node they were seen by.
+    #[test]
+    fn a_user_active_on_two_nodes_is_never_signed_out_early(
+        steps in proptest::collection::vec((prop_oneof![0_u64..1_500, 8_500_u64..10_000, 88_500_u64..90_000], any::<bool>()), 1..30),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let kept = runtime.block_on(wander(&steps));
+        prop_assert!(kept.is_ok(), "{:?}", kept);
     }
 }

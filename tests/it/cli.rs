@@ -1,0 +1,123 @@
+//! The commands as a user types them: what they print, and the exit code.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{run_in, shipped};
+
+/// Run it in a folder; code, standard output, standard error.
+fn portcullis(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever does not read it may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("memory")).unwrap();
+    folder
+}
+
+#[test]
+fn explain_says_what_matched_and_what_would_be_forwarded() {
+    let folder = folder();
+    let explain = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["explain"].iter().chain(arguments).copied().collect();
+        portcullis(folder.path(), &arguments, "")
+    };
+    let (code, said, _) =
+        explain(&["--user", "alice", "--role", "staff", "--role", "admin", "https://localhost/admin/x"]);
+    let expected = "GET https://localhost/admin/x\n  \
+        gateway.toml:29 route `app`: no: covers it, but another route is more specific\n  \
+        gateway.toml:35 route `admin`: MATCH\n  \
+        gateway.toml:41 route `public`: no: the path is not under /public\n\
+        decision: forward (role_held)\n\
+        forwarded to upstream `app` with\n  \
+        x-forwarded-user: alice\n  \
+        x-forwarded-groups: admin,staff\n";
+    assert_eq!((code, said.as_str()), (0, expected), "{said}");
+    for (arguments, last) in [
+        (vec!["--user", "alice", "https://localhost/admin"], "decision: forbidden (role_missing)"),
+        (vec!["https://localhost/admin"], "decision: unauthenticated (no_credential)"),
+        (vec!["--header", "Accept: text/html", "https://localhost/"], "decision: sign_in (no_credential)"),
+        (vec!["--method", "POST", "https://localhost/public"], "decision: refuse with 405 (method_not_allowed)"),
+        (vec!["https://localhost/a/../b"], "refused with 400 before any route is looked for: path_dot_segment"),
+        (vec!["--header", "X_Forwarded_User: root", "https://localhost/public"], "  no identity"),
+    ] {
+        let (code, said, _) = explain(&arguments);
+        assert_eq!((code, said.lines().last().unwrap()), (0, last), "{arguments:?}\n{said}");
+    }
+    let (code, _, wrong) = explain(&["--user", "a", "--role", "root", "https://localhost/"]);
+    assert_eq!(code, 2);
+    assert!(wrong.contains("role `root` is not declared; declared: admin, staff"), "{wrong}");
+}
+
+#[test]
+fn a_user_is_added_listed_given_another_password_and_removed() {
+    let folder = folder();
+    let user = |arguments: &[&str], input: &str| {
+        let arguments: Vec<&str> = ["user"].iter().chain(arguments).copied().collect();
+        portcullis(folder.path(), &arguments, input)
+    };
+    let add = ["add", "Alice", "--role", "admin", "--email", "a@example.com", "--password-stdin"];
+    assert_eq!(user(&add, "short\n").0, 1, "a password of five letters");
+    assert_eq!(user(&["add", "a b", "--password-stdin"], "correct horse battery\n").0, 1, "a name with a blank");
+    assert_eq!(user(&["add", "bob", "--role", "root", "--password-stdin"], "correct horse battery\n").0, 1);
+    let (code, _, said) = user(&add, "correct horse battery\n");
+    assert_eq!((code, said.trim()), (0, "added `alice`"));
+    assert_eq!(user(&add, "correct horse battery\n").0, 1, "there already");
+    assert_eq!(user(&["list"], "").1, "alice\tadmin\n");
+    let file = std::fs::read_to_string(folder.path().join("users.toml")).unwrap();
+    assert!(file.contains("$argon2id$") && !file.contains("correct horse"), "{file}");
+    assert_eq!(user(&["passwd", "alice", "--password-stdin"], "another horse battery\n").0, 0);
+    assert_eq!(user(&["passwd", "bob", "--password-stdin"], "another horse battery\n").0, 1, "nobody of that name");
+
+    let running = run_in(folder, "memory");
+    let sign_in = |password: &str| {
+        let page = running.curl("/.portcullis/login", &[]);
+        let state = format!("state={}", crate::support::between(&page.body, "name=\"state\" value=\"", "\""));
+        let password = format!("password={password}");
+        running
+            .curl(
+                "/.portcullis/login",
+                &["-d", "user=ALICE", "--data-urlencode", &state, "--data-urlencode", &password],
+            )
+            .status
+    };
+    assert_eq!(sign_in("correct horse battery"), 401, "the old password");
+    assert_eq!(sign_in("another horse battery"), 303);
+    let (code, _, _) = portcullis(running.folder.path(), &["user", "remove", "alice"], "");
+    assert_eq!(code, 0);
+    assert_eq!(portcullis(running.folder.path(), &["user", "list"], "").1, "");
+}
+
+#[test]
+fn check_and_run_say_what_is_wrong_and_start_nothing() {
+    let folder = folder();
+    let path = folder.path();
+    let (code, said, _) = portcullis(path, &["check"], "");
+    assert_eq!(code, 0, "{said}");
+    assert!(!path.join("certs").exists() && !path.join("users.toml").exists(), "a check makes nothing");
+    std::fs::write(path.join("gateway.toml"), shipped("memory").replace("listen", "lisen")).unwrap();
+    for command in ["check", "run"] {
+        let (code, _, said) = portcullis(path, &[command], "");
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("unknown key `lisen`; did you mean `listen`?"), "{said}");
+    }
+    let (code, _, said) = portcullis(path, &["check", "--config", "none.toml"], "");
+    assert!(code == 2 && said.contains("none.toml"), "{said}");
+    assert_eq!(portcullis(path, &["frobnicate"], "").0, 2);
+    let (code, said, _) = portcullis(path, &["completions", "bash"], "");
+    assert!(code == 0 && said.contains("portcullis"), "{said}");
+}
