@@ -6,8 +6,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::policy::{
-    Accept, AccessRule, HostPattern, PathError, PathPrefix, RESERVED_PREFIX, RoleNames, RoleSet, Route, RouteTable,
-    UpstreamId,
+    Accept, AccessRule, Clash, HostPattern, PathError, PathPrefix, RESERVED_PREFIX, RoleNames, RoleSet, Route,
+    RouteTable, UpstreamId,
 };
 
 use super::Upstream;
@@ -46,13 +46,20 @@ pub(super) fn routes(
     let lines: Vec<(String, usize)> = good.iter().map(|route| (route.name.clone(), route.line)).collect();
     match RouteTable::new(good) {
         Ok(table) => Some(table),
-        Err((one, other)) => {
+        Err(clash) => {
+            let Clash { one, other, lenient } = *clash;
             let at =
                 lines.iter().position(|(name, line)| *name == other.name && *line == other.line).unwrap_or_default();
-            let message = format!(
-                "stands at the same host, path and method as route `{}` at line {}; which of the two would win is not said",
-                one.name, one.line
-            );
+            let twin = format!("route `{}` at line {}", one.name, one.line);
+            let message = match lenient {
+                false => format!(
+                    "stands at the same host, path and method as {twin}; which of the two would win is not said"
+                ),
+                true => format!(
+                    "differs from `{}` of {twin} only by letter case or trailing dots, which many servers ignore; write one of them",
+                    one.path.as_str()
+                ),
+            };
             root.problem_at_line(other.line, &format!("route[{at}].path"), message);
             None
         }

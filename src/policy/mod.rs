@@ -23,7 +23,7 @@ pub use identity::{Authentication, Caller, Identity, Proof, Rejection};
 pub use identity_headers::{HeaderNameError, IdentityHeaders, alias};
 pub use path::{CanonicalPath, PathError, PathPrefix};
 pub use role::{RoleId, RoleNames, RoleSet};
-pub use route::{Accept, Found, Route, RouteTable, UpstreamId};
+pub use route::{Accept, Clash, Found, Route, RouteTable, UpstreamId};
 
 /// The prefix that belongs to the gateway on every host and is never forwarded.
 pub const RESERVED_PREFIX: &str = "/.portcullis";

@@ -193,6 +193,11 @@ impl PathPrefix {
         &self.0
     }
 
+    /// The prefix as a server reads it that ignores letter case and trailing dots; see [`CanonicalPath::lenient`].
+    pub(super) fn lenient(&self) -> String {
+        lenient(&self.0).unwrap_or_else(|| self.0.clone())
+    }
+
     /// Whether the prefix covers a decoded path: only at a segment boundary, so `/admin` does not cover `/administrator`.
     pub fn covers(&self, path: &str) -> bool {
         self.0 == "/" || path.strip_prefix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

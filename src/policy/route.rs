@@ -66,9 +66,27 @@ pub enum Found<'t> {
     Ambiguous,
 }
 
+/// Two routes of which nobody could say which one wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clash {
+    /// The earlier one.
+    pub one: Route,
+    /// The later one.
+    pub other: Route,
+    /// Their paths differ, but not to a server that ignores letter case or trailing dots.
+    pub lenient: bool,
+}
+
 /// Routes that stand at the same host and path and differ by method.
 type Place = Vec<Arc<Route>>;
-type Paths = HashMap<String, Place>;
+
+/// The places of one host.
+#[derive(Clone, Debug, Default)]
+struct Paths {
+    places: HashMap<String, Place>,
+    /// The prefixes as a lenient server reads them, and how they are written.
+    folded: HashMap<String, String>,
+}
 
 /// All routes, arranged for finding.
 #[derive(Clone, Debug, Default)]
@@ -78,17 +96,33 @@ pub struct RouteTable {
     under: Vec<(String, Paths)>,
     any: Paths,
     all: Vec<Arc<Route>>,
+    /// Some prefix is written as a lenient server would not read it (`/Reports`): then every path is read both ways, for
+    /// `/reports` is that prefix too to such a server.
+    mixed: bool,
 }
 
 impl RouteTable {
-    /// Arrange. `Err` names the first two routes of the same host, path and a shared method: which one would win is not said.
-    pub fn new(routes: Vec<Route>) -> Result<RouteTable, (Box<Route>, Box<Route>)> {
+    /// Arrange.
+    ///
+    /// # Errors
+    /// The first two routes that clash: same host, path and a shared method, or paths that a lenient server takes for one.
+    pub fn new(routes: Vec<Route>) -> Result<RouteTable, Box<Clash>> {
         let mut table = RouteTable::default();
         for route in routes {
             let route = Arc::new(route);
-            let place = table.paths_mut(&route.host).entry(route.path.as_str().to_owned()).or_default();
+            let written = route.path.as_str();
+            let folded = route.path.lenient();
+            table.mixed |= folded != written;
+            let paths = table.paths_mut(&route.host);
+            let clash =
+                |twin: &Route, lenient| Box::new(Clash { one: twin.clone(), other: Route::clone(&route), lenient });
+            let other = paths.folded.entry(folded).or_insert_with(|| written.to_owned());
+            if other != written {
+                return Err(clash(&paths.places[other][0], true));
+            }
+            let place = paths.places.entry(written.to_owned()).or_default();
             if let Some(twin) = place.iter().find(|other| overlap(other, &route)) {
-                return Err((Box::new(Route::clone(twin)), Box::new(Route::clone(&route))));
+                return Err(clash(twin, false));
             }
             place.push(route.clone());
             // A route that lists methods is more specific than its neighbour that takes every one.
@@ -105,7 +139,7 @@ impl RouteTable {
             HostPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
             HostPattern::Under(suffix) => {
                 let at = self.under.iter().position(|(other, _)| other == suffix).unwrap_or_else(|| {
-                    self.under.push((suffix.clone(), Paths::new()));
+                    self.under.push((suffix.clone(), Paths::default()));
                     self.under.len() - 1
                 });
                 &mut self.under[at].1
@@ -114,10 +148,13 @@ impl RouteTable {
     }
 
     /// The route a request falls under.
-    pub fn find(&self, head: &RequestHead<'_>) -> Found<'_> {
-        let place = self.place(head.host.as_str(), head.path.decoded());
-        if let Some(lenient) = head.path.lenient() {
-            let other = self.place(head.host.as_str(), lenient);
+    pub fn find<'t>(&'t self, head: &RequestHead<'_>) -> Found<'t> {
+        let (host, path) = (head.host.as_str(), head.path.decoded());
+        let place = self.levels(host).find_map(|paths| longest(path, |prefix| paths.places.get(prefix)));
+        let lenient = head.path.lenient().or(self.mixed.then_some(path));
+        if let Some(lenient) = lenient {
+            let read = |paths: &'t Paths| longest(lenient, |prefix| paths.places.get(paths.folded.get(prefix)?));
+            let other = self.levels(host).find_map(read);
             if place.map(std::ptr::from_ref) != other.map(std::ptr::from_ref) {
                 return Found::Ambiguous;
             }
@@ -134,24 +171,24 @@ impl RouteTable {
         &self.all
     }
 
-    /// The most specific place, over all levels of host: one that knows no such path leaves it to the next.
-    fn place(&self, host: &str, path: &str) -> Option<&Place> {
+    /// The most specific host first: one that knows no such path leaves it to the next.
+    fn levels(&self, host: &str) -> impl Iterator<Item = &Paths> {
         let exact = self.exact.get(host).into_iter();
         let under =
-            self.under.iter().filter(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()));
-        exact.chain(under.map(|(_, paths)| paths)).chain([&self.any]).find_map(|paths| longest(paths, path))
+            self.under.iter().filter(move |(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()));
+        exact.chain(under.map(|(_, paths)| paths)).chain([&self.any])
     }
 }
 
 /// Walk the segment boundaries from the whole path to the root.
-fn longest<'t>(paths: &'t Paths, path: &str) -> Option<&'t Place> {
+fn longest<T>(path: &str, at: impl Fn(&str) -> Option<T>) -> Option<T> {
     let mut prefix = path;
     loop {
-        if let Some(place) = paths.get(prefix) {
-            return Some(place);
+        if let Some(found) = at(prefix) {
+            return Some(found);
         }
         match prefix.rfind('/')? {
-            0 => return paths.get("/"),
+            0 => return at("/"),
             slash => prefix = &prefix[..slash],
         }
     }

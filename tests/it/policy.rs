@@ -108,6 +108,23 @@ fn a_path_with_two_readings_is_refused() {
     }
 }
 
+/// A prefix with capitals can be reached as it is written, and its rule is not passed by in another spelling.
+#[test]
+fn a_prefix_with_capitals_is_reached_and_not_passed_by() {
+    let text = ROUTES.replace("path = \"/admin\"\nmethods", "path = \"/Admin\"\nmethods");
+    let config =
+        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    let rows = [("/Admin", "admin"), ("/Admin/x", "admin"), ("/Admin/X", "admin"), ("/x", "root"), ("/X", "root")];
+    for (path, expected) in
+        rows.into_iter().chain(["/admin", "/ADMIN", "/Admin.", "/admin/x"].map(|path| (path, "ambiguous")))
+    {
+        assert_eq!(found(&config, "GET", "localhost", path), expected, "{path}");
+    }
+    let both = text.replace("path = \"/static\"", "path = \"/admin\"");
+    let told = Config::parse(&both, "gateway.toml", std::path::Path::new("/")).unwrap_err().to_string();
+    assert!(told.contains("differs from `/Admin` of route `admin` at line 20 only by letter case"), "{told}");
+}
+
 /// attacks: policy 10
 #[test]
 fn the_decision_table() {
