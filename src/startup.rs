@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
 use crate::clock::Clock;
-use crate::config::{Config, LocalLogin, Secret, ServerAddress, Store};
+use crate::config::{Config, LocalLogin, Scheme, Secret, ServerAddress, Store, UpstreamServer};
 use crate::login::{self, LocalUsers, Login};
 use crate::proxy::{Records, Runtime};
 use crate::server::{self, Workers, tls};
 use crate::session::store::{Embedded, Memory, OpenError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
-use crate::upstream::Upstream;
+use crate::upstream::tls::{ClientTlsError, ClientTlsFactory, ClientTlsFiles};
+use crate::upstream::{self, Address, Ejection, Health, Protocol, Server, Upstream};
 use crate::whoami::Whoami;
 
 /// What a gateway is started from.
@@ -58,6 +59,15 @@ pub enum StartError {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// TLS towards an upstream.
+    #[error("upstream.{upstream}.tls")]
+    UpstreamTls {
+        /// Which.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: ClientTlsError,
     },
     /// The user file.
     #[error(transparent)]
@@ -138,7 +148,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         routes: config.routes.clone(),
         authenticator,
         login,
-        upstreams: upstreams(&config, whoami.as_ref()),
+        upstreams: upstreams(&config, whoami.as_ref())?,
         records,
         access_log: config.log.access,
         clock: clock.clone(),
@@ -163,6 +173,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     if let Some(secret) = &config.session.secret {
         SessionKeys::from_secret(&read_secret(secret)?)?;
     }
+    upstreams(config, None)?;
     match &config.local {
         Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
         _ => Ok(()),
@@ -217,7 +228,8 @@ impl Background {
         let work = async move {
             let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
             let users = runtime.login.maintain(clock.clone(), stopped.clone());
-            tokio::join!(maintain, users);
+            let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
+            tokio::join!(maintain, users, checks);
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }
@@ -308,26 +320,70 @@ fn login_settings(config: &Config) -> login::Settings {
 
 /// The small application, where some upstream asks for it.
 fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
-    let asked =
-        config.upstreams.iter().flat_map(|upstream| &upstream.servers).any(|server| *server == ServerAddress::Whoami);
+    let asked = config
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.servers)
+        .any(|server| server.address == ServerAddress::Whoami);
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     asked.then(|| Whoami::start(loopback)).transpose().map_err(StartError::Thread)
 }
 
-fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Vec<Upstream> {
-    let address = |server: &ServerAddress| match server {
-        ServerAddress::Http { host, port } => Some(format!("{host}:{port}")),
-        ServerAddress::Whoami => whoami.map(|whoami| whoami.address().to_string()),
-    };
-    let upstream = |upstream: &crate::config::Upstream| Upstream {
+fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Result<Vec<Upstream>, StartError> {
+    config.upstreams.iter().map(|upstream| live_upstream(upstream, config, whoami)).collect()
+}
+
+fn live_upstream(
+    upstream: &crate::config::Upstream,
+    config: &Config,
+    whoami: Option<&Whoami>,
+) -> Result<Upstream, StartError> {
+    let failed = |source| StartError::UpstreamTls { upstream: upstream.name.clone(), source };
+    let is_secure =
+        |server: &UpstreamServer| matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. });
+    let files = ClientTlsFiles { ca: upstream.tls.ca.clone(), identity: upstream.tls.identity.clone() };
+    let secure = upstream.servers.iter().any(is_secure);
+    let factory = secure.then(|| ClientTlsFactory::new(&files)).transpose().map_err(failed)?;
+    let mut servers = Vec::new();
+    for server in &upstream.servers {
+        let (address, protocol) = match &server.address {
+            ServerAddress::Tcp { scheme, host, port } => {
+                let protocol = match (scheme, &factory) {
+                    (Scheme::Https, Some(factory)) => {
+                        let name = upstream.tls.server_name.as_ref().unwrap_or(host);
+                        Protocol::Tls(Arc::new(factory.server(name).map_err(failed)?))
+                    }
+                    (Scheme::H2c, _) => Protocol::H2c,
+                    _ => Protocol::Http1,
+                };
+                (Address::Tcp(host.clone(), *port), protocol)
+            }
+            ServerAddress::Unix(path) => (Address::Unix(path.clone()), Protocol::Http1),
+            ServerAddress::Whoami => {
+                let Some(whoami) = whoami else { continue };
+                let address = whoami.address();
+                (Address::Tcp(address.ip().to_string(), address.port()), Protocol::Http1)
+            }
+        };
+        servers.push(Arc::new(Server::new(address, protocol, server.weight)));
+    }
+    let health = upstream.health.as_ref().map(|check| Health {
+        path: check.path.clone(),
+        interval: check.interval,
+        timeout: check.timeout,
+        healthy_after: check.healthy_after,
+        unhealthy_after: check.unhealthy_after,
+    });
+    Ok(Upstream {
         name: upstream.name.clone(),
-        servers: upstream.servers.iter().filter_map(address).collect(),
+        servers,
         connect_timeout: upstream.connect_timeout,
         response_timeout: upstream.response_timeout,
         idle_connections: config.limits.idle_upstream_connections,
         idle_timeout: config.limits.upstream_idle_timeout,
-    };
-    config.upstreams.iter().map(upstream).collect()
+        ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
+        health,
+    })
 }
 
 fn worker_count(config: &Config) -> usize {

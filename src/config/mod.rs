@@ -122,25 +122,83 @@ pub struct Upstream {
     /// Its name.
     pub name: String,
     /// Its servers, at least one.
-    pub servers: Vec<ServerAddress>,
+    pub servers: Vec<UpstreamServer>,
     /// How long a connect may take.
     pub connect_timeout: Duration,
     /// How long until the response head.
     pub response_timeout: Duration,
+    /// Failures in a row after which a server is left alone; 0: never.
+    pub eject_after: u32,
+    /// For how long at first.
+    pub eject_for: Duration,
+    /// Whom to trust and how to show oneself, for servers over TLS.
+    pub tls: UpstreamTls,
+    /// Active checks.
+    pub health: Option<HealthCheck>,
 }
 
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamServer {
+    /// Where, and what is spoken with it.
+    pub address: ServerAddress,
+    /// Its share relative to its neighbours'.
+    pub weight: u32,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
-    /// `http://HOST:PORT`.
-    Http {
+    /// `http://`, `https://` or `h2c://` with `HOST:PORT`.
+    Tcp {
+        /// What is spoken.
+        scheme: Scheme,
         /// Name or address, as written (IPv6 in brackets).
         host: String,
         /// Port.
         port: u16,
     },
+    /// `unix:PATH`: HTTP/1.1 over a Unix socket.
+    Unix(PathBuf),
     /// `builtin:whoami`: the small application that shows what it received, inside this process.
     Whoami,
+}
+
+/// What is spoken with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 or HTTP/1.1 over TLS, as the server chooses.
+    Https,
+    /// HTTP/2 in clear text.
+    H2c,
+}
+
+/// `[upstream.NAME.tls]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM of the CAs; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM chain and key shown to the server.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name its certificate has to be for; `None`: the host of the address.
+    pub server_name: Option<String>,
+}
+
+/// `[upstream.NAME.health]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Good answers in a row that make a server well.
+    pub healthy_after: u32,
+    /// Bad ones that make it unwell.
+    pub unhealthy_after: u32,
 }
 
 /// `[limits]`. Each default is a named constant with its reason.

@@ -66,7 +66,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let session = session(root, base);
     let local = login(root, base);
     let identity_headers = identity_headers(root);
-    let upstreams = upstreams(root);
+    let upstreams = upstreams(root, base);
     let routes = routes(root, &roles, &upstreams, local.is_some());
     let (limits, log) = (limits(root), log(root));
     root.not_yet(&["token"]);

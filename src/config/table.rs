@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::problems::{Problem, did_you_mean, listed};
 
@@ -200,12 +200,22 @@ impl<'f, 't> Table<'f, 't> {
         Some(At { value: duration, span, key })
     }
 
-    /// A list of texts, each with its place.
-    pub(super) fn texts(&mut self, key: &'static str, wanted: &str) -> Option<At<Vec<At<String>>>> {
-        let list = self.typed(key, wanted, |value| match value {
+    /// A list of anything.
+    pub(super) fn values(&mut self, key: &'static str, wanted: &str) -> Option<At<DeArray<'t>>> {
+        self.typed(key, wanted, |value| match value {
             DeValue::Array(array) => Some(array),
             _ => None,
-        })?;
+        })
+    }
+
+    /// A table found within the value of a key.
+    pub(super) fn within(&self, key: &str, span: Range<usize>, table: DeTable<'t>) -> Table<'f, 't> {
+        Table::new(self.findings, self.path_of(key), span, table)
+    }
+
+    /// A list of texts, each with its place.
+    pub(super) fn texts(&mut self, key: &'static str, wanted: &str) -> Option<At<Vec<At<String>>>> {
+        let list = self.values(key, wanted)?;
         let mut texts = Vec::new();
         for value in list.value {
             let span = value.span();
@@ -248,12 +258,7 @@ impl<'f, 't> Table<'f, 't> {
     /// An array of tables (`[[key]]`).
     pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
         let wanted = format!("tables, each headed `[[{key}]]`");
-        let Some(list) = self.typed(key, &wanted, |value| match value {
-            DeValue::Array(array) => Some(array),
-            _ => None,
-        }) else {
-            return Vec::new();
-        };
+        let Some(list) = self.values(key, &wanted) else { return Vec::new() };
         let mut tables = Vec::new();
         for (index, value) in list.value.into_iter().enumerate() {
             let (span, path) = (value.span(), format!("{}[{index}]", list.key));

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::upstream::{PooledBody, Sent};
+use crate::upstream::{BodyState, PooledBody, Sending};
 
 use super::headers::clean_trailers;
 use super::record::Recorder;
@@ -25,6 +26,9 @@ pub enum BodyError {
     /// It grew past the limit.
     #[error("the body is larger than allowed")]
     TooLarge,
+    /// The exchange is over, and nobody reads the rest.
+    #[error("the rest of the body is not wanted")]
+    Unwanted,
 }
 
 /// A request body on its way to the application.
@@ -34,15 +38,16 @@ struct Streamed {
     body: Incoming,
     left: Option<u64>,
     runtime: Arc<Runtime>,
-    sent: Arc<AtomicBool>,
+    state: Arc<BodyState>,
     too_large: Arc<AtomicBool>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// What the sender learns of a request body while it is on its way.
 #[derive(Clone, Default)]
 pub struct Progress {
-    /// Read to its end.
-    pub sent: Sent,
+    /// Read to its end; and cut where the rest is not wanted.
+    pub sending: Sending,
     /// Stopped because it grew past the limit.
     pub too_large: Option<Arc<AtomicBool>>,
 }
@@ -53,9 +58,11 @@ impl RequestBody {
         if body.is_end_stream() {
             return (RequestBody(None), Progress::default());
         }
-        let (sent, too_large) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let progress = Progress { sent: Some(sent.clone()), too_large: Some(too_large.clone()) };
-        let streamed = Streamed { body, left: runtime.body_limit, runtime: runtime.clone(), sent, too_large };
+        let (state, too_large) = (Arc::new(BodyState::default()), Arc::new(AtomicBool::new(false)));
+        let sending = Sending { body: Some(state.clone()), ..Sending::default() };
+        let cut = Box::pin(sending.cut.clone().cancelled_owned());
+        let progress = Progress { sending, too_large: Some(too_large.clone()) };
+        let streamed = Streamed { body, left: runtime.body_limit, runtime: runtime.clone(), state, too_large, cut };
         (RequestBody(Some(streamed)), progress)
     }
 }
@@ -66,27 +73,11 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(streamed) = &mut self.get_mut().0 else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(&mut streamed.body).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
-            None => {
-                streamed.sent.store(true, Ordering::Release);
-                return Poll::Ready(None);
-            }
-        };
-        if let (Some(left), Some(data)) = (&mut streamed.left, frame.data_ref()) {
-            match left.checked_sub(data.len() as u64) {
-                Some(rest) => *left = rest,
-                None => {
-                    streamed.too_large.store(true, Ordering::Release);
-                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                }
-            }
+        let polled = ready!(streamed.poll(cx));
+        if matches!(polled, Some(Err(_))) {
+            streamed.state.broken.store(true, Ordering::Release);
         }
-        if streamed.body.is_end_stream() {
-            streamed.sent.store(true, Ordering::Release);
-        }
-        Poll::Ready(Some(Ok(cleaned(frame, streamed.runtime.authenticator.headers()))))
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -95,6 +86,35 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.body.size_hint())
+    }
+}
+
+impl Streamed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
+            None => {
+                self.state.done.store(true, Ordering::Release);
+                return Poll::Ready(None);
+            }
+        };
+        if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+            match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    self.too_large.store(true, Ordering::Release);
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                }
+            }
+        }
+        if self.body.is_end_stream() {
+            self.state.done.store(true, Ordering::Release);
+        }
+        Poll::Ready(Some(Ok(cleaned(frame, self.runtime.authenticator.headers()))))
     }
 }
 

@@ -41,6 +41,7 @@ pub async fn forward(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     let switch = upgrade::wanted(&request);
+    let http1 = switch.is_some();
     if switch.is_some() && passage.session.is_some() && !upgrade::same_origin(request.headers(), passage.head.authority)
     {
         return Err(Refusal::Origin);
@@ -69,7 +70,7 @@ pub async fn forward(
     *rebuilt.headers_mut() = headers;
 
     let pool = &worker.pools[permit.route().upstream.0];
-    let answered = pool.send(rebuilt, progress.sent.clone()).await;
+    let answered = pool.send(rebuilt, progress.sending, http1, None).await;
     let mut response = answered.map_err(|error| {
         let grew = progress.too_large.is_some_and(|flag| flag.load(Ordering::Acquire));
         if grew { Refusal::TooLarge } else { Refusal::Forward(error) }

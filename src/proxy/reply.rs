@@ -97,7 +97,7 @@ impl Refusal {
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
             }
-            Refusal::UnaskedUpgrade => {
+            Refusal::UnaskedUpgrade | Refusal::Forward(ForwardError::NoUpgrade(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.")
             }
             Refusal::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake."),

@@ -1,30 +1,43 @@
 //! Applications behind the gateway, and the connections to them.
 //!
-//! One decision: a connection carries one request at a time and is used again only when both messages are known to have
-//! ended as they should. After an upgrade, an early answer, a framing error or a client that left it is closed: what is
-//! left on such a wire would be another user's answer. Knows nothing of routes, identities or headers.
+//! One decision: an HTTP/1.1 connection carries one request at a time and is used again only when both messages are known
+//! to have ended as they should. After an upgrade, an early answer, a framing error or a client that left it is closed: what
+//! is left on such a wire would be another user's answer. Knows nothing of routes, identities or header rules.
 
+mod balance;
+mod connect;
+mod health;
 mod pool;
+mod server;
+pub mod tls;
+mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use pool::{Pool, PooledBody, Sent};
+pub use health::{Health, watch};
+pub use pool::{BodyState, Pool, PooledBody, Sending};
+pub use server::{Address, Ejection, Protocol, Server};
 
-/// An application, as plain values.
+/// An application, as plain values. Its servers are shared by all workers: what one finds out all know.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// Its name in logs.
     pub name: String,
-    /// `host:port` of each server.
-    pub servers: Vec<String>,
-    /// Until a connection stands.
+    /// Its servers, at least one.
+    pub servers: Vec<Arc<Server>>,
+    /// Until a connection stands, TLS included.
     pub connect_timeout: Duration,
     /// From the request's start until the response head.
     pub response_timeout: Duration,
-    /// Idle connections kept (per worker).
+    /// Idle connections kept (per server and worker).
     pub idle_connections: usize,
     /// How long one may idle.
     pub idle_timeout: Duration,
+    /// When a server that fails is left alone.
+    pub ejection: Ejection,
+    /// How servers are asked whether they are well; `None`: only by the requests themselves.
+    pub health: Option<Health>,
 }
 
 /// Why a request got no response head from the application.
@@ -48,4 +61,14 @@ pub enum ForwardError {
     /// No response head in time.
     #[error("the application did not answer in time")]
     ResponseTimeout,
+    /// A WebSocket for a server that speaks HTTP/2 alone.
+    #[error("{0} speaks HTTP/2 only, which carries no WebSocket here")]
+    NoUpgrade(String),
+}
+
+impl ForwardError {
+    /// Whether it tells against the server: it was not there, or broke off.
+    fn is_failure(&self) -> bool {
+        !matches!(self, ForwardError::NoUpgrade(_))
+    }
 }

@@ -1,55 +1,94 @@
 //! A worker's connections to one upstream. One decision: `SendRequest` handles are kept by the worker that opened them, so a
-//! request never changes threads and the lock around the idle list is never contended.
-//! Knows nothing of what is sent; retries only what hyper hands back unsent.
+//! request never changes threads and the locks around the idle lists are never contended.
+//! Knows nothing of what is sent; repeats only what hyper hands back unsent, and connects that failed.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::client::conn::http2;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{ForwardError, Upstream};
+use super::connect::{Connected, connect};
+use super::server::{InFlight, Protocol, Server};
+use super::wire::{self, One, Sendable};
+use super::{ForwardError, Upstream, balance};
 
-/// Told by the request body when it was read to its end. `None` where there was no body to read.
-pub type Sent = Option<Arc<AtomicBool>>;
+/// A connection older than this takes no further request: a name that leads elsewhere by now is followed.
+const OLDEST: Duration = Duration::from_secs(300);
+
+/// What the sender and a request body tell each other.
+#[derive(Clone, Debug, Default)]
+pub struct Sending {
+    /// Told by the body. `None` where there is no body to send.
+    pub body: Option<Arc<BodyState>>,
+    /// Cancelled when nobody wants the rest of the body any more.
+    pub cut: CancellationToken,
+}
+
+/// How far a request body came.
+#[derive(Debug, Default)]
+pub struct BodyState {
+    /// It was read to its end.
+    pub done: AtomicBool,
+    /// It ended in an error, which is no fault of the server's.
+    pub broken: AtomicBool,
+}
+
+impl Sending {
+    fn is_done(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.done.load(Ordering::Acquire))
+    }
+
+    fn is_broken(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.broken.load(Ordering::Acquire))
+    }
+}
 
 /// Connections to one upstream.
 pub struct Pool<B> {
     upstream: Upstream,
-    idle: Arc<Idle<B>>,
-    next: AtomicUsize,
+    /// By server.
+    wires: Vec<Arc<Wires<B>>>,
+    turn: AtomicUsize,
 }
 
-/// A connection. Dropping it closes it at once, whatever is still on its way: hyper alone would go on sending a body that an
-/// application which has answered already never reads, and hold the client to it.
-struct Wire<B> {
-    sender: http1::SendRequest<B>,
-    open: DropGuard,
+/// Connections to one server.
+struct Wires<B> {
+    idle: Mutex<Vec<Idle<B>>>,
+    most: usize,
+    /// The one HTTP/2 connection. Held while it is being made, so that requests which come together share it.
+    shared: tokio::sync::Mutex<Option<(http2::SendRequest<B>, Instant)>>,
 }
 
 struct Idle<B> {
-    wires: Mutex<Vec<(Wire<B>, Instant)>>,
-    most: usize,
+    wire: One<B>,
+    opened: Instant,
+    since: Instant,
 }
 
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+/// Either kind of connection, for one request.
+enum Wire<B> {
+    One { wire: One<B>, opened: Instant, reused: bool },
+    Two { sender: http2::SendRequest<B>, reused: bool },
+}
+
+impl<B: Sendable> Pool<B> {
     /// An empty pool.
     pub fn new(upstream: Upstream) -> Pool<B> {
-        let idle = Arc::new(Idle { wires: Mutex::new(Vec::new()), most: upstream.idle_connections });
-        Pool { upstream, idle, next: AtomicUsize::new(0) }
+        let wires = || Wires {
+            idle: Mutex::new(Vec::new()),
+            most: upstream.idle_connections,
+            shared: tokio::sync::Mutex::new(None),
+        };
+        let wires = upstream.servers.iter().map(|_| Arc::new(wires())).collect();
+        Pool { upstream, wires, turn: AtomicUsize::new(0) }
     }
 
     /// The upstream's name.
@@ -57,153 +96,236 @@ where
         &self.upstream.name
     }
 
-    /// Send and wait for the response head.
+    /// Send and wait for the response head, no longer than `limit` or the upstream's own limit; `http1` where HTTP/2 would
+    /// not do.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
-    pub async fn send(&self, request: Request<B>, sent: Sent) -> Result<Response<PooledBody<B>>, ForwardError> {
-        tokio::time::timeout(self.upstream.response_timeout, self.exchange(request, sent))
+    pub async fn send(
+        &self,
+        request: Request<B>,
+        sending: Sending,
+        http1: bool,
+        limit: Option<Duration>,
+    ) -> Result<Response<PooledBody<B>>, ForwardError> {
+        let limit = limit.unwrap_or(self.upstream.response_timeout);
+        // Dropped with the exchange: a body that is still being sent is wanted no more.
+        tokio::time::timeout(limit, self.exchange(request, sending, http1))
             .await
             .unwrap_or(Err(ForwardError::ResponseTimeout))
     }
 
-    async fn exchange(&self, mut request: Request<B>, sent: Sent) -> Result<Response<PooledBody<B>>, ForwardError> {
-        loop {
-            let (mut wire, reused) = match self.idle.take(&self.upstream) {
-                Some(wire) => (wire, true),
-                None => (self.connect().await?, false),
-            };
-            match wire.sender.try_send_request(request).await {
-                Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                    // From here on the connection is the tunnel's.
-                    wire.open.disarm();
-                    return Ok(response.map(|body| PooledBody::new(body, None)));
+    async fn exchange(
+        &self,
+        mut request: Request<B>,
+        sending: Sending,
+        http1: bool,
+    ) -> Result<Response<PooledBody<B>>, ForwardError> {
+        let cut = sending.cut.clone().drop_guard();
+        let mut tried = Vec::new();
+        let mut failure = None;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        while let Some(index) = balance::choose(&self.upstream.servers, &tried, turn) {
+            let server = &self.upstream.servers[index];
+            let running = server.begin();
+            let mut wire = match self.wire(index, http1).await {
+                Ok(wire) => wire,
+                Err(error) => {
+                    if error.is_failure() {
+                        server.failed(self.upstream.ejection);
+                    }
+                    tried.push(index);
+                    failure = Some(error);
+                    continue;
                 }
+            };
+            match wire.send(request, server).await {
                 Ok(response) => {
-                    let back = Return { wire, idle: self.idle.clone(), sent };
-                    return Ok(response.map(|body| PooledBody::new(body, Some(back))));
+                    server.answered();
+                    let back = wire.after(&response, self.wires[index].clone(), sending);
+                    let body = |body| PooledBody::new(body, Exchange { back, _running: running, _cut: cut });
+                    return Ok(response.map(body));
                 }
                 Err(mut error) => match error.take_message() {
-                    // Not a byte was written: the application closed the idle connection before we used it.
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(ForwardError::Exchange(error.into_error())),
+                    // Not a byte was written: the server closed the connection before we used it.
+                    Some(unsent) if wire.is_reused() => request = unsent,
+                    _ => {
+                        // A client that breaks its upload off must not be able to take a server out.
+                        if !sending.is_broken() {
+                            server.failed(self.upstream.ejection);
+                        }
+                        return Err(ForwardError::Exchange(error.into_error()));
+                    }
                 },
-            }
-        }
-    }
-
-    /// A new connection; each server is tried once, in turn.
-    async fn connect(&self) -> Result<Wire<B>, ForwardError> {
-        let servers = &self.upstream.servers;
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut failure = None;
-        for turn in 0..servers.len() {
-            let server = &servers[(first + turn) % servers.len()];
-            match tokio::time::timeout(self.upstream.connect_timeout, TcpStream::connect(server.as_str())).await {
-                Ok(Ok(stream)) => return handshake(stream).await,
-                Ok(Err(source)) => failure = Some(ForwardError::Connect { server: server.clone(), source }),
-                Err(_) => failure = Some(ForwardError::ConnectTimeout(server.clone())),
             }
         }
         Err(failure.unwrap_or_else(|| ForwardError::ConnectTimeout(self.upstream.name.clone())))
     }
-}
 
-async fn handshake<B>(stream: TcpStream) -> Result<Wire<B>, ForwardError>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    // Without it a small request waits for the acknowledgement of the one before.
-    let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::Builder::new()
-        .preserve_header_case(false)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ForwardError::Exchange)?;
-    let closed = CancellationToken::new();
-    let open = closed.clone().drop_guard();
-    tokio::spawn(async move {
-        if let Some(Err(error)) = closed.run_until_cancelled(connection.with_upgrades()).await {
-            tracing::debug!(%error, "connection to an application ended");
+    /// A connection to one server: one that stands, or a new one.
+    async fn wire(&self, index: usize, http1: bool) -> Result<Wire<B>, ForwardError> {
+        let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
+        if let Some(Idle { wire, opened, .. }) = wires.take(self.upstream.idle_timeout) {
+            return Ok(Wire::One { wire, opened, reused: true });
         }
-    });
-    Ok(Wire { sender, open })
+        if http1 || matches!(server.protocol, Protocol::Http1) {
+            if http1 && matches!(server.protocol, Protocol::H2c) {
+                return Err(ForwardError::NoUpgrade(server.address.to_string()));
+            }
+            let wire = wire::one(self.connect(server, true).await?).await?;
+            return Ok(Wire::One { wire, opened: Instant::now(), reused: false });
+        }
+        let mut shared = wires.shared.lock().await;
+        let usable =
+            |(sender, opened): &&(http2::SendRequest<B>, Instant)| !sender.is_closed() && opened.elapsed() < OLDEST;
+        if let Some((sender, _)) = shared.as_ref().filter(usable) {
+            return Ok(Wire::Two { sender: sender.clone(), reused: true });
+        }
+        *shared = None;
+        let connected = self.connect(server, false).await?;
+        if connected.http2 {
+            let sender = wire::two(connected).await?;
+            *shared = Some((sender.clone(), Instant::now()));
+            return Ok(Wire::Two { sender, reused: false });
+        }
+        // A server that chose HTTP/1.1: its connections are made side by side from here on.
+        drop(shared);
+        Ok(Wire::One { wire: wire::one(connected).await?, opened: Instant::now(), reused: false })
+    }
+
+    async fn connect(&self, server: &Server, http1: bool) -> Result<Connected, ForwardError> {
+        match tokio::time::timeout(self.upstream.connect_timeout, connect(server, http1)).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(source)) => Err(ForwardError::Connect { server: server.address.to_string(), source }),
+            Err(_) => Err(ForwardError::ConnectTimeout(server.address.to_string())),
+        }
+    }
 }
 
-impl<B> Idle<B> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Wire<B>, Instant)>> {
-        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
+type Sent<B> = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<B>>>;
+
+impl<B: Sendable> Wire<B> {
+    async fn send(&mut self, mut request: Request<B>, server: &Server) -> Sent<B> {
+        match self {
+            Wire::One { wire, .. } => {
+                wire::as_one(&mut request);
+                wire.sender.try_send_request(request).await
+            }
+            Wire::Two { sender, .. } => {
+                wire::as_two(&mut request, matches!(server.protocol, Protocol::Tls(_)));
+                sender.try_send_request(request).await
+            }
+        }
+    }
+
+    fn is_reused(&self) -> bool {
+        match self {
+            Wire::One { reused, .. } | Wire::Two { reused, .. } => *reused,
+        }
+    }
+
+    /// What becomes of the connection when the answer is done.
+    fn after(self, response: &Response<Incoming>, wires: Arc<Wires<B>>, sending: Sending) -> Option<Return<B>> {
+        match self {
+            Wire::One { wire, .. } if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+                // From here on the connection is the tunnel's.
+                wire.open.disarm();
+                None
+            }
+            Wire::One { wire, opened, .. } => Some(Return { wire, opened, wires, sending }),
+            Wire::Two { .. } => None,
+        }
+    }
+}
+
+impl<B> Wires<B> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle<B>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
-    fn take(&self, upstream: &Upstream) -> Option<Wire<B>> {
-        let mut wires = self.lock();
-        while let Some((wire, since)) = wires.pop() {
-            if since.elapsed() > upstream.idle_timeout {
-                wires.clear();
+    fn take(&self, idle_timeout: Duration) -> Option<Idle<B>> {
+        let mut idle = self.lock();
+        while let Some(found) = idle.pop() {
+            if found.since.elapsed() > idle_timeout {
+                idle.clear();
                 return None;
             }
-            if wire.sender.is_ready() {
-                return Some(wire);
+            if found.wire.sender.is_ready() {
+                return Some(found);
             }
         }
         None
     }
 
-    fn put(&self, wire: Wire<B>) {
-        let mut wires = self.lock();
-        if wires.len() >= self.most {
-            wires.remove(0);
+    fn put(&self, wire: One<B>, opened: Instant) {
+        if opened.elapsed() >= OLDEST {
+            return;
         }
-        wires.push((wire, Instant::now()));
+        let mut idle = self.lock();
+        if idle.len() >= self.most {
+            if idle.is_empty() {
+                return;
+            }
+            idle.remove(0);
+        }
+        idle.push(Idle { wire, opened, since: Instant::now() });
     }
 }
 
 /// What brings a connection back to its pool.
 struct Return<B> {
-    wire: Wire<B>,
-    idle: Arc<Idle<B>>,
-    sent: Sent,
+    wire: One<B>,
+    opened: Instant,
+    wires: Arc<Wires<B>>,
+    sending: Sending,
 }
 
 impl<B: Send + 'static> Return<B> {
     fn give_back(self) {
-        let Return { mut wire, idle, sent } = self;
+        let Return { mut wire, opened, wires, sending } = self;
         // An answer before the request was read: the rest of the request is still on its way to a server that may take it
         // for the next one. Close.
-        if sent.is_some_and(|sent| !sent.load(Ordering::Acquire)) {
+        if !sending.is_done() {
             return;
         }
         if wire.sender.is_ready() {
-            return idle.put(wire);
+            return wires.put(wire, opened);
         }
         // The connection's task has not seen the end yet; it will within this turn of the runtime, or it is closing.
         tokio::spawn(async move {
             if wire.sender.ready().await.is_ok() {
-                idle.put(wire);
+                wires.put(wire, opened);
             }
         });
     }
 }
 
+/// What lives as long as an answer's body.
+struct Exchange<B> {
+    back: Option<Return<B>>,
+    _running: InFlight,
+    /// On HTTP/2 a request body is sent by a task of hyper's own, which would go on after the answer.
+    _cut: DropGuard,
+}
+
 /// A response body that gives its connection back when it was read to its end.
 pub struct PooledBody<B: Send + 'static> {
     body: Incoming,
-    back: Option<Return<B>>,
+    exchange: Option<Exchange<B>>,
 }
 
 impl<B: Send + 'static> PooledBody<B> {
-    fn new(body: Incoming, back: Option<Return<B>>) -> PooledBody<B> {
-        let mut pooled = PooledBody { body, back };
-        pooled.check_end();
+    fn new(body: Incoming, exchange: Exchange<B>) -> PooledBody<B> {
+        let mut pooled = PooledBody { body, exchange: Some(exchange) };
+        if pooled.body.is_end_stream() {
+            pooled.end();
+        }
         pooled
     }
 
-    fn check_end(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(back) = self.back.take()
-        {
+    fn end(&mut self) {
+        if let Some(back) = self.exchange.take().and_then(|exchange| exchange.back) {
             back.give_back();
         }
     }
@@ -217,14 +339,10 @@ impl<B: Send + 'static> Body for PooledBody<B> {
         let this = self.get_mut();
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
-            Some(Ok(_)) => this.check_end(),
+            Some(Ok(_)) if !this.body.is_end_stream() => {}
             // A broken body: the connection is closed with it.
-            Some(Err(_)) => this.back = None,
-            None => {
-                if let Some(back) = this.back.take() {
-                    back.give_back();
-                }
-            }
+            Some(Err(_)) => this.exchange = None,
+            _ => this.end(),
         }
         Poll::Ready(frame)
     }

@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("moka", &["session/cache.rs"]),
     ("redb", &["session/store/"]),
-    ("rustls", &["server/"]),
+    ("rustls", &["server/", "upstream/tls.rs"]),
     ("rcgen", &["server/tls.rs"]),
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),

@@ -11,6 +11,7 @@ mod gateway;
 mod hostile;
 mod policy;
 mod process;
+mod servers;
 mod sessions;
 mod support;
 mod upstreams;

@@ -72,15 +72,32 @@ impl Application {
         A: Future<Output = Response<Frames>> + Send + 'static,
     {
         let answer = Arc::new(answer);
+        Application::on_streams(move |stream| serve(stream, answer.clone(), false))
+    }
+
+    /// One that speaks HTTP/2 in clear text.
+    pub fn start_two<F, A>(answer: F) -> Application
+    where
+        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Frames>> + Send + 'static,
+    {
+        let answer = Arc::new(answer);
+        Application::on_streams(move |stream| serve(stream, answer.clone(), true))
+    }
+
+    /// One behind TLS; the protocol is what was agreed on.
+    pub fn start_tls<F, A>(config: rustls::ServerConfig, answer: F) -> Application
+    where
+        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Frames>> + Send + 'static,
+    {
+        let (answer, acceptor) = (Arc::new(answer), tokio_rustls::TlsAcceptor::from(Arc::new(config)));
         Application::on_streams(move |stream| {
-            let answer = answer.clone();
+            let (answer, acceptor) = (answer.clone(), acceptor.clone());
             async move {
-                let service = service_fn(move |request| {
-                    let answered = answer(request);
-                    async move { Ok::<_, Infallible>(answered.await) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new();
-                let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                serve(stream, answer, two).await;
             }
         })
     }
@@ -109,6 +126,26 @@ impl Application {
             });
         });
         Application { port, stop, thread: Some(thread) }
+    }
+}
+
+/// Serve one connection.
+pub async fn serve<S, F, A>(stream: S, answer: Arc<F>, two: bool)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    A: Future<Output = Response<Frames>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    if two {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+    } else {
+        let connection = hyper::server::conn::http1::Builder::new();
+        let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     }
 }
 
@@ -205,6 +242,7 @@ impl Client {
         let answered = match self {
             Client::One(sender) => {
                 let request = request.uri(path).header("host", "localhost").body(body).unwrap();
+                soon(sender.ready()).await.unwrap();
                 soon(sender.send_request(request)).await
             }
             Client::Two(sender) => {

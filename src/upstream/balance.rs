@@ -1,0 +1,66 @@
+//! Which server gets the next request. One decision: the one with the fewest requests on their way for its weight; servers
+//! that are unwell get one only when no other is left, because a wrong suspicion must not take an application down.
+//! Knows nothing of connections.
+
+use std::sync::Arc;
+
+use super::Server;
+
+/// The server for the next request, none of those tried already; `turn` breaks ties evenly.
+pub(super) fn choose(servers: &[Arc<Server>], tried: &[usize], turn: usize) -> Option<usize> {
+    let untried = |index: &usize| !tried.contains(index);
+    let order = (0..servers.len()).map(|index| (turn + index) % servers.len());
+    let least = |indices: &mut dyn Iterator<Item = usize>| indices.min_by(|one, other| load(servers, *one, *other));
+    least(&mut order.clone().filter(untried).filter(|index| servers[*index].is_available()))
+        .or_else(|| least(&mut order.filter(untried)))
+}
+
+/// (requests + 1) / weight, compared without division.
+fn load(servers: &[Arc<Server>], one: usize, other: usize) -> std::cmp::Ordering {
+    let (one, other) = (&servers[one], &servers[other]);
+    let left = (one.in_flight() as u64 + 1) * u64::from(other.weight);
+    let right = (other.in_flight() as u64 + 1) * u64::from(one.weight);
+    left.cmp(&right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+    use crate::upstream::{Address, Ejection, Protocol, Server};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn servers(weights: &[u32]) -> Vec<Arc<Server>> {
+        let server = |weight: &u32| Arc::new(Server::new(Address::Tcp("a".into(), 1), Protocol::Http1, *weight));
+        weights.iter().map(server).collect()
+    }
+
+    #[test]
+    fn requests_are_spread_by_weight() {
+        let servers = servers(&[1, 3]);
+        let mut running = Vec::new();
+        for turn in 0..400 {
+            let chosen = choose(&servers, &[], turn).unwrap();
+            running.push(servers[chosen].begin());
+        }
+        assert_eq!((servers[0].in_flight(), servers[1].in_flight()), (100, 300));
+        drop(running);
+        assert_eq!(servers[0].in_flight(), 0);
+    }
+
+    #[test]
+    fn a_failing_server_is_left_alone_until_nothing_else_is_left() {
+        let servers = servers(&[1, 1]);
+        let ejection = Ejection { after: 2, first: Duration::from_secs(60) };
+        servers[0].failed(ejection);
+        assert!(servers[0].is_available(), "once is no reason");
+        servers[0].failed(ejection);
+        assert!((0..4).all(|turn| choose(&servers, &[], turn) == Some(1)));
+        assert_eq!(choose(&servers, &[1], 0), Some(0), "the last resort");
+        assert_eq!(choose(&servers, &[0, 1], 0), None);
+        servers[1].set_well(false);
+        assert!(choose(&servers, &[], 0).is_some(), "all unwell: all are asked");
+        servers[0].set_well(true);
+        assert!((0..4).all(|turn| choose(&servers, &[], turn) == Some(0)), "found well by a check");
+    }
+}

@@ -1,0 +1,146 @@
+//! One server of an upstream, and what is known of its state. One decision: the state is a few atomics shared by all workers;
+//! a server that fails again and again is left alone for a while that doubles, and never longer than a minute. Knows nothing
+//! of connections.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::tls::ClientTls;
+
+/// A server that recovered is found again within it.
+const LONGEST_EJECTION: Duration = Duration::from_secs(60);
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Name or address (IPv6 in brackets), and port. Names are resolved at every connect.
+    Tcp(String, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What is spoken with it.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear text.
+    Http1,
+    /// HTTP/2 in clear text, known beforehand (RFC 9113 §3.3).
+    H2c,
+    /// What ALPN agrees on.
+    Tls(Arc<ClientTls>),
+}
+
+/// When a server is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row; 0: never.
+    pub after: u32,
+    /// For so long at first.
+    pub first: Duration,
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where.
+    pub address: Address,
+    /// How.
+    pub protocol: Protocol,
+    /// Its share of requests relative to its neighbours', at least 1.
+    pub weight: u32,
+    began: Instant,
+    in_flight: AtomicUsize,
+    failures: AtomicU32,
+    /// Milliseconds since `began` until which it is left alone.
+    ejected_until: AtomicU64,
+    ejections: AtomicU32,
+    well: AtomicBool,
+}
+
+impl Server {
+    /// One that nothing is held against.
+    pub fn new(address: Address, protocol: Protocol, weight: u32) -> Server {
+        Server {
+            address,
+            protocol,
+            weight: weight.max(1),
+            began: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            well: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether requests should go to it.
+    pub fn is_available(&self) -> bool {
+        self.well.load(Ordering::Relaxed) && self.now() >= self.ejected_until.load(Ordering::Relaxed)
+    }
+
+    /// Requests on their way, over all workers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A request goes there; it is over when the answer is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// It answered.
+    pub(super) fn answered(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejections.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It did not. One failure more than allowed ejects it, and after its time each further one does at once.
+    pub(super) fn failed(&self, ejection: Ejection) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if ejection.after == 0 || failures < ejection.after {
+            return;
+        }
+        let turn = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
+        let time = ejection.first.saturating_mul(1 << turn).min(LONGEST_EJECTION);
+        let until = self.now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.ejected_until.store(until, Ordering::Relaxed);
+        tracing::warn!(server = %self.address, failures, seconds = time.as_secs_f64(), "a server is left alone");
+    }
+
+    /// What an active check found.
+    pub(super) fn set_well(&self, well: bool) {
+        if self.well.swap(well, Ordering::Relaxed) != well {
+            tracing::warn!(server = %self.address, well, "a server's health changed");
+        }
+        if well {
+            self.ejected_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A request on its way to a server.
+pub(super) struct InFlight(Arc<Server>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

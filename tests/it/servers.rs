@@ -1,0 +1,305 @@
+//! Upstreams of every kind: HTTP/2, TLS, Unix sockets, several servers of which some fail.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::support::{Running, run_text, shipped};
+use crate::wire::{Application, Client, Frames, fed, line, serve, soon, whole};
+
+/// The shipped configuration, open to all, with this upstream.
+fn behind(folder: tempfile::TempDir, upstream: &str) -> Running {
+    let text = shipped("memory").replace("access   = \"authenticated\"", "access   = \"public\"");
+    let (before, after) = text.split_once("[upstream.app]").unwrap();
+    let (_, routes) = after.split_once("[[route]]").unwrap();
+    run_text(folder, &format!("{before}[upstream.app]\n{upstream}\n[[route]]{routes}"))
+}
+
+fn port(running: &Running) -> u16 {
+    running.gateway.address().port()
+}
+
+/// Answers with what it got, and a trailer.
+async fn echo(request: Request<hyper::body::Incoming>) -> Response<Frames> {
+    let (parts, body) = request.into_parts();
+    let collected = body.collect().await.unwrap();
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let host = parts.headers.get("host").map(|host| host.to_str().unwrap().to_owned()).unwrap_or_default();
+    let seen = format!(
+        "{:?} {} {} host={host} te={:?} connection={:?} trailers={} bytes={}",
+        parts.version,
+        parts.method,
+        parts.uri,
+        parts.headers.get("te"),
+        parts.headers.get("connection"),
+        trailers.len(),
+        collected.to_bytes().len(),
+    );
+    let (mut feed, answer) = fed();
+    tokio::spawn(async move {
+        feed.send_data(seen.into()).await.unwrap();
+        feed.send_trailers(line("grpc-status", "0")).await.unwrap();
+    });
+    Response::builder().header("trailer", "grpc-status").body(answer).unwrap()
+}
+
+async fn text(answer: Response<hyper::body::Incoming>) -> (String, Option<HeaderMap>) {
+    let collected = soon(answer.into_body().collect()).await.unwrap();
+    let trailers = collected.trailers().cloned();
+    (String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_application_that_speaks_http2_gets_it() {
+    let application = Application::start_two(echo);
+    let running =
+        behind(tempfile::tempdir().unwrap(), &format!("servers = [\"h2c://127.0.0.1:{}\"]", application.port));
+    for mut client in Client::both(port(&running)).await {
+        for _ in 0..3 {
+            let (mut feed, body) = fed();
+            tokio::spawn(async move {
+                feed.send_data(Bytes::from(vec![b'x'; 100_000])).await.unwrap();
+                feed.send_trailers(line("x-checksum", "1")).await.unwrap();
+            });
+            let request = Request::post("/").header("te", "trailers").header("trailer", "x-checksum");
+            let (said, trailers) = text(client.ask(request, "/a?b", body).await).await;
+            let expected = "HTTP/2.0 POST http://localhost/a?b host= te=Some(\"trailers\") connection=None trailers=1 bytes=100000";
+            assert_eq!(said, expected);
+            assert_eq!(trailers, Some(line("grpc-status", "0")));
+        }
+    }
+    // A WebSocket there is refused, not half done.
+    let socket = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    assert_eq!(running.curl("/", &socket).status, 502);
+    assert_eq!(running.curl("/", &[]).status, 200, "and the server is not blamed for it");
+}
+
+/// attacks: policy 11, over HTTP/2: the answer is there, the rest of the request is not wanted, the client is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_early_answer_over_http2_stops_the_upload() {
+    let application = Application::start_two(|request| async move {
+        let (_, body) = request.into_parts();
+        // Kept unread for as long as the connection lives.
+        tokio::spawn(async move {
+            let _body = body;
+            std::future::pending::<()>().await;
+        });
+        Response::new(whole("early"))
+    });
+    let running =
+        behind(tempfile::tempdir().unwrap(), &format!("servers = [\"h2c://127.0.0.1:{}\"]", application.port));
+    for mut client in Client::both(port(&running)).await {
+        let (mut feed, body) = fed();
+        let feeding = tokio::spawn(async move { while feed.send_data(vec![b'x'; 16_384].into()).await.is_ok() {} });
+        let answer = client.ask(Request::post("/"), "/", body).await;
+        assert_eq!(text(answer).await.0, "early");
+        soon(feeding).await.unwrap();
+    }
+}
+
+/// A CA, and files of it in a folder: `ca.pem`, `client.pem`, `client.key`; the server's configuration asks for the client's.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(folder: &Path) -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+        let authority = Authority { issuer };
+        let (certificate, key) = authority.issue("gateway.internal", ExtendedKeyUsagePurpose::ClientAuth);
+        std::fs::write(folder.join("client.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("client.key"), key.serialize_pem()).unwrap();
+        authority
+    }
+
+    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn server(&self, name: &str, alpn: &[&str]) -> rustls::ServerConfig {
+        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(self.issuer.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_client_cert_verifier(clients.build().unwrap());
+        let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], private).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tls_to_an_application_is_verified_both_ways() {
+    for (alpn, version) in
+        [(&["h2", "http/1.1"][..], Version::HTTP_2), (&["http/1.1"][..], Version::HTTP_11), (&[][..], Version::HTTP_11)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let application = Application::start_tls(Authority::new(folder.path()).server("app.internal", alpn), echo);
+        let servers = format!("servers = [\"https://127.0.0.1:{}\"]", application.port);
+        let tls = "[upstream.app.tls]\nca = \"ca.pem\"\ncertificate = \"client.pem\"\nprivate_key = \"client.key\"";
+        let running = behind(folder, &format!("{servers}\n{tls}\nserver_name = \"app.internal\""));
+        for mut client in Client::both(port(&running)).await {
+            for _ in 0..2 {
+                let (said, _) = text(client.ask(Request::get("/"), "/", whole("")).await).await;
+                assert!(said.starts_with(&format!("{version:?} GET ")), "{said}");
+            }
+        }
+        // The certificate is for another name, from another CA, or no client certificate is shown.
+        for wrong in [
+            tls.to_owned(),
+            "[upstream.app.tls]\nserver_name = \"app.internal\"".to_owned(),
+            "[upstream.app.tls]\nca = \"ca.pem\"\nserver_name = \"app.internal\"".to_owned(),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            for file in ["ca.pem", "client.pem", "client.key"] {
+                std::fs::copy(running.folder.path().join(file), folder.path().join(file)).unwrap();
+            }
+            let refused = behind(folder, &format!("{servers}\n{wrong}"));
+            assert_eq!(refused.curl("/", &[]).status, 502, "{wrong}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_application_on_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(folder.path().join("app.sock")).unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(stream, Arc::new(echo), false));
+        }
+    });
+    let running = behind(folder, "servers = [\"unix:app.sock\"]");
+    for mut client in Client::both(port(&running)).await {
+        let (said, _) = text(client.ask(Request::get("/"), "/x", whole("")).await).await;
+        assert!(said.starts_with("HTTP/1.1 GET /x host=localhost "), "{said}");
+    }
+    serving.abort();
+}
+
+/// Counts, and answers with its number.
+fn counting(number: usize, counts: &Arc<[AtomicUsize; 3]>) -> Application {
+    let counts = counts.clone();
+    Application::start(move |request| {
+        if request.uri().path() != "/health" {
+            counts[number].fetch_add(1, Ordering::SeqCst);
+        }
+        async move { Response::new(whole(number.to_string())) }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_are_shared_out_and_a_dead_server_costs_nobody_an_answer() {
+    let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
+    let (one, two) = (counting(0, &counts), counting(1, &counts));
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let servers = format!(
+        "servers = [\"http://127.0.0.1:{}\", {{ url = \"http://127.0.0.1:{}\", weight = 1 }}, \"http://127.0.0.1:{away}\"]",
+        one.port, two.port
+    );
+    let running = behind(tempfile::tempdir().unwrap(), &servers);
+    let [mut client, _] = Client::both(port(&running)).await;
+    for _ in 0..60 {
+        let answer = client.ask(Request::post("/"), "/", whole("x")).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        text(answer).await;
+    }
+    let shares: Vec<usize> = counts.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    assert!(shares[0] >= 20 && shares[1] >= 20 && shares[0] + shares[1] == 60, "{shares:?}");
+    drop(two);
+    for _ in 0..20 {
+        let answer = client.ask(Request::get("/"), "/", whole("")).await;
+        assert_eq!(answer.status(), StatusCode::OK, "also on connections that were kept");
+        text(answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_fails_its_checks_gets_no_requests_until_it_passes_them() {
+    let (well, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (state, count) = (well.clone(), asked.clone());
+    let sick = Application::start(move |request| {
+        let health = request.uri().path() == "/health";
+        if !health {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        let status = if health && !state.load(Ordering::SeqCst) { 503 } else { 200 };
+        async move { Response::builder().status(status).body(whole("sick")).unwrap() }
+    });
+    let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
+    let fine = counting(0, &counts);
+    let servers = format!("servers = [\"http://127.0.0.1:{}\", \"http://127.0.0.1:{}\"]", sick.port, fine.port);
+    let health = "[upstream.app.health]\npath = \"/health\"\ninterval = \"20ms\"";
+    let running = behind(tempfile::tempdir().unwrap(), &format!("{servers}\n{health}"));
+    let [mut client, _] = Client::both(port(&running)).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    // Ten in a row at the other one: it is found out.
+    let mut in_a_row = 0;
+    while in_a_row < 10 {
+        let (said, _) = text(client.ask(Request::get("/"), "/", whole("")).await).await;
+        in_a_row = if said == "0" { in_a_row + 1 } else { 0 };
+        assert!(Instant::now() < until, "still asked");
+    }
+    let before = asked.load(Ordering::SeqCst);
+    well.store(true, Ordering::SeqCst);
+    while asked.load(Ordering::SeqCst) == before {
+        text(client.ask(Request::get("/"), "/", whole("")).await).await;
+        assert!(Instant::now() < until, "never asked again");
+    }
+}
+
+/// An upload that had to be broken off says nothing about the server that was to get it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn uploads_that_break_off_take_no_server_out() {
+    for scheme in ["http", "h2c"] {
+        let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
+        let application = |number: usize| {
+            let counts = counts.clone();
+            let answer = move |request: Request<hyper::body::Incoming>| {
+                counts[number].fetch_add(1, Ordering::SeqCst);
+                echo_or_nothing(request)
+            };
+            if scheme == "h2c" { Application::start_two(answer) } else { Application::start(answer) }
+        };
+        let (one, two) = (application(0), application(1));
+        let servers =
+            format!("servers = [\"{scheme}://127.0.0.1:{}\", \"{scheme}://127.0.0.1:{}\"]", one.port, two.port);
+        let upstream = format!("{servers}\neject_after = 1\neject_for = \"1h\"\n[limits]\nbody_bytes = 1000");
+        let running = behind(tempfile::tempdir().unwrap(), &upstream);
+        let [mut client, _] = Client::both(port(&running)).await;
+        let (mut feed, body) = fed();
+        let feeding = tokio::spawn(async move { while feed.send_data(vec![b'x'; 600].into()).await.is_ok() {} });
+        let answer = client.ask(Request::post("/"), "/", body).await;
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        soon(feeding).await.unwrap();
+        counts.iter().for_each(|count| count.store(0, Ordering::SeqCst));
+        let [_, mut client] = Client::both(port(&running)).await;
+        for _ in 0..10 {
+            text(client.ask(Request::get("/"), "/", whole("")).await).await;
+        }
+        let shares: Vec<usize> = counts.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        assert!(shares[0] > 0 && shares[1] > 0, "{scheme}: {shares:?}");
+    }
+}
+
+async fn echo_or_nothing(request: Request<hyper::body::Incoming>) -> Response<Frames> {
+    let complete = request.into_body().collect().await.is_ok();
+    Response::new(whole(if complete { "all" } else { "part" }))
+}
