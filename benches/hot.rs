@@ -15,12 +15,12 @@ use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
     Accept, AccessRule, Authentication, Caller, Decision, Found, HostPattern, Identity, IdentityHeaders, PathPrefix,
-    Permit, Proof, RequestHead, RoleNames, Route, RouteTable, UpstreamId, decide,
+    Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, UpstreamId, decide,
 };
 use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, Records, RequestIds};
 use portcullis::session::store::Memory;
-use portcullis::session::{CookieCodec, Lifetimes, NewSession, SessionKeys, Sessions, Settings};
+use portcullis::session::{Activity, CookieCodec, Lifetimes, NewSession, SessionKeys, Sessions, Settings};
 use portcullis::startup::{Setup, start};
 use tokio::net::TcpStream;
 
@@ -35,6 +35,7 @@ fn table(count: usize) -> RouteTable {
         access: AccessRule::Authenticated,
         accept: Accept { session: true, token: false },
         upstream: UpstreamId(0),
+        options: RouteOptions::default(),
     };
     RouteTable::new((0..count).map(route).collect()).unwrap()
 }
@@ -74,8 +75,8 @@ fn parts(cookie: &str) -> http::request::Parts {
 }
 
 fn permit(table: &RouteTable, head: &RequestHead<'_>, caller: Arc<Caller>) -> Permit {
-    let Found::Route(route) = table.find(head) else { panic!("a route") };
-    match decide(head, route, Authentication::Identified(caller)) {
+    let Found::Route(matched) = table.find(head) else { panic!("a route") };
+    match decide(head, &matched, Authentication::Identified(caller)) {
         Decision::Forward(permit, _) => permit,
         other => panic!("{other:?}"),
     }
@@ -112,7 +113,8 @@ fn rebuild(c: &mut Criterion) {
                 cookie: &cookie,
                 identity: &identity,
                 permit: &permit,
-                upgrade: None,
+                version: http::Version::HTTP_11,
+                switch: None,
             };
             request_headers(black_box(&parts.headers), outgoing)
         });
@@ -139,8 +141,9 @@ fn cache_hit(c: &mut Criterion) {
     let headers = HeaderMap::from_iter([(http::header::COOKIE, line)]);
     let accept = Accept { session: true, token: false };
     c.bench_function("a session from memory", |b| {
-        b.to_async(&runtime)
-            .iter(|| async { authenticator.ask(black_box(&headers), accept, Timestamp(1)).await.unwrap() });
+        b.to_async(&runtime).iter(|| async {
+            authenticator.ask(black_box(&headers), accept, Activity::Active, Timestamp(1)).await.unwrap()
+        });
     });
 }
 

@@ -153,6 +153,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         access_log: config.log.access,
         clock: clock.clone(),
         body_limit: config.limits.body_bytes,
+        body_timeout: config.limits.body_timeout,
     });
     let background = Background::start(runtime.clone(), sessions.clone(), clock).map_err(StartError::Thread)?;
     let workers = Workers::start(config.server.listen, worker_count(&config), &tls, &runtime, &limits(&config))

@@ -108,10 +108,16 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
-    pub async fn ask(&self, headers: &HeaderMap, accept: Accept, now: Timestamp) -> Result<Known, AuthnError> {
+    pub async fn ask(
+        &self,
+        headers: &HeaderMap,
+        accept: Accept,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Known, AuthnError> {
         let cookie = if accept.session { self.cookie.find(headers)? } else { None };
         let Some(cookie) = cookie else { return Ok(Known::anonymous()) };
-        match self.sessions.lookup(cookie, Activity::Active, now).await? {
+        match self.sessions.lookup(cookie, activity, now).await? {
             Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(&view.session)).clone() {
                 Some(caller) => Ok(Known { authentication: Authentication::Identified(caller), session: Some(view) }),
                 None => Ok(Known { authentication: Authentication::Rejected(Rejection::Revoked), session: None }),

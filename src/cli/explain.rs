@@ -9,7 +9,9 @@ use std::sync::Arc;
 use http::header::{self, HeaderName, HeaderValue};
 
 use crate::config::Config;
-use crate::policy::{Authentication, Caller, Decision, Explained, Found, Identity, Miss, Proof, RequestHead, explain};
+use crate::policy::{
+    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Proof, RequestHead, explain,
+};
 
 use super::{BAD_INPUT, load, say};
 
@@ -66,7 +68,9 @@ fn told(arguments: &Arguments, config: &Config, file: &str) -> Result<String, St
     routes(&mut text, &explained, file);
     decision(&mut text, &explained);
     if let Some(Decision::Forward(permit, _)) = &explained.decision {
-        let _ = writeln!(text, "forwarded to upstream `{}` with", config.upstreams[permit.route().upstream.0].name);
+        let path = permit.rewritten().map(|path| format!(" as {path}")).unwrap_or_default();
+        let _ =
+            writeln!(text, "forwarded to upstream `{}`{path} with", config.upstreams[permit.route().upstream.0].name);
         for (name, value) in permit.caller().into_iter().flat_map(|caller| &caller.headers) {
             let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
         }
@@ -94,6 +98,9 @@ fn routes(text: &mut String, explained: &Explained<'_>, file: &str) {
 }
 
 fn decision(text: &mut String, explained: &Explained<'_>) {
+    if let Found::Route(Matched { also: Some(also), rewritten: Some(path), .. }) = &explained.found {
+        let _ = writeln!(text, "rewritten to {path}, where the rule of route `{}` holds as well", also.name);
+    }
     let _ = match (&explained.found, &explained.decision) {
         (_, Some(decision)) => writeln!(text, "decision: {} ({})", decision.as_str(), decision.reason().as_str()),
         (Found::Method(_), None) => writeln!(text, "decision: refuse with 405 (method_not_allowed)"),

@@ -4,6 +4,7 @@
 //! are reported at once. It reads no file but the text it is handed and knows no tokio, hyper, rustls or moka; what needs the
 //! disk (certificates, secrets, the user file) is `startup`'s to find out.
 
+mod options;
 mod parse;
 mod problems;
 mod routes;
@@ -212,6 +213,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a client may take nothing of what is sent to it.
     pub stall_timeout: Duration,
+    /// How long a client may send nothing of a body that it began.
+    pub body_timeout: Duration,
     /// Bytes of a request head.
     pub header_bytes: usize,
     /// Header lines of a request.

@@ -355,10 +355,11 @@ fn limits(root: &mut Table<'_, '_>) -> Limits {
     if let Some(number) = table.number("idle_upstream_connections", 0..100_001) {
         limits.idle_upstream_connections = size(number);
     }
-    let durations: [(&'static str, &mut Duration, Duration); 6] = [
+    let durations: [(&'static str, &mut Duration, Duration); 7] = [
         ("handshake_timeout", &mut limits.handshake_timeout, 300 * SECOND),
         ("header_timeout", &mut limits.header_timeout, 3600 * SECOND),
         ("stall_timeout", &mut limits.stall_timeout, 3600 * SECOND),
+        ("body_timeout", &mut limits.body_timeout, 3600 * SECOND),
         ("store_timeout", &mut limits.store_timeout, 300 * SECOND),
         ("drain_timeout", &mut limits.drain_timeout, DAY),
         ("upstream_idle_timeout", &mut limits.upstream_idle_timeout, DAY),
@@ -399,6 +400,7 @@ impl Default for Limits {
             header_timeout: 60 * SECOND,
             // A phone in a tunnel comes back within it; whoever reads slowly on purpose holds a connection, not more.
             stall_timeout: 60 * SECOND,
+            body_timeout: 60 * SECOND,
             // What common servers take; larger heads fail behind us anyway.
             header_bytes: 32 * 1024,
             header_count: 100,

@@ -11,6 +11,7 @@ use crate::policy::{
 };
 
 use super::Upstream;
+use super::options::options;
 use super::problems::{did_you_mean, listed};
 use super::table::{At, Table};
 
@@ -82,6 +83,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
             "asks for a sign-in, and nobody can sign in; write [login.local] with `users`",
         );
     }
+    let options = options(&mut table);
     table.done();
     Some(Route {
         name: name?.value,
@@ -92,6 +94,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
         access: access?,
         accept: accept?,
         upstream: upstream?,
+        options: options?,
     })
 }
 

@@ -208,6 +208,13 @@ impl<'f, 't> Table<'f, 't> {
         })
     }
 
+    /// The entries of a table whose keys its users choose.
+    pub(super) fn entries(&mut self, key: &'static str) -> Vec<(String, Range<usize>, DeValue<'t>)> {
+        let Some(mut inner) = self.table(key) else { return Vec::new() };
+        let entries = std::mem::take(&mut inner.entries);
+        entries.into_iter().map(|(name, (span, value))| (name, span, value.into_inner())).collect()
+    }
+
     /// A table found within the value of a key.
     pub(super) fn within(&self, key: &str, span: Range<usize>, table: DeTable<'t>) -> Table<'f, 't> {
         Table::new(self.findings, self.path_of(key), span, table)

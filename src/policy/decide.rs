@@ -6,20 +6,22 @@ use std::sync::Arc;
 use super::access::AccessRule;
 use super::head::RequestHead;
 use super::identity::{Authentication, Caller, Rejection};
-use super::route::Route;
+use super::options::Preflight;
+use super::route::{Matched, Route};
 
 /// Proof that a decision allowed forwarding. Its fields are private and [`decide`] is in this file: there is no other way
 /// to come by one.
 ///
 /// ```compile_fail,E0451
 /// # fn made(route: std::sync::Arc<portcullis::policy::Route>) -> portcullis::policy::Permit {
-/// portcullis::policy::Permit { route, caller: None }
+/// portcullis::policy::Permit { route, caller: None, rewritten: None }
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Permit {
     route: Arc<Route>,
     caller: Option<Arc<Caller>>,
+    rewritten: Option<String>,
 }
 
 impl Permit {
@@ -32,6 +34,11 @@ impl Permit {
     pub fn caller(&self) -> Option<&Arc<Caller>> {
         self.caller.as_ref()
     }
+
+    /// The path to forward, where the route rewrites it.
+    pub fn rewritten(&self) -> Option<&str> {
+        self.rewritten.as_deref()
+    }
 }
 
 /// Why, as a stable name that logs carry and callers branch on.
@@ -43,6 +50,8 @@ pub enum Reason {
     SignedIn,
     /// A role that the route asks for is held.
     RoleHeld,
+    /// A CORS preflight that the route leaves to the application.
+    Preflight,
     /// No credential.
     NoCredential,
     /// A credential that does not hold.
@@ -58,6 +67,7 @@ impl Reason {
             Reason::Public => "public",
             Reason::SignedIn => "signed_in",
             Reason::RoleHeld => "role_held",
+            Reason::Preflight => "preflight",
             Reason::NoCredential => "no_credential",
             Reason::Rejected(rejection) => rejection.as_str(),
             Reason::RoleMissing => "role_missing",
@@ -107,18 +117,40 @@ impl Decision {
 /// | public | forward, unnamed | forward, unnamed | forward, unnamed | forward, unnamed |
 /// | authenticated | sign in / 401 | sign in / 401 | forward | forward |
 /// | roles | sign in / 401 | sign in / 401 | forward | 403 |
-pub fn decide(head: &RequestHead<'_>, route: &Arc<Route>, authentication: Authentication) -> Decision {
-    let permit = |caller, reason| Decision::Forward(Permit { route: route.clone(), caller }, reason);
+///
+/// A CORS preflight to a route that leaves it to the application is forwarded, unnamed. Where a rewritten path falls under a
+/// second rule, both have to allow.
+pub fn decide(head: &RequestHead<'_>, matched: &Matched<'_>, authentication: Authentication) -> Decision {
+    let rule = |route: &Arc<Route>| judge(head, route, &authentication);
+    let judged = match matched.also.map(rule) {
+        None | Some(Ok(_)) => rule(matched.route),
+        Some(Err(refusal)) => Err(refusal),
+    };
+    match judged {
+        Err(refusal) => refusal,
+        Ok((caller, reason)) => {
+            let rewritten = matched.rewritten.clone();
+            Decision::Forward(Permit { route: matched.route.clone(), caller, rewritten }, reason)
+        }
+    }
+}
+
+type Allowed = (Option<Arc<Caller>>, Reason);
+
+/// What one rule says.
+fn judge(head: &RequestHead<'_>, route: &Route, authentication: &Authentication) -> Result<Allowed, Decision> {
+    let preflight = head.preflight.is_some() && route.options.preflight == Preflight::Pass;
     match (route.access, authentication) {
-        (AccessRule::Public, _) => permit(None, Reason::Public),
-        (_, Authentication::Anonymous) => unauthenticated(head, Reason::NoCredential),
-        (_, Authentication::Rejected(rejection)) => unauthenticated(head, Reason::Rejected(rejection)),
-        (AccessRule::Authenticated, Authentication::Identified(caller)) => permit(Some(caller), Reason::SignedIn),
+        (AccessRule::Public, _) => Ok((None, Reason::Public)),
+        (_, _) if preflight => Ok((None, Reason::Preflight)),
+        (_, Authentication::Anonymous) => Err(unauthenticated(head, Reason::NoCredential)),
+        (_, Authentication::Rejected(rejection)) => Err(unauthenticated(head, Reason::Rejected(*rejection))),
+        (AccessRule::Authenticated, Authentication::Identified(caller)) => Ok((Some(caller.clone()), Reason::SignedIn)),
         (AccessRule::Roles(wanted), Authentication::Identified(caller)) => {
             if caller.identity.roles.intersects(wanted) {
-                permit(Some(caller), Reason::RoleHeld)
+                Ok((Some(caller.clone()), Reason::RoleHeld))
             } else {
-                Decision::Forbidden(Reason::RoleMissing)
+                Err(Decision::Forbidden(Reason::RoleMissing))
             }
         }
     }

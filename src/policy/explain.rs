@@ -37,11 +37,10 @@ pub struct Explained<'t> {
 /// Explain what would be done with this request of this caller.
 pub fn explain<'t>(table: &'t RouteTable, head: &RequestHead<'_>, authentication: Authentication) -> Explained<'t> {
     let found = table.find(head);
-    let chosen = match &found {
-        Found::Route(route) => Some(*route),
-        _ => None,
+    let (chosen, decision) = match &found {
+        Found::Route(matched) => (Some(matched.route), Some(decide(head, matched, authentication))),
+        _ => (None, None),
     };
-    let decision = chosen.map(|route| decide(head, route, authentication));
     let miss = |route: &'t Arc<Route>| (route, why(route, head, chosen));
     Explained { routes: table.routes().iter().map(miss).collect(), decision, found }
 }

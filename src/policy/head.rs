@@ -70,6 +70,8 @@ pub struct RequestHead<'r> {
     pub navigation: bool,
     /// Whether it is a gRPC call, which reads `grpc-status` and no page.
     pub grpc: bool,
+    /// The method that a CORS preflight asks about (Fetch §4.8).
+    pub preflight: Option<Method>,
 }
 
 /// Fields of which a second one is refused: which of two a server believes is anybody's guess.
@@ -103,7 +105,8 @@ impl<'r> RequestHead<'r> {
             return Err(HeadError::Query);
         }
         let (navigation, grpc) = (is_navigation(&parts.method, headers), is_grpc(headers));
-        Ok(RequestHead { method: &parts.method, host, authority, path, query, navigation, grpc })
+        let preflight = preflight(&parts.method, headers);
+        Ok(RequestHead { method: &parts.method, host, authority, path, query, navigation, grpc, preflight })
     }
 }
 
@@ -182,4 +185,10 @@ fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn preflight(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let is_one = *method == Method::OPTIONS && headers.contains_key(header::ORIGIN);
+    Method::from_bytes(asked.as_bytes()).ok().filter(|_| is_one)
 }

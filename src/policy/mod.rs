@@ -10,6 +10,7 @@ mod head;
 mod host;
 mod identity;
 mod identity_headers;
+mod options;
 mod path;
 mod role;
 mod route;
@@ -21,9 +22,10 @@ pub use head::{HeadError, RequestHead};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Authentication, Caller, Identity, Proof, Rejection};
 pub use identity_headers::{HeaderNameError, IdentityHeaders, alias};
+pub use options::{Cors, HeaderEdits, HostHeader, Preflight, RouteOptions};
 pub use path::{CanonicalPath, PathError, PathPrefix};
 pub use role::{RoleId, RoleNames, RoleSet};
-pub use route::{Accept, Clash, Found, Route, RouteTable, UpstreamId};
+pub use route::{Accept, Clash, Found, Matched, Route, RouteTable, UpstreamId};
 
 /// The prefix that belongs to the gateway on every host and is never forwarded.
 pub const RESERVED_PREFIX: &str = "/.portcullis";

@@ -193,6 +193,17 @@ impl PathPrefix {
         &self.0
     }
 
+    /// A path under this prefix with another in its place. Segments are counted, not bytes: `/%61pp/x` is under `/app`.
+    pub(super) fn replaced(&self, path: &CanonicalPath<'_>, by: &PathPrefix) -> String {
+        let mut rest = path.raw();
+        for _ in self.0.split('/').skip(1).filter(|segment| !segment.is_empty()) {
+            rest = rest.get(1..).and_then(|cut| cut.find('/').map(|slash| &cut[slash..])).unwrap_or_default();
+        }
+        let by = if by.0 == "/" { "" } else { by.0.as_str() };
+        let joined = format!("{by}{rest}");
+        if joined.is_empty() { "/".to_owned() } else { joined }
+    }
+
     /// The prefix as a server reads it that ignores letter case and trailing dots; see [`CanonicalPath::lenient`].
     pub(super) fn lenient(&self) -> String {
         lenient(&self.0).unwrap_or_else(|| self.0.clone())

@@ -10,7 +10,8 @@ use http::Method;
 use super::access::AccessRule;
 use super::head::RequestHead;
 use super::host::HostPattern;
-use super::path::PathPrefix;
+use super::options::{Preflight, RouteOptions};
+use super::path::{CanonicalPath, PathPrefix};
 
 /// An index into the configured upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +45,8 @@ pub struct Route {
     pub accept: Accept,
     /// Where it leads.
     pub upstream: UpstreamId,
+    /// What else is done.
+    pub options: RouteOptions,
 }
 
 impl Route {
@@ -51,19 +54,44 @@ impl Route {
     pub fn allows(&self, method: &Method) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
+
+    /// The same for a request: a preflight is about the method that it announces, where the route has anything to say to one.
+    fn takes(&self, head: &RequestHead<'_>) -> bool {
+        let announced = head.preflight.as_ref().filter(|_| self.options.preflight != Preflight::Ask);
+        self.allows(head.method) || announced.is_some_and(|method| self.allows(method))
+    }
+}
+
+/// A route that was found, and what its rewrite leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matched<'t> {
+    /// The route.
+    pub route: &'t Arc<Route>,
+    /// The path that the application receives, where it is not the one that was asked for.
+    pub rewritten: Option<String>,
+    /// The route that the rewritten path falls under at the same application: its rule holds as well, or `/v1/admin` would
+    /// lead around the rule of `/admin`.
+    pub also: Option<&'t Arc<Route>>,
 }
 
 /// What [`RouteTable::find`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found<'t> {
     /// The route.
-    Route(&'t Arc<Route>),
+    Route(Matched<'t>),
     /// None covers host and path.
     Nothing,
     /// The most specific place lists other methods.
     Method(Vec<Method>),
     /// A lenient reading of the path falls under another route; see [`super::CanonicalPath::lenient`].
     Ambiguous,
+}
+
+impl Paths {
+    /// The place at a prefix as a lenient server reads it.
+    fn folded(&self, prefix: &str) -> Option<&Place> {
+        self.places.get(self.folded.get(prefix)?)
+    }
 }
 
 /// Two routes of which nobody could say which one wins.
@@ -149,21 +177,59 @@ impl RouteTable {
 
     /// The route a request falls under.
     pub fn find<'t>(&'t self, head: &RequestHead<'_>) -> Found<'t> {
-        let (host, path) = (head.host.as_str(), head.path.decoded());
-        let place = self.levels(host).find_map(|paths| longest(path, |prefix| paths.places.get(prefix)));
-        let lenient = head.path.lenient().or(self.mixed.then_some(path));
-        if let Some(lenient) = lenient {
-            let read = |paths: &'t Paths| longest(lenient, |prefix| paths.places.get(paths.folded.get(prefix)?));
-            let other = self.levels(host).find_map(read);
-            if place.map(std::ptr::from_ref) != other.map(std::ptr::from_ref) {
-                return Found::Ambiguous;
-            }
+        if self.is_ambiguous(head) {
+            return Found::Ambiguous;
         }
+        let place = self.strict(head);
         let Some(place) = place else { return Found::Nothing };
-        match place.iter().find(|route| route.allows(head.method)) {
-            Some(route) => Found::Route(route),
-            None => Found::Method(place.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()),
+        match place.iter().find(|route| route.takes(head)) {
+            Some(route) => self.rewritten(head, route),
+            None => Found::Method(methods(place)),
         }
+    }
+
+    /// Carry out the rewrite and match again.
+    fn rewritten<'t>(&'t self, head: &RequestHead<'_>, route: &'t Arc<Route>) -> Found<'t> {
+        let Some(prefix) = &route.options.prefix else {
+            return Found::Route(Matched { route, rewritten: None, also: None });
+        };
+        let path = route.path.replaced(&head.path, prefix);
+        let Ok(canonical) = CanonicalPath::parse(&path) else { return Found::Ambiguous };
+        let again = RequestHead { path: canonical, ..head.clone() };
+        let Some(place) = self.strict(&again) else {
+            return if self.is_ambiguous(&again) {
+                Found::Ambiguous
+            } else {
+                Found::Route(Matched { route, rewritten: Some(path), also: None })
+            };
+        };
+        let here = |other: &Arc<Route>| other.upstream == route.upstream && !Arc::ptr_eq(other, route);
+        if !place.iter().any(here) {
+            return Found::Route(Matched { route, rewritten: Some(path), also: None });
+        }
+        if self.is_ambiguous(&again) {
+            return Found::Ambiguous;
+        }
+        match place.iter().find(|other| other.takes(head)) {
+            Some(other) => {
+                let also = here(other).then_some(other);
+                Found::Route(Matched { route, also, rewritten: Some(path) })
+            }
+            None => Found::Method(methods(place)),
+        }
+    }
+
+    fn strict(&self, head: &RequestHead<'_>) -> Option<&Place> {
+        self.levels(head.host.as_str())
+            .find_map(|paths| longest(head.path.decoded(), |prefix| paths.places.get(prefix)))
+    }
+
+    /// Whether a lenient reading of the path falls under another place.
+    fn is_ambiguous(&self, head: &RequestHead<'_>) -> bool {
+        let Some(path) = head.path.lenient().or(self.mixed.then_some(head.path.decoded())) else { return false };
+        let read = |paths| longest(path, |prefix| Paths::folded(paths, prefix));
+        let other = self.levels(head.host.as_str()).find_map(read);
+        self.strict(head).map(std::ptr::from_ref) != other.map(std::ptr::from_ref)
     }
 
     /// Every route, in the order of the file.
@@ -192,6 +258,10 @@ fn longest<T>(path: &str, at: impl Fn(&str) -> Option<T>) -> Option<T> {
             slash => prefix = &prefix[..slash],
         }
     }
+}
+
+fn methods(place: &Place) -> Vec<Method> {
+    place.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()
 }
 
 fn overlap(one: &Route, other: &Route) -> bool {

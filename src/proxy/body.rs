@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -15,6 +16,9 @@ use crate::upstream::{BodyState, PooledBody, Sending};
 
 use super::headers::clean_trailers;
 use super::record::Recorder;
+use super::reply::Refusal;
+use super::stall::Stall;
+use super::watch::{Cut, Watch};
 use super::{Runtime, headers::HeaderRules};
 
 /// Why a request body stopped.
@@ -26,9 +30,23 @@ pub enum BodyError {
     /// It grew past the limit.
     #[error("the body is larger than allowed")]
     TooLarge,
+    /// The client sent nothing for too long.
+    #[error("the client stopped sending")]
+    Stalled,
     /// The exchange is over, and nobody reads the rest.
     #[error("the rest of the body is not wanted")]
     Unwanted,
+}
+
+/// Bounds on a request body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes.
+    pub bytes: Option<u64>,
+    /// How long the client may send nothing while the answer is waited for.
+    pub wait: Duration,
+    /// The same when it came: what streams both ways may be quiet for as long as the route allows.
+    pub idle: Option<Duration>,
 }
 
 /// A request body on its way to the application.
@@ -39,31 +57,71 @@ struct Streamed {
     left: Option<u64>,
     runtime: Arc<Runtime>,
     state: Arc<BodyState>,
-    too_large: Arc<AtomicBool>,
+    news: Arc<News>,
+    stall: Stall,
+    idle: Option<Duration>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
+/// What a body and its sender have to tell each other beside its state.
+#[derive(Default)]
+struct News {
+    too_large: AtomicBool,
+    stalled: AtomicBool,
+    answered: AtomicBool,
+}
+
 /// What the sender learns of a request body while it is on its way.
-#[derive(Clone, Default)]
 pub struct Progress {
-    /// Read to its end; and cut where the rest is not wanted.
-    pub sending: Sending,
-    /// Stopped because it grew past the limit.
-    pub too_large: Option<Arc<AtomicBool>>,
+    sending: Sending,
+    news: Arc<News>,
+}
+
+impl Progress {
+    /// What the pool needs to know.
+    pub fn sending(&self) -> Sending {
+        self.sending.clone()
+    }
+
+    /// The response head came.
+    pub fn answered(&self) {
+        self.news.answered.store(true, Ordering::Release);
+    }
+
+    /// Why the body was stopped, where it was and nobody else is to blame.
+    pub fn refusal(&self) -> Option<Refusal> {
+        if self.news.too_large.load(Ordering::Acquire) {
+            Some(Refusal::TooLarge)
+        } else {
+            self.news.stalled.load(Ordering::Acquire).then_some(Refusal::BodyTimeout)
+        }
+    }
 }
 
 impl RequestBody {
     /// The client's body, bounded.
-    pub fn new(body: Incoming, runtime: &Arc<Runtime>) -> (RequestBody, Progress) {
+    pub fn new(body: Incoming, runtime: &Arc<Runtime>, limits: BodyLimits) -> (RequestBody, Progress) {
         if body.is_end_stream() {
-            return (RequestBody(None), Progress::default());
+            return RequestBody::none();
         }
-        let (state, too_large) = (Arc::new(BodyState::default()), Arc::new(AtomicBool::new(false)));
+        let (state, news) = (Arc::new(BodyState::default()), Arc::new(News::default()));
         let sending = Sending { body: Some(state.clone()), ..Sending::default() };
-        let cut = Box::pin(sending.cut.clone().cancelled_owned());
-        let progress = Progress { sending, too_large: Some(too_large.clone()) };
-        let streamed = Streamed { body, left: runtime.body_limit, runtime: runtime.clone(), state, too_large, cut };
-        (RequestBody(Some(streamed)), progress)
+        let streamed = Streamed {
+            body,
+            left: limits.bytes,
+            runtime: runtime.clone(),
+            state,
+            news: news.clone(),
+            stall: Stall::new(Some(limits.wait)),
+            idle: limits.idle,
+            cut: Box::pin(sending.cut.clone().cancelled_owned()),
+        };
+        (RequestBody(Some(streamed)), Progress { sending, news })
+    }
+
+    /// No body.
+    pub fn none() -> (RequestBody, Progress) {
+        (RequestBody(None), Progress { sending: Sending::default(), news: Arc::default() })
     }
 }
 
@@ -94,7 +152,9 @@ impl Streamed {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else { return self.wait(cx) };
+        self.stall.moved();
+        let frame = match polled {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
             None => {
@@ -106,7 +166,7 @@ impl Streamed {
             match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
                 None => {
-                    self.too_large.store(true, Ordering::Release);
+                    self.news.too_large.store(true, Ordering::Release);
                     return Poll::Ready(Some(Err(BodyError::TooLarge)));
                 }
             }
@@ -116,6 +176,29 @@ impl Streamed {
         }
         Poll::Ready(Some(Ok(cleaned(frame, self.runtime.authenticator.headers()))))
     }
+
+    /// The client is waited for. A client that stops half-way holds a connection here and one to the application.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            ready!(self.stall.poll_stalled(cx));
+            if !self.news.answered.swap(false, Ordering::AcqRel) {
+                self.news.stalled.store(true, Ordering::Release);
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
+            self.stall.set(self.idle);
+        }
+    }
+}
+
+/// Why an answer stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    /// The application broke off.
+    #[error("the application broke the answer off")]
+    Application(#[source] hyper::Error),
+    /// The gateway did.
+    #[error(transparent)]
+    Cut(#[from] Cut),
 }
 
 /// A response body on its way to the client. Dropping it, at its end or before, writes the record.
@@ -126,7 +209,9 @@ pub struct ResponseBody {
 
 enum Kind {
     Own(Option<Bytes>),
-    Application(PooledBody<RequestBody>),
+    Application(PooledBody<RequestBody>, Box<Watch>),
+    /// Cut: what is left of it was dropped, and with it the connection that it came on.
+    Over,
 }
 
 impl ResponseBody {
@@ -136,8 +221,8 @@ impl ResponseBody {
     }
 
     /// The application's.
-    pub fn application(body: PooledBody<RequestBody>) -> ResponseBody {
-        ResponseBody { kind: Kind::Application(body), recorder: None }
+    pub fn application(body: PooledBody<RequestBody>, watch: Watch) -> ResponseBody {
+        ResponseBody { kind: Kind::Application(body, Box::new(watch)), recorder: None }
     }
 
     /// Who writes the record when the body is done.
@@ -153,18 +238,16 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let frame = match &mut this.kind {
-            Kind::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Kind::Application(body) => ready!(Pin::new(body).poll_frame(cx)),
-        };
+        let frame = ready!(this.kind.poll(cx));
         if let Some(recorder) = &mut this.recorder {
             match &frame {
                 Some(Ok(frame)) => recorder.count(frame.data_ref().map_or(0, |data| data.len() as u64)),
-                Some(Err(_)) => recorder.broke(),
+                Some(Err(ResponseError::Cut(cut))) => recorder.cut(*cut),
+                Some(Err(ResponseError::Application(_))) => recorder.broke(),
                 None => recorder.complete(),
             }
             if this.kind.is_end_stream() {
@@ -181,7 +264,8 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Application(body) => body.size_hint(),
+            Kind::Application(body, _) => body.size_hint(),
+            Kind::Over => SizeHint::default(),
         }
     }
 }
@@ -190,8 +274,24 @@ impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
             Kind::Own(bytes) => bytes.is_none(),
-            Kind::Application(body) => body.is_end_stream(),
+            Kind::Application(body, _) => body.is_end_stream(),
+            Kind::Over => false,
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let (body, watch) = match self {
+            Kind::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Over => return Poll::Ready(None),
+            Kind::Application(body, watch) => (body, watch),
+        };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            watch.moved();
+            return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Application)));
+        }
+        let cut = ready!(watch.poll_cut(cx));
+        *self = Kind::Over;
+        Poll::Ready(Some(Err(cut.into())))
     }
 }
 

@@ -2,20 +2,22 @@
 //! the very path that policy matched. Knows nothing of why it was allowed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use crate::policy::{Permit, RequestHead};
 use crate::session::View;
+use crate::upstream::PooledBody;
 
-use super::body::{RequestBody, ResponseBody};
-use super::headers::{Outgoing, request_headers, response_headers};
+use super::body::{BodyLimits, RequestBody, ResponseBody};
+use super::headers::{self, Outgoing, Returning, request_headers, response_headers};
 use super::reply::Refusal;
 use super::request_id::RequestId;
-use super::{Connection, Worker, upgrade};
+use super::upgrade::Switch;
+use super::watch::Watch;
+use super::{Connection, Worker, tunnel, upgrade};
 
 /// What a request brings along on its way.
 pub struct Passage<'r> {
@@ -25,6 +27,8 @@ pub struct Passage<'r> {
     pub head: &'r RequestHead<'r>,
     /// Its id.
     pub id: RequestId,
+    /// The protocol it wants to switch to.
+    pub switch: Option<Switch>,
     /// The session it was made in.
     pub session: Option<Arc<View>>,
 }
@@ -32,71 +36,101 @@ pub struct Passage<'r> {
 /// Forward and wait for the response head.
 ///
 /// # Errors
-/// [`Refusal`]: too large, unreachable, too slow, or a WebSocket from another site.
+/// [`Refusal`]: too large, unreachable, too slow, going in circles, or a WebSocket from another site.
 pub async fn forward(
     worker: &Arc<Worker>,
     permit: &Permit,
     passage: Passage<'_>,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let runtime = &worker.runtime;
-    let switch = upgrade::wanted(&request);
-    let http1 = switch.is_some();
-    if switch.is_some() && passage.session.is_some() && !upgrade::same_origin(request.headers(), passage.head.authority)
-    {
+    let (runtime, options) = (&worker.runtime, &permit.route().options);
+    let Passage { connection, head, id, switch, session } = passage;
+    if switch.is_some() && session.is_some() && !upgrade::same_origin(request.headers(), head.authority) {
         return Err(Refusal::Origin);
     }
-    let announced =
-        request.headers().get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if runtime.body_limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
+    if headers::is_looping(request.headers()) {
+        return Err(Refusal::Loop);
+    }
+    let limit = options.body_bytes.or(runtime.body_limit);
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
         return Err(Refusal::TooLarge);
     }
     let client_side = switch.is_some().then(|| hyper::upgrade::on(&mut request));
     let outgoing = Outgoing {
-        connection: passage.connection,
-        authority: passage.head.authority,
-        id: passage.id,
+        connection,
+        version: request.version(),
+        authority: head.authority,
+        id,
         cookie: runtime.authenticator.cookie(),
         identity: runtime.authenticator.headers(),
         permit,
-        upgrade: switch,
+        switch: switch.as_ref(),
     };
     let headers = request_headers(request.headers(), outgoing);
-    let (body, progress) = RequestBody::new(request.into_body(), runtime);
+    // What follows the head of an extended CONNECT is the WebSocket's, no body.
+    let limits = BodyLimits { bytes: limit, wait: runtime.body_timeout, idle: options.idle_timeout };
+    let (body, progress) = match &switch {
+        Some(Switch::Two { .. }) => RequestBody::none(),
+        _ => RequestBody::new(request.into_body(), runtime, limits),
+    };
     let mut rebuilt = Request::new(body);
-    *rebuilt.method_mut() = passage.head.method.clone();
-    *rebuilt.uri_mut() = target(passage.head);
+    *rebuilt.method_mut() = head.method.clone();
+    *rebuilt.uri_mut() = target(permit.rewritten().unwrap_or(head.path.raw()), head.query);
     *rebuilt.version_mut() = Version::HTTP_11;
     *rebuilt.headers_mut() = headers;
 
     let pool = &worker.pools[permit.route().upstream.0];
-    let answered = pool.send(rebuilt, progress.sending, http1, None).await;
-    let mut response = answered.map_err(|error| {
-        let grew = progress.too_large.is_some_and(|flag| flag.load(Ordering::Acquire));
-        if grew { Refusal::TooLarge } else { Refusal::Forward(error) }
-    })?;
+    let answered = pool.send(rebuilt, progress.sending(), switch.is_some(), options.response_timeout).await;
+    let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
+    progress.answered();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
-        match client_side {
-            Some(client) => upgrade::tunnel(worker, client, hyper::upgrade::on(&mut response), passage.session),
+        match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {
+            Some((client, _)) => {
+                tunnel::open(worker, client, hyper::upgrade::on(&mut response), session.clone(), options.idle_timeout);
+            }
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),
         }
     }
+    Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), session))
+}
+
+/// The application's answer as the client gets it.
+fn answer(
+    worker: &Worker,
+    permit: &Permit,
+    response: Response<PooledBody<RequestBody>>,
+    switching: Option<&Switch>,
+    session: Option<Arc<View>>,
+) -> Response<ResponseBody> {
+    let (runtime, options) = (&worker.runtime, &permit.route().options);
     let (parts, body) = response.into_parts();
-    let private = permit.caller().is_some();
-    let headers = response_headers(&parts.headers, runtime.authenticator.cookie(), private, switching);
-    let mut answer = Response::new(ResponseBody::application(body));
-    *answer.status_mut() = parts.status;
+    let returning = Returning {
+        cookie: runtime.authenticator.cookie(),
+        private: permit.caller().is_some(),
+        switching,
+        edits: &options.response,
+    };
+    let headers = response_headers(&parts.headers, returning);
+    let watched = session.map(|view| (runtime.authenticator.sessions().clone(), view));
+    let watch = Watch::new(watched, runtime.clock.now(), options.idle_timeout);
+    let mut answer = Response::new(ResponseBody::application(body, watch));
+    *answer.status_mut() = match switching {
+        // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
+        Some(Switch::Two { .. }) => StatusCode::OK,
+        _ => parts.status,
+    };
     *answer.headers_mut() = headers;
-    Ok(answer)
+    answer
 }
 
 /// The origin form of what policy matched, byte for byte (RFC 9112 §3.2.1).
-fn target(head: &RequestHead<'_>) -> Uri {
-    let text = match head.query {
-        Some(query) => PathAndQuery::try_from(format!("{}?{query}", head.path.raw())),
-        None => PathAndQuery::try_from(head.path.raw()),
+fn target(path: &str, query: Option<&str>) -> Uri {
+    let text = match query {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
     };
     Uri::from(text.expect("a canonical path and query came out of a parsed URI"))
 }

@@ -11,14 +11,15 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::authn::Known;
-use crate::policy::{AccessRule, Decision, Found, RequestHead, decide};
+use crate::policy::{AccessRule, Decision, Found, RequestHead, Route, decide};
+use crate::session::Activity;
 
 use super::body::ResponseBody;
 use super::forward::{Passage, forward};
 use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Refusal};
 use super::request_id::RequestId;
-use super::{Connection, Worker, own_pages};
+use super::{Connection, Worker, cors, own_pages, upgrade};
 
 /// Answer one request. Never fails: what goes wrong is an answer too.
 pub async fn handle(
@@ -31,7 +32,8 @@ pub async fn handle(
     let audience = Audience::of(request.headers());
     let http2 = request.version() == Version::HTTP_2;
     let mut record = begin(&worker, &connection, id, &request);
-    let outcome = catch_panic(stops(&worker, &connection, id, request, &mut record)).await;
+    let mut reader = None;
+    let outcome = catch_panic(stops(&worker, &connection, id, request, (&mut record, &mut reader))).await;
     let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
         Ok(response) => response,
         Err(refusal) => {
@@ -43,6 +45,9 @@ pub async fn handle(
             reply::refusal(&refusal, audience, id, worker.runtime.login.pages())
         }
     };
+    if let Some(reader) = reader {
+        reader.mark(response.headers_mut());
+    }
     if http2 {
         // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
         response.headers_mut().remove(http::header::CONNECTION);
@@ -59,11 +64,12 @@ async fn stops(
     connection: &Connection,
     id: RequestId,
     request: Request<Incoming>,
-    record: &mut Record,
+    (record, reader): (&mut Record, &mut Option<cors::Reader>),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     // The head outlives the request it is read from: `forward` takes the request apart.
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let switch = upgrade::asked(&mut parts)?;
     let (kept, request) = split(parts, body);
 
     // 2: read the head.
@@ -76,22 +82,31 @@ async fn stops(
     }
 
     // 3: find the route.
-    let route = match runtime.routes.find(&head) {
-        Found::Route(route) => route,
+    let matched = match runtime.routes.find(&head) {
+        Found::Route(matched) => matched,
         Found::Nothing => return Err(Refusal::NoRoute),
         Found::Method(methods) => return Err(Refusal::Method(methods)),
         Found::Ambiguous => return Err(Refusal::AmbiguousPath),
     };
+    let route = matched.route;
     record.route = Some(route.name.clone());
+    *reader = cors::reader(&route.options, &kept.headers);
+    if let Some(answer) = cors::preflight(&route.options, &head, reader.as_ref())? {
+        (record.decision, record.reason) = ("preflight", "preflight");
+        return Ok(answer);
+    }
 
     // 4: learn who is calling. Never on public routes: they work while the store is away.
-    let known = match route.access {
-        AccessRule::Public => Known::anonymous(),
-        _ => runtime.authenticator.ask(&kept.headers, route.accept, runtime.clock.now()).await?,
+    let is_public = |route: &Route| route.access == AccessRule::Public;
+    let known = if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
+        Known::anonymous()
+    } else {
+        let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
+        runtime.authenticator.ask(&kept.headers, route.accept, activity, runtime.clock.now()).await?
     };
 
     // 5: decide.
-    let decision = decide(&head, route, known.authentication);
+    let decision = decide(&head, &matched, known.authentication);
     (record.decision, record.reason) = (decision.as_str(), decision.reason().as_str());
 
     // 6: act.
@@ -99,11 +114,11 @@ async fn stops(
         Decision::Forward(permit, _) => {
             record.subject = permit.caller().map(|caller| caller.identity.subject.clone());
             record.upstream = Some(worker.pools[permit.route().upstream.0].name().to_owned());
-            let passage = Passage { connection, head: &head, id, session: known.session };
+            let passage = Passage { connection, head: &head, id, switch, session: known.session };
             let asked = Instant::now();
-            let response = forward(worker, &permit, passage, request).await?;
+            let response = forward(worker, &permit, passage, request).await;
             record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
-            Ok(response)
+            response
         }
         Decision::SignIn(_) => Ok(reply::see_other(&runtime.login.sign_in_location(head.path.raw(), head.query))),
         Decision::Unauthenticated(reason) => Err(Refusal::Unauthenticated(reason)),

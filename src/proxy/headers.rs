@@ -2,13 +2,15 @@
 //! thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own lines from the permit
 //! (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::authn::CookieName;
-use crate::policy::{IdentityHeaders, Permit};
+use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit};
 
 use super::Connection;
 use super::request_id::RequestId;
+use super::upgrade::Switch;
 
 /// Whose names a message must not carry.
 pub trait HeaderRules {
@@ -34,6 +36,8 @@ impl HeaderRules for () {
 pub struct Outgoing<'r> {
     /// Where the request came from.
     pub connection: &'r Connection,
+    /// What the client spoke.
+    pub version: Version,
     /// `host[:port]` as the client named it.
     pub authority: &'r str,
     /// The fresh id.
@@ -44,8 +48,20 @@ pub struct Outgoing<'r> {
     pub identity: &'r IdentityHeaders,
     /// Who calls.
     pub permit: &'r Permit,
-    /// `websocket`, where the request asks to switch to it.
-    pub upgrade: Option<HeaderValue>,
+    /// The protocol to switch to.
+    pub switch: Option<&'r Switch>,
+}
+
+/// What is done with an answer's header list.
+pub struct Returning<'r> {
+    /// The session cookie's name.
+    pub cookie: &'r CookieName,
+    /// Whether it was given to somebody in particular.
+    pub private: bool,
+    /// The protocol that is switched to.
+    pub switching: Option<&'r Switch>,
+    /// The route's own changes.
+    pub edits: &'r HeaderEdits,
 }
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -64,17 +80,21 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
             headers.append(name.clone(), value.clone());
         }
     }
+    let options = &outgoing.permit.route().options;
+    edit(&mut headers, &options.request);
     if let Ok(host) = HeaderValue::from_str(outgoing.authority) {
         headers.insert(FORWARDED_HOST, host.clone());
         headers.insert(header::HOST, host);
+    }
+    if let HostHeader::Fixed(host) = &options.host {
+        headers.insert(header::HOST, host.clone());
     }
     let cookies: Vec<HeaderValue> = incoming.get_all(header::COOKIE).iter().cloned().collect();
     if let Some(cookie) = (!cookies.is_empty()).then(|| outgoing.cookie.without_own(&cookies)).flatten() {
         headers.insert(header::COOKIE, cookie);
     }
-    if let Some(protocol) = outgoing.upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
+    if let Some(switch) = outgoing.switch {
+        switch.ask(&mut headers);
     } else if wants_trailers(incoming) {
         // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -84,7 +104,8 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
         headers.insert(FORWARDED_FOR, peer);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.append(header::VIA, HeaderValue::from_static("1.1 portcullis"));
+    let via = if outgoing.version == Version::HTTP_2 { "2.0 portcullis" } else { "1.1 portcullis" };
+    headers.append(header::VIA, HeaderValue::from_static(via));
     headers.insert(REQUEST_ID, outgoing.id.header());
     if !headers.contains_key(TRACEPARENT) {
         headers.insert(TRACEPARENT, outgoing.id.traceparent());
@@ -99,7 +120,8 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
 }
 
 /// The header list of the application's answer on its way to the client.
-pub fn response_headers(incoming: &HeaderMap, cookie: &CookieName, private: bool, switching: bool) -> HeaderMap {
+pub fn response_headers(incoming: &HeaderMap, returning: Returning<'_>) -> HeaderMap {
+    let Returning { cookie, private, switching, edits } = returning;
     let mut headers = HeaderMap::with_capacity(incoming.len() + 2);
     let named = connection_options(incoming);
     for (name, value) in incoming {
@@ -112,7 +134,11 @@ pub fn response_headers(incoming: &HeaderMap, cookie: &CookieName, private: bool
         }
         headers.append(name.clone(), value.clone());
     }
-    if switching {
+    edit(&mut headers, edits);
+    if let Some(Switch::Two { .. }) = switching {
+        headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    }
+    if let Some(Switch::One(_)) = switching {
         for name in [header::CONNECTION, header::UPGRADE] {
             if let Some(value) = incoming.get(&name) {
                 headers.insert(name, value.clone());
@@ -124,6 +150,21 @@ pub fn response_headers(incoming: &HeaderMap, cookie: &CookieName, private: bool
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     headers
+}
+
+fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.insert(name.clone(), value.clone());
+    }
+}
+
+/// Whether a request came through here twice already (RFC 9110 §7.6.3): an upstream that leads back to the gateway.
+pub fn is_looping(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).filter(|hop| hop.trim().ends_with(" portcullis")).count() >= 2
 }
 
 /// Trailers that may pass.

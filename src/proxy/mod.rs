@@ -4,6 +4,7 @@
 //! outer one renders them and records. It does not know how a session is kept, nor how TLS was ended.
 
 mod body;
+mod cors;
 mod forward;
 mod handle;
 pub mod headers;
@@ -11,10 +12,14 @@ mod own_pages;
 mod record;
 mod reply;
 mod request_id;
+mod stall;
+mod tunnel;
 mod upgrade;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +33,8 @@ use crate::upstream::{Pool, Upstream};
 pub use body::{RequestBody, ResponseBody};
 pub use handle::handle;
 pub use record::{Format, Records};
-pub use request_id::RequestIds;
+pub use request_id::{RequestId, RequestIds};
+pub use upgrade::Switch;
 
 /// Live state built from one configuration, shared by all workers. A request pins one.
 pub struct Runtime {
@@ -48,6 +54,8 @@ pub struct Runtime {
     pub clock: Arc<dyn Clock>,
     /// Bytes a request body may have.
     pub body_limit: Option<u64>,
+    /// How long a client may send nothing of a body that it began, until the answer comes.
+    pub body_timeout: Duration,
 }
 
 /// One worker: a thread, its runtime, its upstream connections.

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use crate::authn::Known;
 use crate::login;
 use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
+use crate::session::Activity;
 
 use super::body::ResponseBody;
 use super::record::{self, AuditLine};
@@ -45,7 +46,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let cookie = runtime.authenticator.cookie().find(&parts.headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
-        runtime.authenticator.ask(&parts.headers, Accept { session: true, token: false }, now).await?
+        runtime.authenticator.ask(&parts.headers, Accept { session: true, token: false }, Activity::Active, now).await?
     } else {
         Known::anonymous()
     };

@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 
 use super::Runtime;
 use super::request_id::RequestId;
+use super::watch::Cut;
 
 /// Where lines go: the access log and the audit.
 pub trait Records: Send + Sync + 'static {
@@ -74,7 +75,8 @@ pub struct Record {
     pub upstream_ms: Option<f64>,
     /// Milliseconds until the end of the body.
     pub total_ms: f64,
-    /// Whether the body reached its end: `complete`, `aborted` (the client left), `broken` (the application broke off).
+    /// Whether the body reached its end: `complete`, `aborted` (the client left), `broken` (the application broke off),
+    /// `session_ended`, `idle`.
     pub body: &'static str,
 }
 
@@ -100,6 +102,14 @@ impl Recorder {
     /// The body reached its end.
     pub fn complete(&mut self) {
         self.record.body = "complete";
+    }
+
+    /// The gateway cut it.
+    pub fn cut(&mut self, cut: Cut) {
+        self.record.body = match cut {
+            Cut::Session => "session_ended",
+            Cut::Idle => "idle",
+        };
     }
 
     /// The application broke off.

@@ -45,6 +45,15 @@ pub enum Refusal {
     /// The body is larger than allowed.
     #[error("body too large")]
     TooLarge,
+    /// The client stopped in the middle of its body.
+    #[error("the client stopped sending")]
+    BodyTimeout,
+    /// The request came through here before.
+    #[error("the request goes in circles")]
+    Loop,
+    /// An extended CONNECT for something else than a WebSocket.
+    #[error("an unknown protocol was asked for")]
+    Protocol,
     /// The application did not answer.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -86,6 +95,9 @@ impl Refusal {
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your account may not open this page."),
             Refusal::Origin => (StatusCode::FORBIDDEN, "forbidden_origin", "This was asked for from another site."),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
+            Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request's body stopped coming."),
+            Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
+            Refusal::Protocol => (StatusCode::NOT_IMPLEMENTED, "protocol", "This protocol is not spoken here."),
             Refusal::Authn(AuthnError::Store(_)) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "store_unavailable",
@@ -131,7 +143,7 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // What follows a head that was not understood cannot be trusted to begin where we think it does.
-            Refusal::Head(_) => {
+            Refusal::Head(_) | Refusal::BodyTimeout => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Refusal::Method(methods) => {

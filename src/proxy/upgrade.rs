@@ -1,32 +1,92 @@
-//! WebSockets over HTTP/1.1. One decision: a tunnel stands only after the application's own 101, belongs to the session that
-//! opened it, and is cut when that session ends. Knows nothing of WebSocket frames.
+//! WebSockets, over HTTP/1.1 (RFC 6455) and HTTP/2 (RFC 8441). One decision: for everybody behind this file a WebSocket is a
+//! `GET` that asks to switch, whichever way it came, so that one set of rules holds for both. Knows nothing of frames.
 
-use std::sync::Arc;
-
+use aws_lc_rs::{digest, rand};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Version};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use http::request::Parts;
+use http::{Method, Version};
 
-use crate::session::View;
+use super::reply::Refusal;
 
-use super::Worker;
+/// RFC 6455 §1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Bytes a tunnel may hold in each direction.
-const TUNNEL_BUFFER: usize = 16 * 1024;
+/// A request to switch to the WebSocket protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// `Upgrade: websocket`, spelled as it came.
+    One(HeaderValue),
+    /// An extended CONNECT; what is asked of the application carries a key of our own.
+    Two {
+        /// `Sec-WebSocket-Key`.
+        key: HeaderValue,
+    },
+}
 
-/// `websocket`, where this request asks to switch to it. Every other upgrade is ignored, as RFC 9110 §7.8 allows: `h2c` would
-/// carry requests past every check.
-pub fn wanted<B>(request: &Request<B>) -> Option<HeaderValue> {
-    let headers = request.headers();
-    if request.version() != Version::HTTP_11 || request.method() != Method::GET {
-        return None;
+/// What this request asks for. An extended CONNECT becomes a `GET` here. Every other upgrade is ignored, as RFC 9110 §7.8
+/// allows: `h2c` would carry requests past every check.
+///
+/// # Errors
+/// [`Refusal::Protocol`]: an extended CONNECT for anything else (RFC 8441 §4).
+pub fn asked(parts: &mut Parts) -> Result<Option<Switch>, Refusal> {
+    if parts.version == Version::HTTP_2 {
+        let Some(protocol) = parts.extensions.get::<hyper::ext::Protocol>() else { return Ok(None) };
+        if parts.method != Method::CONNECT || protocol.as_str() != "websocket" {
+            return Err(Refusal::Protocol);
+        }
+        let mut nonce = [0; 16];
+        rand::fill(&mut nonce).map_err(|_| Refusal::Panic)?;
+        let key = HeaderValue::from_str(&STANDARD.encode(nonce)).map_err(|_| Refusal::Panic)?;
+        parts.method = Method::GET;
+        return Ok(Some(Switch::Two { key }));
     }
-    let connection = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    if parts.version != Version::HTTP_11 || parts.method != Method::GET {
+        return Ok(None);
+    }
+    let connection = parts.headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let asked = connection.flat_map(|line| line.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    let mut protocols = headers.get_all(header::UPGRADE).iter();
-    let websocket = protocols.next().filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
-    (asked && protocols.next().is_none()).then(|| websocket.clone())
+    let mut protocols = parts.headers.get_all(header::UPGRADE).iter();
+    let websocket = protocols.next().filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    Ok(websocket.filter(|_| asked && protocols.next().is_none()).cloned().map(Switch::One))
+}
+
+impl Switch {
+    /// The lines that ask the application.
+    pub fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        match self {
+            Switch::One(protocol) => {
+                headers.insert(header::UPGRADE, protocol.clone());
+            }
+            Switch::Two { key } => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+        }
+    }
+
+    /// Whether the application's 101 is an answer to that (RFC 6455 §4.1). Over HTTP/1.1 the client checks it, who knows the key.
+    pub fn is_answered(&self, headers: &HeaderMap) -> bool {
+        let websocket =
+            headers.get(header::UPGRADE).is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let accepted = match self {
+            Switch::One(_) => true,
+            Switch::Two { key } => headers
+                .get(header::SEC_WEBSOCKET_ACCEPT)
+                .is_some_and(|accept| accept.as_bytes() == accept_for(key).as_bytes()),
+        };
+        websocket && accepted
+    }
+}
+
+fn accept_for(key: &HeaderValue) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(GUID);
+    STANDARD.encode(hash.finish())
 }
 
 /// Whether the page that asks is one of this host. A browser sends the cookie along with a WebSocket asked for by any site,
@@ -43,47 +103,15 @@ pub fn same_origin(headers: &HeaderMap, authority: &str) -> bool {
     }
 }
 
-/// Carry bytes both ways until one side is done, the session ends or the gateway stops.
-pub fn tunnel(worker: &Arc<Worker>, client: OnUpgrade, application: OnUpgrade, session: Option<Arc<View>>) {
-    let stop = worker.stop.clone();
-    let sessions = worker.runtime.authenticator.sessions();
-    // Registered before the 101 goes out, and checked once more after: a revocation that came before the registration is seen
-    // by the check, one that comes after it by the registration.
-    let exchange = session.as_ref().map(|view| sessions.open_exchange(view));
-    if session.as_ref().is_some_and(|view| !sessions.still_alive(view)) {
-        return;
+#[cfg(test)]
+mod tests {
+    use super::accept_for;
+    use http::HeaderValue;
+
+    /// RFC 6455 §1.3.
+    #[test]
+    fn the_key_of_the_rfc_is_accepted_as_there() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept_for(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
-    let now = worker.runtime.clock.now();
-    let left = session.map(|view| view.session.ends.since(now));
-    worker.tunnels.spawn(async move {
-        let ended = async {
-            match &exchange {
-                Some(exchange) => exchange.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        let carried = async {
-            let (client, application) = tokio::try_join!(client, application)?;
-            let (mut client, mut application) = (TokioIo::new(client), TokioIo::new(application));
-            let copied =
-                tokio::io::copy_bidirectional_with_sizes(&mut client, &mut application, TUNNEL_BUFFER, TUNNEL_BUFFER);
-            Ok::<_, hyper::Error>(copied.await)
-        };
-        let over = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = over => tracing::debug!("a tunnel was cut at the absolute end of its session"),
-            () = ended => tracing::debug!("a tunnel was cut with its session"),
-            () = stop.cancelled() => tracing::debug!("a tunnel was cut at shutdown"),
-            result = carried => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "a tunnel did not come to stand");
-                }
-            }
-        }
-    });
 }

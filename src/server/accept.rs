@@ -84,6 +84,7 @@ async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> 
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
+        .enable_connect_protocol()
         .max_concurrent_streams(serve.limits.streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))

@@ -60,6 +60,11 @@ pub struct OpenExchange {
 }
 
 impl OpenExchange {
+    /// Cancelled when the session has ended.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
     /// Waits until the session has ended.
     pub async fn ended(&self) {
         self.token.cancelled().await;

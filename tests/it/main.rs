@@ -9,6 +9,7 @@ mod contract;
 mod exchange;
 mod gateway;
 mod hostile;
+mod options;
 mod policy;
 mod process;
 mod servers;

@@ -6,7 +6,7 @@ use http::Method;
 use portcullis::config::Config;
 use portcullis::policy::{
     Accept, AccessRule, Authentication, Caller, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
-    PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteTable, UpstreamId, decide,
+    Matched, PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteOptions, RouteTable, UpstreamId, decide,
 };
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
@@ -64,7 +64,7 @@ fn found(config: &Config, method: &str, host: &str, path: &str) -> String {
         Err(error) => return error.as_str().to_owned(),
     };
     match config.routes.find(&head) {
-        Found::Route(route) => route.name.clone(),
+        Found::Route(matched) => matched.route.name.clone(),
         Found::Nothing => "nothing".to_owned(),
         Found::Method(_) => "method".to_owned(),
         Found::Ambiguous => "ambiguous".to_owned(),
@@ -158,8 +158,8 @@ fn the_decision_table() {
             parts.headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
         }
         let head = RequestHead::parse(&parts, None).unwrap();
-        let Found::Route(route) = config.routes.find(&head) else { panic!("{path}") };
-        let decision = decide(&head, route, authentication);
+        let Found::Route(matched) = config.routes.find(&head) else { panic!("{path}") };
+        let decision = decide(&head, &matched, authentication);
         assert_eq!(decision.as_str(), expected, "{path} {navigation}");
     }
 }
@@ -203,6 +203,7 @@ fn route(index: usize, spec: Spec) -> Route {
         access: AccessRule::Public,
         accept: Accept { session: true, token: false },
         upstream: UpstreamId(0),
+        options: RouteOptions::default(),
     }
 }
 
@@ -250,7 +251,7 @@ proptest! {
             let parts = parts(method.as_str(), host, &path);
             let head = RequestHead::parse(&parts, None).unwrap();
             let named = |found: Found<'_>| match found {
-                Found::Route(route) => route.name.clone(),
+                Found::Route(matched) => matched.route.name.clone(),
                 Found::Nothing => "nothing".to_owned(),
                 Found::Method(_) => "method".to_owned(),
                 Found::Ambiguous => "ambiguous".to_owned(),
@@ -287,7 +288,7 @@ proptest! {
                     Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof: Proof::Session };
                 Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
             });
-            decide(&head, &route, who)
+            decide(&head, &Matched { route: &route, rewritten: None, also: None }, who)
         };
         let passes = |decision: &Decision| matches!(decision, Decision::Forward(..));
         prop_assert!(!passes(&asked(Some(held))) || passes(&asked(Some(held | 1 << more))));

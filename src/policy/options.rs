@@ -1,0 +1,83 @@
+//! What a route does to a request beside letting it pass. One decision: these are plain values, read and checked with the
+//! file; the path that comes out of a rewrite is matched again, so that no rewrite leads around a rule. Knows nothing of how
+//! they are carried out.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::path::PathPrefix;
+
+/// Options of a route. The default changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// What takes the place of the route's own prefix in the path; `/` strips it.
+    pub prefix: Option<PathPrefix>,
+    /// What the application sees as `Host`.
+    pub host: HostHeader,
+    /// Until the response head; `None`: as the upstream has it.
+    pub response_timeout: Option<Duration>,
+    /// How long an answer, an upload beside it or a WebSocket may stand still; `None`: as long as it likes.
+    pub idle_timeout: Option<Duration>,
+    /// Bytes of a request body; `None`: as `[limits]` has it.
+    pub body_bytes: Option<u64>,
+    /// Changes to the request's header list.
+    pub request: HeaderEdits,
+    /// Changes to the answer's.
+    pub response: HeaderEdits,
+    /// Requests here are no activity: they keep no session alive.
+    pub passive: bool,
+    /// What is done with a CORS preflight, which never carries a credential.
+    pub preflight: Preflight,
+}
+
+/// What the application sees as `Host`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// What the client asked for.
+    #[default]
+    Keep,
+    /// This.
+    Fixed(HeaderValue),
+}
+
+/// Header lines set and removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Set, whatever was there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Removed.
+    pub remove: Vec<HeaderName>,
+}
+
+/// What is done with a CORS preflight (Fetch §4.8): a browser's question before it asks with a credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Preflight {
+    /// Treated as any other request.
+    #[default]
+    Ask,
+    /// Passed on without a credential, for the application to answer.
+    Pass,
+    /// Answered here, and answers of the route are marked for these origins.
+    Answer(Cors),
+}
+
+/// Who may read the answers of a route from another site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Origins, exactly as browsers send them.
+    pub origins: Vec<String>,
+    /// Methods.
+    pub methods: Vec<Method>,
+    /// Request headers beyond the harmless ones.
+    pub headers: Vec<HeaderName>,
+    /// How long a browser may remember the answer.
+    pub max_age: Duration,
+}
+
+impl Cors {
+    /// Whether answers are for this origin.
+    pub fn allows(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed == origin)
+    }
+}

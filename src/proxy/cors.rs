@@ -1,0 +1,68 @@
+//! CORS for routes that leave it to the gateway (Fetch §3.2). One decision: origins are compared whole with those of the file,
+//! and credentials are allowed for them alone: `*` beside a cookie would open every answer to every site. Knows nothing of
+//! who may ask for what; that is decided as for any request.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::policy::{Cors, Preflight, RequestHead, RouteOptions};
+
+use super::body::ResponseBody;
+use super::reply::{Refusal, gateway_headers};
+
+/// An origin that may read this answer.
+pub struct Reader(HeaderValue);
+
+/// The origin that asks, where the route's answers are for it.
+pub fn reader(options: &RouteOptions, headers: &HeaderMap) -> Option<Reader> {
+    let Preflight::Answer(cors) = &options.preflight else { return None };
+    let origin = headers.get(header::ORIGIN)?;
+    let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
+    allowed.then(|| Reader(origin.clone()))
+}
+
+/// The answer to a preflight, where the route answers it here.
+///
+/// # Errors
+/// [`Refusal::Origin`]: an origin that the route does not name.
+pub fn preflight(
+    options: &RouteOptions,
+    head: &RequestHead<'_>,
+    reader: Option<&Reader>,
+) -> Result<Option<Response<ResponseBody>>, Refusal> {
+    let (Preflight::Answer(cors), Some(_)) = (&options.preflight, &head.preflight) else { return Ok(None) };
+    if reader.is_none() {
+        return Err(Refusal::Origin);
+    }
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    let list = |names: Vec<&str>| HeaderValue::from_str(&names.join(", ")).ok();
+    let lines = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, list(cors.methods.iter().map(http::Method::as_str).collect())),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, list(cors.headers.iter().map(header::HeaderName::as_str).collect())),
+        (header::ACCESS_CONTROL_MAX_AGE, Some(HeaderValue::from(max_age(cors)))),
+    ];
+    for (name, value) in lines {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            headers.insert(name, value);
+        }
+    }
+    gateway_headers(headers);
+    Ok(Some(response))
+}
+
+fn max_age(cors: &Cors) -> u64 {
+    cors.max_age.as_secs()
+}
+
+impl Reader {
+    /// Mark an answer, the gateway's own refusals included: a page of the other site has to see its 401.
+    pub fn mark(self, headers: &mut HeaderMap) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.0);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        // Another origin gets another answer: a cache must not mix them up.
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+}
