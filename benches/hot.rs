@@ -18,7 +18,7 @@ use portcullis::policy::{
     Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, UpstreamId, decide,
 };
 use portcullis::proxy::headers::{Outgoing, request_headers};
-use portcullis::proxy::{Connection, Records, RequestIds};
+use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
 use portcullis::session::store::Memory;
 use portcullis::session::{Activity, CookieCodec, Lifetimes, NewSession, SessionKeys, Sessions, Settings};
 use portcullis::startup::{Setup, start};
@@ -103,11 +103,13 @@ fn rebuild(c: &mut Criterion) {
     let identity = IdentityHeaders::preset("x-forwarded").unwrap();
     let head = RequestHead::parse(&parts, None).unwrap();
     let permit = permit(&table, &head, caller());
-    let connection = Connection { peer: ([127, 0, 0, 1], 50_000).into(), sni: None };
+    let connection = Connection::new(([127, 0, 0, 1], 50_000).into(), None);
+    let forwarding = Forwarding { trusted: vec![], style: ForwardedStyle::XForwarded };
     c.bench_function("rebuild the head", |b| {
         b.iter(|| {
             let outgoing = Outgoing {
-                connection: &connection,
+                trace: &forwarding.trace(&connection, &parts.headers),
+                style: forwarding.style,
                 authority: head.authority,
                 id: ids.next(),
                 cookie: &cookie,

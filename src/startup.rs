@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
 use crate::clock::Clock;
-use crate::config::{Config, LocalLogin, Scheme, Secret, ServerAddress, Store, UpstreamServer};
+use crate::config::{Config, Forwarded, LocalLogin, Scheme, Secret, ServerAddress, Store, UpstreamServer};
 use crate::login::{self, LocalUsers, Login};
-use crate::proxy::{Records, Runtime};
-use crate::server::{self, Workers, tls};
+use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime};
+use crate::server::{self, CertificateFiles, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::{Embedded, Memory, OpenError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
 use crate::upstream::tls::{ClientTlsError, ClientTlsFactory, ClientTlsFiles};
@@ -82,7 +82,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address.
-    #[error("server.listen: cannot listen on {address}")]
+    #[error("server: cannot listen on {address}")]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -120,7 +120,8 @@ pub struct Demo {
 /// [`StartError`]; nothing is left running.
 pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let Setup { config, clock, records, store } = setup;
-    let tls = load_tls(&config)?;
+    let certificates = load_certificates(&config)?;
+    let tls = tls::server_config(certificates.clone())?;
     let keys = load_keys(&config)?;
     let store = store.map_or_else(|| open_store(&config.session.store), Ok)?;
     let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
@@ -152,12 +153,14 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         records,
         access_log: config.log.access,
         clock: clock.clone(),
+        forwarding: forwarding(&config),
         body_limit: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
     });
-    let background = Background::start(runtime.clone(), sessions.clone(), clock).map_err(StartError::Thread)?;
-    let workers = Workers::start(config.server.listen, worker_count(&config), &tls, &runtime, &limits(&config))
-        .map_err(|source| StartError::Listen { address: config.server.listen, source })?;
+    let background =
+        Background::start(runtime.clone(), sessions.clone(), clock, certificates).map_err(StartError::Thread)?;
+    let workers = Workers::start(&listening(&config), &tls, &runtime, &limits(&config))
+        .map_err(|(address, source)| StartError::Listen { address, source })?;
     Ok(Gateway { workers: Some(workers), background: Some(background), whoami, demo, sessions })
 }
 
@@ -168,9 +171,8 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
 pub fn check(config: &Config) -> Result<(), StartError> {
     let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
     let to_be_made = config.tls.self_signed && !certificate.exists() && !key.exists();
-    if !to_be_made {
-        tls::server_config(certificate, key)?;
-    }
+    let files = certificate_files(config);
+    Certificates::load(files[usize::from(to_be_made)..].to_vec(), tls::provider())?;
     if let Some(secret) = &config.session.secret {
         SessionKeys::from_secret(&read_secret(secret)?)?;
     }
@@ -190,6 +192,16 @@ impl Gateway {
     /// The demonstration user, where this start made one.
     pub fn demo(&self) -> Option<&Demo> {
         self.demo.as_ref()
+    }
+
+    /// Where plain HTTP is redirected.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        self.workers.as_ref().and_then(Workers::plain_address)
+    }
+
+    /// What happened below requests.
+    pub fn counters(&self) -> Option<Arc<Counters>> {
+        self.workers.as_ref().map(|workers| workers.counters().clone())
     }
 
     /// The live sessions, for an embedding program and for tests.
@@ -222,7 +234,12 @@ struct Background {
 }
 
 impl Background {
-    fn start(runtime: Arc<Runtime>, sessions: Arc<Sessions>, clock: Arc<dyn Clock>) -> io::Result<Background> {
+    fn start(
+        runtime: Arc<Runtime>,
+        sessions: Arc<Sessions>,
+        clock: Arc<dyn Clock>,
+        certificates: Arc<Certificates>,
+    ) -> io::Result<Background> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -230,7 +247,8 @@ impl Background {
             let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
             let users = runtime.login.maintain(clock.clone(), stopped.clone());
             let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
-            tokio::join!(maintain, users, checks);
+            let certificates = certificates.watch(stopped.clone());
+            tokio::join!(maintain, users, checks, certificates);
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }
@@ -249,12 +267,18 @@ impl Drop for Background {
     }
 }
 
-fn load_tls(config: &Config) -> Result<Arc<rustls::ServerConfig>, StartError> {
+fn load_certificates(config: &Config) -> Result<Arc<Certificates>, StartError> {
     let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
     if config.tls.self_signed && tls::make_development_pair(certificate, key)? {
         tracing::info!(certificate = %certificate.display(), "made a development certificate; browsers will warn of it");
     }
-    Ok(tls::server_config(certificate, key)?)
+    Ok(Certificates::load(certificate_files(config), tls::provider())?)
+}
+
+fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
+    let first = (config.tls.certificate.clone(), config.tls.private_key.clone());
+    let all = std::iter::once(first).chain(config.tls.also.iter().cloned());
+    all.map(|(certificate, private_key)| CertificateFiles { certificate, private_key }).collect()
 }
 
 fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
@@ -387,6 +411,25 @@ fn live_upstream(
     })
 }
 
+fn forwarding(config: &Config) -> Forwarding {
+    let style = match config.server.forwarded {
+        Forwarded::XForwarded => ForwardedStyle::XForwarded,
+        Forwarded::Standard => ForwardedStyle::Standard,
+        Forwarded::Both => ForwardedStyle::Both,
+        Forwarded::Nothing => ForwardedStyle::Nothing,
+    };
+    Forwarding { trusted: config.server.trusted_proxies.clone(), style }
+}
+
+fn listening(config: &Config) -> Listening {
+    Listening {
+        address: config.server.listen,
+        plain: config.server.redirect_http,
+        workers: worker_count(config),
+        proxy_protocol: config.server.proxy_protocol,
+    }
+}
+
 fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.server.workers.map_or_else(cores, std::num::NonZero::get)
@@ -395,6 +438,7 @@ fn worker_count(config: &Config) -> usize {
 fn limits(config: &Config) -> server::Limits {
     server::Limits {
         connections: config.limits.connections,
+        connections_per_address: config.limits.connections_per_address,
         handshake_timeout: config.limits.handshake_timeout,
         header_timeout: config.limits.header_timeout,
         stall_timeout: config.limits.stall_timeout,

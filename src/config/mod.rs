@@ -16,6 +16,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
 
 pub use problems::{ConfigErrors, Problem};
@@ -52,6 +54,27 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Worker threads; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
+    /// Plain HTTP that only redirects.
+    pub redirect_http: Option<SocketAddr>,
+    /// Proxies before us whose word on the client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether they begin their connections with a PROXY header.
+    pub proxy_protocol: bool,
+    /// What applications are told of the way a request came.
+    pub forwarded: Forwarded,
+}
+
+/// `server.forwarded`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Host`, `-Proto`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Standard,
+    /// Both.
+    Both,
+    /// None.
+    Nothing,
 }
 
 /// `[tls]`. Paths are absolute or relative to the working directory: already joined with the file's folder.
@@ -63,6 +86,8 @@ pub struct Tls {
     pub private_key: PathBuf,
     /// Make a development pair at these paths where both are missing.
     pub self_signed: bool,
+    /// Certificates for other names: chain and key.
+    pub also: Vec<(PathBuf, PathBuf)>,
 }
 
 /// `[session]`.
@@ -207,6 +232,8 @@ pub struct HealthCheck {
 pub struct Limits {
     /// Open client connections.
     pub connections: usize,
+    /// Of them, of one address that is no trusted proxy.
+    pub connections_per_address: usize,
     /// TLS handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a head to its last; also how long a kept-alive HTTP/1.1 connection may idle.

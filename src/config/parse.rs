@@ -2,11 +2,12 @@
 //! a section that fails leaves a placeholder, so that the others are still checked. Each default is a constant with its
 //! reason. Knows nothing of the disk.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::policy::{HeaderNameError, IdentityHeaders, RoleNames};
@@ -15,7 +16,7 @@ use super::problems::{ConfigErrors, Problem, did_you_mean, listed};
 use super::routes::routes;
 use super::table::{At, Findings, Table};
 use super::upstreams::upstreams;
-use super::{Config, Limits, LocalLogin, Log, LogFormat, Secret, Server, SessionConfig, Store, Tls};
+use super::{Config, Forwarded, Limits, LocalLogin, Log, LogFormat, Secret, Server, SessionConfig, Store, Tls};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -116,21 +117,61 @@ fn roles(root: &mut Table<'_, '_>) -> RoleNames {
 
 fn server(mut table: Table<'_, '_>) -> Option<Server> {
     let accepted = "an address and port such as \"0.0.0.0:8443\"";
-    let listen = table.text("listen", accepted);
+    let listen = address(&mut table, "listen", accepted);
     if listen.is_none() && !table.has_problem("listen") {
         table.missing("listen", &format!("write {accepted}"));
     }
-    let listen = listen.and_then(|At { value, span, .. }| {
-        let address: Option<SocketAddr> = value.parse().ok();
-        if address.is_none() {
-            table.problem(&span, "listen", format!("`{value}` is not an address and port; write {accepted}"));
-        }
-        address
-    });
+    let redirect_http = address(&mut table, "redirect_http", "an address and port such as \"0.0.0.0:80\"");
     let workers = table.number("workers", 1..1025).and_then(|count| NonZeroUsize::new(usize::try_from(count).ok()?));
-    table.not_yet(&["admin", "redirect_http"]);
+    let mut trusted_proxies = Vec::new();
+    let networks = table.texts("trusted_proxies", "a list such as [\"10.0.0.0/8\"]");
+    for At { value, span, .. } in networks.map(|list| list.value).unwrap_or_default() {
+        match value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from)) {
+            // Everybody's word is nobody's.
+            Ok(net) if net.prefix_len() == 0 => {
+                table.problem(&span, "trusted_proxies", format!("`{value}` trusts everybody; name your proxies"));
+            }
+            Ok(net) => trusted_proxies.push(net),
+            Err(_) => {
+                let accepted = "write an address or a network such as \"10.0.0.0/8\"";
+                table.problem(&span, "trusted_proxies", format!("`{value}` is not an address; {accepted}"));
+            }
+        }
+    }
+    let proxy_protocol = table.flag("proxy_protocol");
+    if let Some(flag) = proxy_protocol.as_ref().filter(|flag| flag.value && trusted_proxies.is_empty()) {
+        let accepted = "write the proxies that send it in `trusted_proxies`";
+        table.problem(&flag.span, "proxy_protocol", format!("is read from listed proxies alone; {accepted}"));
+    }
+    let forwarded = forwarded(&mut table);
+    table.not_yet(&["admin"]);
     table.done();
-    Some(Server { listen: listen?, workers })
+    let proxy_protocol = proxy_protocol.is_some_and(|flag| flag.value);
+    Some(Server { listen: listen?, workers, redirect_http, trusted_proxies, proxy_protocol, forwarded })
+}
+
+fn address(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<SocketAddr> {
+    let At { value, span, .. } = table.text(key, accepted)?;
+    let address = value.parse().ok();
+    if address.is_none() {
+        table.problem(&span, key, format!("`{value}` is not an address and port; write {accepted}"));
+    }
+    address
+}
+
+fn forwarded(table: &mut Table<'_, '_>) -> Forwarded {
+    let accepted = "\"x-forwarded\", \"forwarded\", \"both\" or \"none\"";
+    let Some(At { value, span, .. }) = table.text("forwarded", accepted) else { return Forwarded::XForwarded };
+    match value.as_str() {
+        "x-forwarded" => Forwarded::XForwarded,
+        "forwarded" => Forwarded::Standard,
+        "both" => Forwarded::Both,
+        "none" => Forwarded::Nothing,
+        _ => {
+            table.problem(&span, "forwarded", format!("`{value}` is not understood; write {accepted}"));
+            Forwarded::XForwarded
+        }
+    }
 }
 
 fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
@@ -151,8 +192,21 @@ fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
     };
     let certificate = path(certificate, "certificate", "certs/gateway.pem");
     let private_key = path(private_key, "private_key", "certs/gateway.key");
+    let mut also = Vec::new();
+    for mut other in table.array_of_tables("also") {
+        let mut file = |key| {
+            let found = other.text(key, file).filter(|at| !at.value.is_empty()).map(|at| base.join(at.value));
+            if found.is_none() && !other.has_problem(key) {
+                other.missing(key, &format!("write {file}"));
+            }
+            found
+        };
+        let pair = (file("certificate"), file("private_key"));
+        also.extend(pair.0.zip(pair.1));
+        other.done();
+    }
     table.done();
-    Some(Tls { certificate: certificate?, private_key: private_key?, self_signed })
+    Some(Tls { certificate: certificate?, private_key: private_key?, self_signed, also })
 }
 
 fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionConfig> {
@@ -342,6 +396,9 @@ fn limits(root: &mut Table<'_, '_>) -> Limits {
     if let Some(number) = table.number("connections", 1..10_000_001) {
         limits.connections = size(number);
     }
+    if let Some(number) = table.number("connections_per_address", 1..10_000_001) {
+        limits.connections_per_address = size(number);
+    }
     if let Some(number) = table.number("header_bytes", 8192..1_048_577) {
         limits.header_bytes = size(number);
     }
@@ -394,6 +451,8 @@ impl Default for Limits {
         Limits {
             // Some 30 KiB each: 300 MiB when a flood fills them all.
             connections: 10_000,
+            // A company behind one address; a twentieth of all, so that one machine cannot take the gateway.
+            connections_per_address: 500,
             // A phone on a bad line needs two or three seconds.
             handshake_timeout: 10 * SECOND,
             // Also how long an HTTP/1.1 connection may idle; browsers reuse them within a minute.

@@ -12,6 +12,7 @@ use crate::session::View;
 use crate::upstream::PooledBody;
 
 use super::body::{BodyLimits, RequestBody, ResponseBody};
+use super::client::Trace;
 use super::headers::{self, Outgoing, Returning, request_headers, response_headers};
 use super::reply::Refusal;
 use super::request_id::RequestId;
@@ -21,8 +22,10 @@ use super::{Connection, Worker, tunnel, upgrade};
 
 /// What a request brings along on its way.
 pub struct Passage<'r> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: &'r Connection,
+    /// The way before that.
+    pub trace: &'r Trace,
     /// Its head.
     pub head: &'r RequestHead<'r>,
     /// Its id.
@@ -44,7 +47,7 @@ pub async fn forward(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, head, id, switch, session } = passage;
+    let Passage { connection, trace, head, id, switch, session } = passage;
     if switch.is_some() && session.is_some() && !upgrade::same_origin(request.headers(), head.authority) {
         return Err(Refusal::Origin);
     }
@@ -58,7 +61,8 @@ pub async fn forward(
     }
     let client_side = switch.is_some().then(|| hyper::upgrade::on(&mut request));
     let outgoing = Outgoing {
-        connection,
+        trace,
+        style: runtime.forwarding.style,
         version: request.version(),
         authority: head.authority,
         id,
@@ -88,7 +92,8 @@ pub async fn forward(
     if switching {
         match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {
             Some((client, _)) => {
-                tunnel::open(worker, client, hyper::upgrade::on(&mut response), session.clone(), options.idle_timeout);
+                let ends = (client, hyper::upgrade::on(&mut response));
+                tunnel::open(worker, ends, session.clone(), options.idle_timeout, connection.busy.begin());
             }
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),

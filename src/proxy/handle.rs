@@ -15,6 +15,7 @@ use crate::policy::{AccessRule, Decision, Found, RequestHead, Route, decide};
 use crate::session::Activity;
 
 use super::body::ResponseBody;
+use super::client::Trace;
 use super::forward::{Passage, forward};
 use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Refusal};
@@ -28,12 +29,14 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let started = Instant::now();
+    let busy = connection.busy.begin();
+    let trace = worker.runtime.forwarding.trace(&connection, request.headers());
     let id = worker.ids.next();
     let audience = Audience::of(request.headers());
     let http2 = request.version() == Version::HTTP_2;
-    let mut record = begin(&worker, &connection, id, &request);
+    let mut record = begin(&worker, &trace, id, &request);
     let mut reader = None;
-    let outcome = catch_panic(stops(&worker, &connection, id, request, (&mut record, &mut reader))).await;
+    let outcome = catch_panic(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut reader))).await;
     let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
         Ok(response) => response,
         Err(refusal) => {
@@ -54,14 +57,14 @@ pub async fn handle(
     }
     // Stop 7: written when the body ends or is dropped.
     record.status = response.status().as_u16();
-    let recorder = Recorder::new(worker.runtime.clone(), started, record);
+    let recorder = Recorder::new(worker.runtime.clone(), started, record, busy);
     response.map(|body| body.recorded(recorder))
 }
 
 /// Stops 2 to 6; stop 1 is the server's.
 async fn stops(
     worker: &Arc<Worker>,
-    connection: &Connection,
+    (connection, trace): (&Connection, &Trace),
     id: RequestId,
     request: Request<Incoming>,
     (record, reader): (&mut Record, &mut Option<cors::Reader>),
@@ -78,7 +81,7 @@ async fn stops(
     head.path.raw().clone_into(&mut record.path);
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = ("own_page", "own_page");
-        return own_pages::answer(worker, connection, &head, id, request).await;
+        return own_pages::answer(worker, trace.client, &head, id, request).await;
     }
 
     // 3: find the route.
@@ -114,7 +117,7 @@ async fn stops(
         Decision::Forward(permit, _) => {
             record.subject = permit.caller().map(|caller| caller.identity.subject.clone());
             record.upstream = Some(worker.pools[permit.route().upstream.0].name().to_owned());
-            let passage = Passage { connection, head: &head, id, switch, session: known.session };
+            let passage = Passage { connection, trace, head: &head, id, switch, session: known.session };
             let asked = Instant::now();
             let response = forward(worker, &permit, passage, request).await;
             record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
@@ -137,12 +140,12 @@ fn split(parts: http::request::Parts, body: Incoming) -> (http::request::Parts, 
     (kept, request)
 }
 
-fn begin(worker: &Worker, connection: &Connection, id: RequestId, request: &Request<Incoming>) -> Record {
+fn begin(worker: &Worker, trace: &Trace, id: RequestId, request: &Request<Incoming>) -> Record {
     Record {
         kind: "access",
         time: record::time(worker.runtime.clock.now()),
         request_id: record::id(id),
-        peer: connection.peer.ip().to_string(),
+        peer: trace.client.to_string(),
         protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
         method: request.method().as_str().chars().take(32).collect(),
         ..Record::default()

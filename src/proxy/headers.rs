@@ -8,7 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::authn::CookieName;
 use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit};
 
-use super::Connection;
+use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
 
@@ -34,8 +34,10 @@ impl HeaderRules for () {
 
 /// What a rebuilt request carries beside what the client sent.
 pub struct Outgoing<'r> {
-    /// Where the request came from.
-    pub connection: &'r Connection,
+    /// The way the request came.
+    pub trace: &'r Trace,
+    /// What the application is told of it.
+    pub style: ForwardedStyle,
     /// What the client spoke.
     pub version: Version,
     /// `host[:port]` as the client named it.
@@ -65,7 +67,6 @@ pub struct Returning<'r> {
 }
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -82,8 +83,8 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
     }
     let options = &outgoing.permit.route().options;
     edit(&mut headers, &options.request);
+    forwarded(&mut headers, &outgoing);
     if let Ok(host) = HeaderValue::from_str(outgoing.authority) {
-        headers.insert(FORWARDED_HOST, host.clone());
         headers.insert(header::HOST, host);
     }
     if let HostHeader::Fixed(host) = &options.host {
@@ -100,10 +101,6 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if let Ok(peer) = HeaderValue::from_str(&outgoing.connection.peer.ip().to_canonical().to_string()) {
-        headers.insert(FORWARDED_FOR, peer);
-    }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     let via = if outgoing.version == Version::HTTP_2 { "2.0 portcullis" } else { "1.1 portcullis" };
     headers.append(header::VIA, HeaderValue::from_static(via));
     headers.insert(REQUEST_ID, outgoing.id.header());
@@ -150,6 +147,19 @@ pub fn response_headers(incoming: &HeaderMap, returning: Returning<'_>) -> Heade
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     headers
+}
+
+/// The way the request came. The client's own lines did not pass.
+fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) {
+    let (style, trace) = (outgoing.style, outgoing.trace);
+    if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
+        headers.extend(trace.for_line().map(|line| (FORWARDED_FOR, line)));
+        headers.extend(HeaderValue::from_str(outgoing.authority).ok().map(|host| (FORWARDED_HOST, host)));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+    }
+    if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {
+        headers.extend(trace.standard_line(outgoing.authority).map(|line| (header::FORWARDED, line)));
+    }
 }
 
 fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {

@@ -4,12 +4,15 @@
 //! outer one renders them and records. It does not know how a session is kept, nor how TLS was ended.
 
 mod body;
+mod busy;
+mod client;
 mod cors;
 mod forward;
 mod handle;
 pub mod headers;
 mod own_pages;
 mod record;
+mod redirect;
 mod reply;
 mod request_id;
 mod stall;
@@ -31,8 +34,11 @@ use crate::policy::RouteTable;
 use crate::upstream::{Pool, Upstream};
 
 pub use body::{RequestBody, ResponseBody};
+pub use busy::Busy;
+pub use client::{ForwardedStyle, Forwarding};
 pub use handle::handle;
 pub use record::{Format, Records};
+pub use redirect::redirect;
 pub use request_id::{RequestId, RequestIds};
 pub use upgrade::Switch;
 
@@ -52,6 +58,8 @@ pub struct Runtime {
     pub access_log: bool,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Proxies before us, and what applications are told of the way.
+    pub forwarding: Forwarding,
     /// Bytes a request body may have.
     pub body_limit: Option<u64>,
     /// How long a client may send nothing of a body that it began, until the answer comes.
@@ -87,4 +95,13 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The server name of the handshake, lower-case.
     pub sni: Option<String>,
+    /// What it carries.
+    pub busy: Busy,
+}
+
+impl Connection {
+    /// One that carries nothing yet.
+    pub fn new(peer: SocketAddr, sni: Option<String>) -> Connection {
+        Connection { peer, sni, busy: Busy::default() }
+    }
 }

@@ -1,6 +1,7 @@
 //! Requests under `/.portcullis/`: handed to `login` with what it may know. One decision: they are never forwarded, whatever
 //! the routes say, and their bodies are read here, capped. Knows nothing of what the pages do.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,11 +14,11 @@ use crate::login;
 use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
 
+use super::Worker;
 use super::body::ResponseBody;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, gateway_headers};
 use super::request_id::RequestId;
-use super::{Connection, Worker};
 
 /// A sign-in form has two fields and a sealed state.
 const FORM_BYTES: usize = 16 * 1024;
@@ -36,7 +37,7 @@ pub fn is_own(head: &RequestHead<'_>) -> bool {
 /// [`Refusal`]: body too large or broken, ambiguous cookies, the store away.
 pub async fn answer(
     worker: &Arc<Worker>,
-    connection: &Connection,
+    client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
     request: Request<Incoming>,
@@ -63,7 +64,7 @@ pub async fn answer(
         query: head.query,
         headers: &parts.headers,
         authority: head.authority,
-        peer: connection.peer.ip(),
+        peer: client,
         body,
         caller,
         session_cookie: cookie,
@@ -75,7 +76,7 @@ pub async fn answer(
             kind: "audit",
             time: record::time(now),
             request_id: record::id(id),
-            peer: connection.peer.ip().to_string(),
+            peer: client.to_string(),
             event: audit.event,
             subject: audit.user.as_deref(),
             reason: audit.reason,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 
 use super::Runtime;
+use super::busy::Exchange;
 use super::request_id::RequestId;
 use super::watch::Cut;
 
@@ -85,13 +86,14 @@ pub struct Recorder {
     runtime: Arc<Runtime>,
     started: Instant,
     record: Box<Record>,
+    _busy: Exchange,
 }
 
 impl Recorder {
-    /// A recorder for a request that began at `started`.
-    pub fn new(runtime: Arc<Runtime>, started: Instant, mut record: Record) -> Recorder {
+    /// A recorder for a request that began at `started`; its connection is busy as long as it lives.
+    pub fn new(runtime: Arc<Runtime>, started: Instant, mut record: Record, busy: Exchange) -> Recorder {
         record.body = "aborted";
-        Recorder { runtime, started, record: Box::new(record) }
+        Recorder { runtime, started, record: Box::new(record), _busy: busy }
     }
 
     /// Bytes went out.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use crate::session::View;
 
 use super::Worker;
+use super::busy::Exchange;
 
 /// Bytes a tunnel may hold in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -28,10 +29,10 @@ const POLICY: u16 = 1008;
 /// Carry bytes both ways until one side is done, the session ends, nothing moves for `idle`, or the gateway stops.
 pub fn open(
     worker: &Arc<Worker>,
-    client: OnUpgrade,
-    application: OnUpgrade,
+    (client, application): (OnUpgrade, OnUpgrade),
     session: Option<Arc<View>>,
     idle: Option<Duration>,
+    busy: Exchange,
 ) {
     let sessions = worker.runtime.authenticator.sessions();
     // Registered before the client is told, and checked once more after: a revocation that came before the registration is
@@ -44,6 +45,7 @@ pub fn open(
     let left = session.map(|view| view.session.ends.since(now));
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
+        let _busy = busy;
         let (client, application) = match tokio::try_join!(client, application) {
             Ok(both) => both,
             Err(error) => return tracing::debug!(%error, "a tunnel did not come to stand"),

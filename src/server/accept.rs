@@ -1,20 +1,25 @@
 //! From a socket to a served connection. One decision: the protocol is what ALPN agreed on, each with its own builder and its
 //! own timers, so that no client can hold a connection by saying nothing. Knows nothing of what is served.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{Connection, Worker, handle};
 
-use super::Limits;
+use super::addresses::{Addresses, Place};
+use super::counters::Counters;
 use super::stream::ClientStream;
+use super::{Limits, proxy_protocol};
 
 /// Streams that a peer may open and reset before they were handled (CVE-2023-44487, "rapid reset").
 const PENDING_RESETS: usize = 20;
@@ -22,34 +27,85 @@ const PENDING_RESETS: usize = 20;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a peer without requests gets to answer the GOAWAY.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+/// A client that vanished without a word is noticed by the kernel within about two minutes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// What a connection needs of its worker.
 pub(super) struct Serve {
     pub(super) worker: Arc<Worker>,
     pub(super) tls: TlsAcceptor,
     pub(super) limits: Limits,
+    pub(super) proxy_protocol: bool,
     pub(super) drain: CancellationToken,
+    pub(super) addresses: Addresses,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Serve one connection to its end.
-pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: std::net::SocketAddr) {
+pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(serve.limits.handshake_timeout, serve.tls.accept(stream));
-    let stream = tokio::select! {
-        done = handshake => match done {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
-        },
-        () = serve.drain.cancelled() => return,
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+    let greeted = tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer));
+    let Some(greeted) = serve.drain.run_until_cancelled(greeted).await else { return };
+    let (stream, peer, _place) = match greeted {
+        Ok(Some(greeted)) => greeted,
+        Ok(None) => return,
+        Err(_) => {
+            serve.counters.handshake_timeout.add();
+            return tracing::debug!(%peer, "TLS handshake took too long");
+        }
     };
     let tls = stream.get_ref().1;
     let sni = tls.server_name().map(str::to_ascii_lowercase);
     let http2 = tls.alpn_protocol() == Some(b"h2");
-    let accepted = Arc::new(Connection { peer, sni });
+    let accepted = Arc::new(Connection::new(peer, sni));
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 { two(&serve, stream, accepted).await } else { one(&serve, stream, accepted).await };
     if let Err(error) = result {
+        serve.counters.broken.add();
         tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Everything before HTTP: who it is, whether there is a place, and TLS.
+async fn greet(
+    serve: &Serve,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<(TlsStream<TcpStream>, SocketAddr, Option<Place>)> {
+    let forwarding = &serve.worker.runtime.forwarding;
+    let mut client = peer;
+    if serve.proxy_protocol && forwarding.trusts(peer.ip().to_canonical()) {
+        match proxy_protocol::read(&mut stream).await {
+            Ok(source) => client = source.unwrap_or(peer),
+            Err(error) => {
+                serve.counters.proxy_header_malformed.add();
+                tracing::debug!(%peer, %error, "no PROXY header from a listed proxy");
+                return None;
+            }
+        }
+    }
+    let address = client.ip().to_canonical();
+    let place = if forwarding.trusts(address) {
+        None
+    } else {
+        let place = serve.addresses.enter(address, serve.limits.connections_per_address);
+        if place.is_none() {
+            serve.counters.refused_address.add();
+            tracing::debug!(%peer, "too many connections of one address");
+            return None;
+        }
+        place
+    };
+    match serve.tls.accept(stream).await {
+        Ok(stream) => Some((stream, client, place)),
+        Err(error) => {
+            serve.counters.handshake_failed.add();
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            None
+        }
     }
 }
 
@@ -75,7 +131,7 @@ async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> 
 }
 
 async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let worker = serve.worker.clone();
+    let (worker, busy) = (serve.worker.clone(), accepted.busy.clone());
     let service = service_fn(move |request| {
         let (worker, accepted) = (worker.clone(), accepted.clone());
         async move { Ok::<_, std::convert::Infallible>(handle(worker, accepted, request).await) }
@@ -92,7 +148,14 @@ async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> 
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = serve.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = serve.drain.cancelled() => {}
+        // Pings keep an HTTP/2 connection alive that nobody uses; hyper has no limit for that.
+        () = busy.idle_for(serve.limits.header_timeout) => serve.counters.idle_closed.add(),
     }
-    connection.await
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        result = connection.as_mut() => result,
+        // A peer that does not answer the GOAWAY, or never said a word, is not waited for once nothing is on its way.
+        () = busy.idle_for(GOAWAY_GRACE) => Ok(()),
+    }
 }

@@ -4,6 +4,11 @@
 //! upstream connections; a request never changes threads. Knows nothing of what a request means.
 
 mod accept;
+mod addresses;
+mod certificates;
+mod counters;
+mod plain;
+mod proxy_protocol;
 mod stream;
 pub mod tls;
 mod worker;
@@ -15,13 +20,17 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use worker::Workers;
+pub use certificates::{CertificateFiles, Certificates};
+pub use counters::{Counter, Counters};
+pub use worker::{Listening, Workers};
 
 /// Bounds on connections, as plain values.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Open at once, over all workers.
     pub connections: usize,
+    /// Open at once of one address.
+    pub connections_per_address: usize,
     /// TLS handshake.
     pub handshake_timeout: Duration,
     /// A request head, and the idle time of a kept-alive HTTP/1.1 connection.
@@ -38,6 +47,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+/// After an accept that failed (out of descriptors, usually) others get the time to close theirs.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -70,4 +81,6 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 pub(crate) struct Serving {
     pub(crate) listener: std::net::TcpListener,
     pub(crate) tls: Arc<rustls::ServerConfig>,
+    /// The listener that redirects, on one of the workers.
+    pub(crate) plain: Option<std::net::TcpListener>,
 }

@@ -12,6 +12,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 
+use super::certificates::Certificates;
+
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -56,27 +58,21 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The one provider.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// A server configuration from PEM files.
+/// A server configuration that shows these certificates.
 ///
 /// # Errors
 /// [`TlsError`], naming the file.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = read_chain(certificate)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|source| TlsError::Pem {
-        path: key.to_owned(),
-        wanted: "private key",
-        source,
-    })?;
+pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|source| TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned(), source })?;
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Shared by all workers and rotated by itself; without it rustls keeps 256 sessions in memory.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
@@ -85,7 +81,12 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     Ok(Arc::new(config))
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bad = |source| TlsError::Pem { path: path.to_owned(), wanted: "private key", source };
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(bad)
+}
+
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bad = |source| TlsError::Pem { path: path.to_owned(), wanted: "certificate", source };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(bad)?;
     if chain.is_empty() { Err(bad(pem::Error::NoItemsFound)) } else { Ok(chain) }

@@ -16,45 +16,94 @@ use tokio_util::task::TaskTracker;
 use crate::proxy::{Runtime, Worker};
 
 use super::accept::{Serve, connection};
-use super::{Limits, Serving, listen};
+use super::addresses::Addresses;
+use super::counters::Counters;
+use super::{ACCEPT_BACKOFF, Limits, Serving, listen, plain};
 
-/// After an accept that failed (out of descriptors, usually) others get the time to close theirs.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What tunnels get after requests had theirs.
 const TUNNEL_GRACE: Duration = Duration::from_secs(1);
+
+/// Where a gateway listens.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// TLS.
+    pub address: SocketAddr,
+    /// Plain HTTP that leads there.
+    pub plain: Option<SocketAddr>,
+    /// Threads.
+    pub workers: usize,
+    /// Whether listed proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
+}
 
 /// Running worker threads.
 pub struct Workers {
     address: SocketAddr,
+    plain: Option<SocketAddr>,
     drain: CancellationToken,
+    counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+struct Shared {
+    runtime: Arc<Runtime>,
+    limits: Limits,
+    proxy_protocol: bool,
+    port: u16,
+    drain: CancellationToken,
+    open: Arc<AtomicUsize>,
+    addresses: Addresses,
+    counters: Arc<Counters>,
 }
 
 impl Workers {
     /// Bind and start.
     ///
     /// # Errors
-    /// What the system says of the address or of a new thread.
+    /// The address, and what the system says of it or of a new thread.
     pub fn start(
-        address: SocketAddr,
-        count: usize,
+        listening: &Listening,
         tls: &Arc<rustls::ServerConfig>,
         runtime: &Arc<Runtime>,
         limits: &Limits,
-    ) -> io::Result<Workers> {
-        let listeners = listen(address, count)?;
-        let address = listeners[0].local_addr()?;
-        let (drain, open) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let mut threads = Vec::with_capacity(count);
+    ) -> Result<Workers, (SocketAddr, io::Error)> {
+        let at = |address: SocketAddr| move |error| (address, error);
+        let listeners = listen(listening.address, listening.workers).map_err(at(listening.address))?;
+        let address = listeners[0].local_addr().map_err(at(listening.address))?;
+        let plain = listening.plain.map(|address| listen(address, 1).map_err(at(address))).transpose()?;
+        let mut plain = plain.and_then(|mut listeners| listeners.pop());
+        let plain_address = plain.as_ref().and_then(|listener| listener.local_addr().ok());
+        let shared = Shared {
+            runtime: runtime.clone(),
+            limits: limits.clone(),
+            proxy_protocol: listening.proxy_protocol,
+            port: address.port(),
+            drain: CancellationToken::new(),
+            open: Arc::default(),
+            addresses: Addresses::default(),
+            counters: Arc::default(),
+        };
+        let (drain, counters) = (shared.drain.clone(), shared.counters.clone());
+        let mut workers = Workers { address, plain: plain_address, drain, counters, threads: Vec::new() };
         for (index, listener) in listeners.into_iter().enumerate() {
-            let serving = Serving { listener, tls: tls.clone() };
-            let (runtime, limits, drain, open) = (runtime.clone(), limits.clone(), drain.clone(), open.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || run(serving, runtime, limits, drain, open))?;
-            threads.push(thread);
+            let serving = Serving { listener, tls: tls.clone(), plain: plain.take() };
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            workers.threads.push(thread.spawn(move || run(serving, shared)).map_err(at(address))?);
         }
-        Ok(Workers { address, drain, threads })
+        Ok(workers)
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The address that redirects.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        self.plain
     }
 
     /// The address that is listened on.
@@ -83,20 +132,25 @@ impl Drop for Workers {
     }
 }
 
-fn run(serving: Serving, shared: Arc<Runtime>, limits: Limits, drain: CancellationToken, open: Arc<AtomicUsize>) {
+fn run(serving: Serving, shared: Shared) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker could not start"),
     };
     runtime.block_on(async move {
         let (tunnels, cut) = (TaskTracker::new(), CancellationToken::new());
-        let worker = Arc::new(Worker::new(shared, tunnels.clone(), cut.clone()));
+        let Shared { runtime, limits, proxy_protocol, port, drain, open, addresses, counters } = shared;
+        let worker = Arc::new(Worker::new(runtime, tunnels.clone(), cut.clone()));
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker could not listen"),
         };
+        if let Some(plain) = serving.plain.and_then(|plain| TcpListener::from_std(plain).ok()) {
+            tokio::spawn(plain::serve(plain, port, limits.clone(), counters.clone(), drain.clone()));
+        }
         let drain_timeout = limits.drain_timeout;
-        let serve = Arc::new(Serve { worker, tls: TlsAcceptor::from(serving.tls), limits, drain: drain.clone() });
+        let tls = TlsAcceptor::from(serving.tls);
+        let serve = Arc::new(Serve { worker, tls, limits, proxy_protocol, drain, addresses, counters });
         let connections = TaskTracker::new();
         accept(&listener, &serve, &connections, &open).await;
         drop(listener);
@@ -112,14 +166,11 @@ fn run(serving: Serving, shared: Arc<Runtime>, limits: Limits, drain: Cancellati
 }
 
 async fn accept(listener: &TcpListener, serve: &Arc<Serve>, connections: &TaskTracker, open: &Arc<AtomicUsize>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = serve.drain.cancelled() => return,
-        };
+    while let Some(accepted) = serve.drain.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => admit(stream, peer, serve, connections, open),
             Err(error) => {
+                serve.counters.accept_failed.add();
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
@@ -131,8 +182,10 @@ async fn accept(listener: &TcpListener, serve: &Arc<Serve>, connections: &TaskTr
 fn admit(stream: TcpStream, peer: SocketAddr, serve: &Arc<Serve>, connections: &TaskTracker, open: &Arc<AtomicUsize>) {
     let slot = Slot(open.clone());
     if open.fetch_add(1, Ordering::Relaxed) >= serve.limits.connections {
+        serve.counters.refused_full.add();
         return tracing::debug!(%peer, "too many connections");
     }
+    serve.counters.accepted.add();
     let serve = serve.clone();
     connections.spawn(async move {
         connection(serve, stream, peer).await;

@@ -6,6 +6,7 @@ mod browser;
 mod cli;
 mod config;
 mod contract;
+mod edge;
 mod exchange;
 mod gateway;
 mod hostile;

@@ -10,9 +10,9 @@ use http_body_util::BodyExt;
 use crate::support::{Running, between, run_in, shipped};
 use crate::wire::{Application, fed};
 
-struct Program {
+pub struct Program {
     child: Child,
-    port: u16,
+    pub port: u16,
     password: String,
 }
 
@@ -21,7 +21,7 @@ fn start(folder: &Path) -> Program {
     start_text(folder, &shipped("embedded:data"))
 }
 
-fn start_text(folder: &Path, text: &str) -> Program {
+pub fn start_text(folder: &Path, text: &str) -> Program {
     std::fs::write(folder.join("gateway.toml"), text).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["run", "--config"])
@@ -54,6 +54,11 @@ impl Drop for Program {
 }
 
 impl Program {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn curl(&self, jar: &Path, path: &str, arguments: &[&str]) -> String {
         let address = format!("https://localhost:{}{path}", self.port);
         let output = Command::new("curl")

@@ -1,0 +1,50 @@
+//! How many exchanges a connection carries. One decision: each holds a token from its head to the end of its body, so that a
+//! connection nobody uses can be told from one that only waits. Knows nothing of protocols.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// A connection's exchanges.
+#[derive(Clone, Debug, Default)]
+pub struct Busy(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    count: AtomicUsize,
+    changed: Notify,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Exchange(Arc<State>);
+
+impl Busy {
+    /// One begins.
+    pub fn begin(&self) -> Exchange {
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+        Exchange(self.0.clone())
+    }
+
+    /// Waits until there was none for so long.
+    pub async fn idle_for(&self, limit: Duration) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.count.load(Ordering::Relaxed) > 0 {
+                changed.await;
+            } else if tokio::time::timeout(limit, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+}
