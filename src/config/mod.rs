@@ -4,10 +4,14 @@
 //! are reported at once. It reads no file but the text it is handed and knows no tokio, hyper, rustls or moka; what needs the
 //! disk (certificates, secrets, the user file) is `startup`'s to find out.
 
+mod identity;
+mod login;
 mod options;
 mod parse;
 mod problems;
 mod routes;
+mod server;
+mod session;
 mod table;
 mod upstreams;
 

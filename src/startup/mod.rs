@@ -1,25 +1,30 @@
 //! From a configuration to a running gateway. One decision: this is the only stage that can fail for reasons outside the
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
-use std::fs;
+mod files;
+mod upstreams;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
 use crate::clock::Clock;
-use crate::config::{Config, Forwarded, LocalLogin, Scheme, Secret, ServerAddress, Store, UpstreamServer};
+use crate::config::{Config, Forwarded};
 use crate::login::{self, LocalUsers, Login};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime};
-use crate::server::{self, CertificateFiles, Certificates, Counters, Listening, Workers, tls};
-use crate::session::store::{Embedded, Memory, OpenError};
+use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
+use crate::session::store::OpenError;
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
-use crate::upstream::tls::{ClientTlsError, ClientTlsFactory, ClientTlsFiles};
-use crate::upstream::{self, Address, Ejection, Health, Protocol, Server, Upstream};
+use crate::upstream;
+use crate::upstream::tls::ClientTlsError;
 use crate::whoami::Whoami;
+
+use files::{argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
 pub struct Setup {
@@ -267,148 +272,11 @@ impl Drop for Background {
     }
 }
 
-fn load_certificates(config: &Config) -> Result<Arc<Certificates>, StartError> {
-    let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
-    if config.tls.self_signed && tls::make_development_pair(certificate, key)? {
-        tracing::info!(certificate = %certificate.display(), "made a development certificate; browsers will warn of it");
-    }
-    Ok(Certificates::load(certificate_files(config), tls::provider())?)
-}
-
-fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
-    let first = (config.tls.certificate.clone(), config.tls.private_key.clone());
-    let all = std::iter::once(first).chain(config.tls.also.iter().cloned());
-    all.map(|(certificate, private_key)| CertificateFiles { certificate, private_key }).collect()
-}
-
-fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
-    match (&config.session.secret, &config.session.store) {
-        (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret(secret)?)?),
-        (None, Store::Memory) => Ok(SessionKeys::random()?),
-        (None, Store::Embedded(folder)) => {
-            make_folder(folder)?;
-            Ok(SessionKeys::load_or_create(&folder.join("keys"))?)
-        }
-    }
-}
-
-fn read_secret(secret: &Secret) -> Result<Vec<u8>, StartError> {
-    let mut bytes = match secret {
-        Secret::File(path) => fs::read(path)
-            .map_err(|source| StartError::Secret { from: path.display().to_string(), source: Box::new(source) })?,
-        Secret::Env(name) => std::env::var(name)
-            .map_err(|source| StartError::Secret { from: name.clone(), source: Box::new(source) })?
-            .into_bytes(),
-    };
-    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    Ok(bytes)
-}
-
-fn open_store(store: &Store) -> Result<Arc<dyn SessionStore>, StartError> {
-    match store {
-        Store::Memory => Ok(Arc::new(Memory::new())),
-        Store::Embedded(folder) => {
-            make_folder(folder)?;
-            let path = folder.join("sessions.redb");
-            let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
-            Ok(Arc::new(store))
-        }
-    }
-}
-
-fn make_folder(folder: &Path) -> Result<(), StartError> {
-    fs::create_dir_all(folder).map_err(|source| StartError::Folder { path: folder.to_owned(), source })
-}
-
-fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<Demo>, StartError> {
-    let Some(user) = &local.demo_user else { return Ok(None) };
-    if local.users.exists() {
-        return Ok(None);
-    }
-    let roles: Vec<String> = config.roles.iter().map(str::to_owned).collect();
-    let password = login::make_user_file(&local.users, user, &roles, argon2(local))?;
-    Ok(Some(Demo { user: user.clone(), password }))
-}
-
-fn argon2(local: &LocalLogin) -> login::Argon2Params {
-    login::Argon2Params { m_kib: local.argon2_memory_kib, t: local.argon2_passes, p: local.argon2_lanes }
-}
-
 fn login_settings(config: &Config) -> login::Settings {
     login::Settings {
         cookie: config.session.cookie.clone(),
         argon2: config.local.as_ref().map_or_else(login::Argon2Params::default, argon2),
     }
-}
-
-/// The small application, where some upstream asks for it.
-fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
-    let asked = config
-        .upstreams
-        .iter()
-        .flat_map(|upstream| &upstream.servers)
-        .any(|server| server.address == ServerAddress::Whoami);
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    asked.then(|| Whoami::start(loopback)).transpose().map_err(StartError::Thread)
-}
-
-fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Result<Vec<Upstream>, StartError> {
-    config.upstreams.iter().map(|upstream| live_upstream(upstream, config, whoami)).collect()
-}
-
-fn live_upstream(
-    upstream: &crate::config::Upstream,
-    config: &Config,
-    whoami: Option<&Whoami>,
-) -> Result<Upstream, StartError> {
-    let failed = |source| StartError::UpstreamTls { upstream: upstream.name.clone(), source };
-    let is_secure =
-        |server: &UpstreamServer| matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. });
-    let files = ClientTlsFiles { ca: upstream.tls.ca.clone(), identity: upstream.tls.identity.clone() };
-    let secure = upstream.servers.iter().any(is_secure);
-    let factory = secure.then(|| ClientTlsFactory::new(&files)).transpose().map_err(failed)?;
-    let mut servers = Vec::new();
-    for server in &upstream.servers {
-        let (address, protocol) = match &server.address {
-            ServerAddress::Tcp { scheme, host, port } => {
-                let protocol = match (scheme, &factory) {
-                    (Scheme::Https, Some(factory)) => {
-                        let name = upstream.tls.server_name.as_ref().unwrap_or(host);
-                        Protocol::Tls(Arc::new(factory.server(name).map_err(failed)?))
-                    }
-                    (Scheme::H2c, _) => Protocol::H2c,
-                    _ => Protocol::Http1,
-                };
-                (Address::Tcp(host.clone(), *port), protocol)
-            }
-            ServerAddress::Unix(path) => (Address::Unix(path.clone()), Protocol::Http1),
-            ServerAddress::Whoami => {
-                let Some(whoami) = whoami else { continue };
-                let address = whoami.address();
-                (Address::Tcp(address.ip().to_string(), address.port()), Protocol::Http1)
-            }
-        };
-        servers.push(Arc::new(Server::new(address, protocol, server.weight)));
-    }
-    let health = upstream.health.as_ref().map(|check| Health {
-        path: check.path.clone(),
-        interval: check.interval,
-        timeout: check.timeout,
-        healthy_after: check.healthy_after,
-        unhealthy_after: check.unhealthy_after,
-    });
-    Ok(Upstream {
-        name: upstream.name.clone(),
-        servers,
-        connect_timeout: upstream.connect_timeout,
-        response_timeout: upstream.response_timeout,
-        idle_connections: config.limits.idle_upstream_connections,
-        idle_timeout: config.limits.upstream_idle_timeout,
-        ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
-        health,
-    })
 }
 
 fn forwarding(config: &Config) -> Forwarding {

@@ -1,0 +1,40 @@
+//! `[login]`. One decision: a parameter that makes passwords cheap to guess is a mistake, not a choice. Knows nothing of users.
+
+use std::path::Path;
+
+use super::LocalLogin;
+use super::table::Table;
+
+/// OWASP's first recommendation for argon2id; stronger ones are the user's to choose.
+const ARGON2: (u32, u32, u32) = (19 * 1024, 2, 1);
+
+/// The outer `None`: nobody can sign in. The inner: a mistake was found.
+pub(super) fn login(root: &mut Table<'_, '_>, base: &Path) -> Option<Option<LocalLogin>> {
+    let mut login = root.table("login")?;
+    let local = login.table("local").map(|table| local_login(table, base));
+    login.not_yet(&["oidc"]);
+    login.done();
+    local
+}
+
+fn local_login(mut table: Table<'_, '_>, base: &Path) -> Option<LocalLogin> {
+    let users = table.text("users", "the path of the user file");
+    if users.is_none() && !table.has_problem("users") {
+        table.missing("users", "write the path of the user file, such as \"users.toml\"");
+    }
+    let demo_user = table.text("demo_user", "a user name").map(|at| at.value);
+    let (memory, passes, lanes) = ARGON2;
+    let number = |found: Option<u64>, default| found.and_then(|number| u32::try_from(number).ok()).unwrap_or(default);
+    // Below OWASP's list of equal choices a stolen file is guessed too fast: 7 MiB with five passes is its least.
+    let argon2_memory_kib = number(table.number("argon2_memory_kib", 7 * 1024..4 * 1024 * 1024), memory);
+    let argon2_passes = number(table.number("argon2_passes", 1..101), passes);
+    let argon2_lanes = number(table.number("argon2_lanes", 1..17), lanes);
+    if u64::from(argon2_memory_kib) * u64::from(argon2_passes) < 5 * 7 * 1024 {
+        let span = table.span().clone();
+        let accepted = "argon2_memory_kib times argon2_passes at least 35840, as in 19456 and 2, or 7168 and 5";
+        table.problem(&span, "argon2_memory_kib", format!("too weak for passwords; {accepted}"));
+    }
+    table.done();
+    let users = base.join(users?.value);
+    Some(LocalLogin { users, demo_user, argon2_memory_kib, argon2_passes, argon2_lanes })
+}

@@ -1,0 +1,105 @@
+//! `[server]` and `[tls]`. One decision: an address that everybody may speak for is nobody's, so a proxy is trusted by name and
+//! never by default. Knows nothing of sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::table::{At, Table};
+use super::{Forwarded, Server, Tls};
+
+pub(super) fn server(mut table: Table<'_, '_>) -> Option<Server> {
+    let accepted = "an address and port such as \"0.0.0.0:8443\"";
+    let listen = address(&mut table, "listen", accepted);
+    if listen.is_none() && !table.has_problem("listen") {
+        table.missing("listen", &format!("write {accepted}"));
+    }
+    let redirect_http = address(&mut table, "redirect_http", "an address and port such as \"0.0.0.0:80\"");
+    let workers = table.number("workers", 1..1025).and_then(|count| NonZeroUsize::new(usize::try_from(count).ok()?));
+    let mut trusted_proxies = Vec::new();
+    let networks = table.texts("trusted_proxies", "a list such as [\"10.0.0.0/8\"]");
+    for At { value, span, .. } in networks.map(|list| list.value).unwrap_or_default() {
+        match value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from)) {
+            // Everybody's word is nobody's.
+            Ok(net) if net.prefix_len() == 0 => {
+                table.problem(&span, "trusted_proxies", format!("`{value}` trusts everybody; name your proxies"));
+            }
+            Ok(net) => trusted_proxies.push(net),
+            Err(_) => {
+                let accepted = "write an address or a network such as \"10.0.0.0/8\"";
+                table.problem(&span, "trusted_proxies", format!("`{value}` is not an address; {accepted}"));
+            }
+        }
+    }
+    let proxy_protocol = table.flag("proxy_protocol");
+    if let Some(flag) = proxy_protocol.as_ref().filter(|flag| flag.value && trusted_proxies.is_empty()) {
+        let accepted = "write the proxies that send it in `trusted_proxies`";
+        table.problem(&flag.span, "proxy_protocol", format!("is read from listed proxies alone; {accepted}"));
+    }
+    let forwarded = forwarded(&mut table);
+    table.not_yet(&["admin"]);
+    table.done();
+    let proxy_protocol = proxy_protocol.is_some_and(|flag| flag.value);
+    Some(Server { listen: listen?, workers, redirect_http, trusted_proxies, proxy_protocol, forwarded })
+}
+
+fn address(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<SocketAddr> {
+    let At { value, span, .. } = table.text(key, accepted)?;
+    let address = value.parse().ok();
+    if address.is_none() {
+        table.problem(&span, key, format!("`{value}` is not an address and port; write {accepted}"));
+    }
+    address
+}
+
+fn forwarded(table: &mut Table<'_, '_>) -> Forwarded {
+    let accepted = "\"x-forwarded\", \"forwarded\", \"both\" or \"none\"";
+    let Some(At { value, span, .. }) = table.text("forwarded", accepted) else { return Forwarded::XForwarded };
+    match value.as_str() {
+        "x-forwarded" => Forwarded::XForwarded,
+        "forwarded" => Forwarded::Standard,
+        "both" => Forwarded::Both,
+        "none" => Forwarded::Nothing,
+        _ => {
+            table.problem(&span, "forwarded", format!("`{value}` is not understood; write {accepted}"));
+            Forwarded::XForwarded
+        }
+    }
+}
+
+pub(super) fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
+    let self_signed = table.flag("self_signed").is_some_and(|flag| flag.value);
+    let file = "the path of a PEM file";
+    let (certificate, private_key) = (table.text("certificate", file), table.text("private_key", file));
+    let path = |given: Option<At<String>>, key: &str, default: &str| match given {
+        Some(At { value, .. }) if !value.is_empty() => Some(base.join(value)),
+        Some(At { span, .. }) => {
+            table.problem(&span, key, format!("is empty; write {file}"));
+            None
+        }
+        None if self_signed => Some(base.join(default)),
+        None => {
+            table.missing(key, &format!("write {file}, or `self_signed = true` for development"));
+            None
+        }
+    };
+    let certificate = path(certificate, "certificate", "certs/gateway.pem");
+    let private_key = path(private_key, "private_key", "certs/gateway.key");
+    let mut also = Vec::new();
+    for mut other in table.array_of_tables("also") {
+        let mut file = |key| {
+            let found = other.text(key, file).filter(|at| !at.value.is_empty()).map(|at| base.join(at.value));
+            if found.is_none() && !other.has_problem(key) {
+                other.missing(key, &format!("write {file}"));
+            }
+            found
+        };
+        let pair = (file("certificate"), file("private_key"));
+        also.extend(pair.0.zip(pair.1));
+        other.done();
+    }
+    table.done();
+    Some(Tls { certificate: certificate?, private_key: private_key?, self_signed, also })
+}

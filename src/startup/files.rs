@@ -1,0 +1,83 @@
+//! What a start reads and makes on the disk: certificates, keys, the store, the first user. One decision: what is missing and
+//! may be made is made here, once, for its owner alone. Knows nothing of what runs on it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Config, LocalLogin, Secret, Store};
+use crate::login;
+use crate::server::{CertificateFiles, Certificates, tls};
+use crate::session::store::{Embedded, Memory};
+use crate::session::{SessionKeys, SessionStore};
+
+use super::{Demo, StartError};
+
+pub(super) fn load_certificates(config: &Config) -> Result<Arc<Certificates>, StartError> {
+    let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
+    if config.tls.self_signed && tls::make_development_pair(certificate, key)? {
+        tracing::info!(certificate = %certificate.display(), "made a development certificate; browsers will warn of it");
+    }
+    Ok(Certificates::load(certificate_files(config), tls::provider())?)
+}
+
+pub(super) fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
+    let first = (config.tls.certificate.clone(), config.tls.private_key.clone());
+    let all = std::iter::once(first).chain(config.tls.also.iter().cloned());
+    all.map(|(certificate, private_key)| CertificateFiles { certificate, private_key }).collect()
+}
+
+pub(super) fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
+    match (&config.session.secret, &config.session.store) {
+        (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret(secret)?)?),
+        (None, Store::Memory) => Ok(SessionKeys::random()?),
+        (None, Store::Embedded(folder)) => {
+            make_folder(folder)?;
+            Ok(SessionKeys::load_or_create(&folder.join("keys"))?)
+        }
+    }
+}
+
+pub(super) fn read_secret(secret: &Secret) -> Result<Vec<u8>, StartError> {
+    let mut bytes = match secret {
+        Secret::File(path) => fs::read(path)
+            .map_err(|source| StartError::Secret { from: path.display().to_string(), source: Box::new(source) })?,
+        Secret::Env(name) => std::env::var(name)
+            .map_err(|source| StartError::Secret { from: name.clone(), source: Box::new(source) })?
+            .into_bytes(),
+    };
+    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+pub(super) fn open_store(store: &Store) -> Result<Arc<dyn SessionStore>, StartError> {
+    match store {
+        Store::Memory => Ok(Arc::new(Memory::new())),
+        Store::Embedded(folder) => {
+            make_folder(folder)?;
+            let path = folder.join("sessions.redb");
+            let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), StartError> {
+    fs::create_dir_all(folder).map_err(|source| StartError::Folder { path: folder.to_owned(), source })
+}
+
+pub(super) fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<Demo>, StartError> {
+    let Some(user) = &local.demo_user else { return Ok(None) };
+    if local.users.exists() {
+        return Ok(None);
+    }
+    let roles: Vec<String> = config.roles.iter().map(str::to_owned).collect();
+    let password = login::make_user_file(&local.users, user, &roles, argon2(local))?;
+    Ok(Some(Demo { user: user.clone(), password }))
+}
+
+pub(super) fn argon2(local: &LocalLogin) -> login::Argon2Params {
+    login::Argon2Params { m_kib: local.argon2_memory_kib, t: local.argon2_passes, p: local.argon2_lanes }
+}

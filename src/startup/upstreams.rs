@@ -1,0 +1,80 @@
+//! From configured upstreams to live ones. One decision: certificates and names are read here, so that a request never finds
+//! out that a file is missing. Knows nothing of requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, Scheme, ServerAddress, UpstreamServer};
+use crate::upstream::tls::{ClientTlsFactory, ClientTlsFiles};
+use crate::upstream::{Address, Ejection, Health, Protocol, Server, Upstream};
+use crate::whoami::Whoami;
+
+use super::StartError;
+
+/// The small application, where some upstream asks for it.
+pub(super) fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
+    let asked = config
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.servers)
+        .any(|server| server.address == ServerAddress::Whoami);
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    asked.then(|| Whoami::start(loopback)).transpose().map_err(StartError::Thread)
+}
+
+pub(super) fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Result<Vec<Upstream>, StartError> {
+    config.upstreams.iter().map(|upstream| live_upstream(upstream, config, whoami)).collect()
+}
+
+fn live_upstream(
+    upstream: &crate::config::Upstream,
+    config: &Config,
+    whoami: Option<&Whoami>,
+) -> Result<Upstream, StartError> {
+    let failed = |source| StartError::UpstreamTls { upstream: upstream.name.clone(), source };
+    let is_secure =
+        |server: &UpstreamServer| matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. });
+    let files = ClientTlsFiles { ca: upstream.tls.ca.clone(), identity: upstream.tls.identity.clone() };
+    let secure = upstream.servers.iter().any(is_secure);
+    let factory = secure.then(|| ClientTlsFactory::new(&files)).transpose().map_err(failed)?;
+    let mut servers = Vec::new();
+    for server in &upstream.servers {
+        let (address, protocol) = match &server.address {
+            ServerAddress::Tcp { scheme, host, port } => {
+                let protocol = match (scheme, &factory) {
+                    (Scheme::Https, Some(factory)) => {
+                        let name = upstream.tls.server_name.as_ref().unwrap_or(host);
+                        Protocol::Tls(Arc::new(factory.server(name).map_err(failed)?))
+                    }
+                    (Scheme::H2c, _) => Protocol::H2c,
+                    _ => Protocol::Http1,
+                };
+                (Address::Tcp(host.clone(), *port), protocol)
+            }
+            ServerAddress::Unix(path) => (Address::Unix(path.clone()), Protocol::Http1),
+            ServerAddress::Whoami => {
+                let Some(whoami) = whoami else { continue };
+                let address = whoami.address();
+                (Address::Tcp(address.ip().to_string(), address.port()), Protocol::Http1)
+            }
+        };
+        servers.push(Arc::new(Server::new(address, protocol, server.weight)));
+    }
+    let health = upstream.health.as_ref().map(|check| Health {
+        path: check.path.clone(),
+        interval: check.interval,
+        timeout: check.timeout,
+        healthy_after: check.healthy_after,
+        unhealthy_after: check.unhealthy_after,
+    });
+    Ok(Upstream {
+        name: upstream.name.clone(),
+        servers,
+        connect_timeout: upstream.connect_timeout,
+        response_timeout: upstream.response_timeout,
+        idle_connections: config.limits.idle_upstream_connections,
+        idle_timeout: config.limits.upstream_idle_timeout,
+        ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
+        health,
+    })
+}
