@@ -11,11 +11,9 @@ use aws_lc_rs::{constant_time, hkdf, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::SessionKey;
+use super::{SessionKey, UserKey};
 
 const VERSION: u8 = 1;
-/// The partition of the store; there is one as long as there is one store.
-const PARTITION: u8 = 0;
 const ID_BYTES: usize = 20;
 const MAC_BYTES: usize = 16;
 const PLAIN_BYTES: usize = 3 + ID_BYTES;
@@ -137,17 +135,18 @@ impl CookieCodec {
         CookieCodec { mac: key("portcullis/cookie/1"), store: key("portcullis/store/1"), site: prefix }
     }
 
-    /// A new id: the cookie's value, and the key it is stored under.
+    /// A new id of a user's: the cookie's value, and the key it is stored under. Both carry the user's shard, so that any node
+    /// finds the part of the store that holds the session and everything else of the user.
     ///
     /// # Errors
     /// [`KeyError::Random`]: a guessable id is worse than none.
-    pub fn mint(&self) -> Result<(String, SessionKey), KeyError> {
+    pub fn mint(&self, user: UserKey) -> Result<(String, SessionKey), KeyError> {
         let mut value = [0; VALUE_BYTES];
-        value[..3].copy_from_slice(&[VERSION, 0, PARTITION]);
+        value[..3].copy_from_slice(&[VERSION, 0, user.shard()]);
         rand::fill(&mut value[3..PLAIN_BYTES]).map_err(|_| KeyError::Random)?;
         let mac = self.tag(&value[..PLAIN_BYTES]);
         value[PLAIN_BYTES..].copy_from_slice(&mac);
-        Ok((URL_SAFE_NO_PAD.encode(value), self.key_of(&value[3..PLAIN_BYTES])))
+        Ok((URL_SAFE_NO_PAD.encode(value), self.key_of(&value[2..PLAIN_BYTES])))
     }
 
     /// The key of a value that this gateway made; `None` for anything else. Length and alphabet are checked before any
@@ -158,20 +157,23 @@ impl CookieCodec {
         }
         let mut value = [0; VALUE_BYTES];
         let written = URL_SAFE_NO_PAD.decode_slice(cookie, &mut value).ok()?;
-        if written != VALUE_BYTES || value[..3] != [VERSION, 0, PARTITION] {
+        if written != VALUE_BYTES || value[..2] != [VERSION, 0] {
             return None;
         }
         // In constant time: a comparison that stops at the first difference tells an attacker how far a guess got.
         constant_time::verify_slices_are_equal(&self.tag(&value[..PLAIN_BYTES]), &value[PLAIN_BYTES..]).ok()?;
-        Some(self.key_of(&value[3..PLAIN_BYTES]))
+        Some(self.key_of(&value[2..PLAIN_BYTES]))
     }
 
     fn tag(&self, plain: &[u8]) -> [u8; MAC_BYTES] {
         truncated(&self.mac, &[&self.site, plain])
     }
 
-    fn key_of(&self, id: &[u8]) -> SessionKey {
-        SessionKey(truncated(&self.store, &[b"portcullis/sidh/1\0", id]))
+    /// The last byte is the shard itself; 120 bits of a keyed hash are left, which nobody collides with.
+    fn key_of(&self, shard_and_id: &[u8]) -> SessionKey {
+        let mut key = truncated(&self.store, &[b"portcullis/sidh/1\0", shard_and_id]);
+        key[15] = shard_and_id[0];
+        SessionKey(key)
     }
 }
 
@@ -190,20 +192,25 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use std::os::unix::fs::PermissionsExt;
 
+    use crate::session::UserKey;
+
+    const ALICE: UserKey = UserKey([0xa1; 16]);
+
     #[test]
     fn a_cookie_opens_to_the_key_it_was_minted_with() {
         let codec = CookieCodec::new(&SessionKeys::random().unwrap(), "a");
-        let (value, key) = codec.mint().unwrap();
+        let (value, key) = codec.mint(ALICE).unwrap();
         assert_eq!(value.len(), VALUE_CHARACTERS);
         assert!(codec.open(&value) == Some(key));
-        assert!(codec.mint().unwrap().1 != key);
+        assert_eq!(key.shard(), ALICE.shard(), "the session is found where its user is");
+        assert!(codec.mint(ALICE).unwrap().1 != key);
     }
 
     /// I27
     #[test]
     fn flipping_any_bit_makes_it_garbage() {
         let codec = CookieCodec::new(&SessionKeys::random().unwrap(), "a");
-        let raw = URL_SAFE_NO_PAD.decode(codec.mint().unwrap().0).unwrap();
+        let raw = URL_SAFE_NO_PAD.decode(codec.mint(ALICE).unwrap().0).unwrap();
         for bit in 0..raw.len() * 8 {
             let mut flipped = raw.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -217,7 +224,7 @@ mod tests {
     #[test]
     fn another_site_or_another_key_refuses_it() {
         let keys = SessionKeys::random().unwrap();
-        let (value, _) = CookieCodec::new(&keys, "a").mint().unwrap();
+        let (value, _) = CookieCodec::new(&keys, "a").mint(ALICE).unwrap();
         assert!(CookieCodec::new(&keys, "b").open(&value).is_none());
         assert!(CookieCodec::new(&SessionKeys::random().unwrap(), "a").open(&value).is_none());
     }

@@ -159,6 +159,21 @@ impl UserKey {
     }
 }
 
+impl UserKey {
+    /// Which part of a divided store the user is in. A byte and not a number of parts: a store may be divided otherwise later,
+    /// and every cookie stays good.
+    pub fn shard(self) -> u8 {
+        self.0[15]
+    }
+}
+
+impl SessionKey {
+    /// The shard of its user.
+    pub fn shard(self) -> u8 {
+        self.0[15]
+    }
+}
+
 impl Session {
     /// The moment it ends if nothing more is heard of it.
     pub fn due(&self) -> Timestamp {

@@ -208,7 +208,9 @@ impl Sessions {
     /// # Errors
     /// [`StoreError`]; then there is no session.
     pub async fn begin(&self, new: NewSession, replaces: Option<&str>, now: Timestamp) -> Result<Begun, StoreError> {
-        let (cookie, key) = self.codec.mint().map_err(|error: KeyError| StoreError::Unavailable(Box::new(error)))?;
+        let user = UserKey::of(&new.provider, &new.subject);
+        let (cookie, key) =
+            self.codec.mint(user).map_err(|error: KeyError| StoreError::Unavailable(Box::new(error)))?;
         let Lifetimes { idle, max_age } = self.settings.lifetimes;
         let session = Session {
             provider: new.provider,
