@@ -13,7 +13,7 @@ use crate::support::{between, run};
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A browser with a fresh profile; ends with the test.
-struct Browser {
+pub struct Browser {
     driver: Child,
     session: String,
     _profile: tempfile::TempDir,
@@ -39,7 +39,7 @@ fn ask(method: &str, address: &str, body: &Value) -> Value {
 }
 
 impl Browser {
-    fn open(width: u32, height: u32, dark: bool) -> Browser {
+    pub fn open(width: u32, height: u32, dark: bool) -> Browser {
         let profile = tempfile::tempdir().unwrap();
         let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut browser = Browser { driver: driver.unwrap(), session: String::new(), _profile: profile };
@@ -76,7 +76,7 @@ impl Browser {
         ask("POST", &format!("{}/{path}", self.session), body)
     }
 
-    fn go(&self, address: &str) {
+    pub fn go(&self, address: &str) {
         self.post("url", &json!({ "url": address }));
     }
 
@@ -89,20 +89,20 @@ impl Browser {
         found[ELEMENT].as_str().unwrap_or_else(|| panic!("{css} at {}: {found}", self.address())).to_owned()
     }
 
-    fn write(&self, css: &str, text: &str) {
+    pub fn write(&self, css: &str, text: &str) {
         self.post(&format!("element/{}/value", self.element(css)), &json!({ "text": text }));
     }
 
-    fn click(&self, css: &str) {
+    pub fn click(&self, css: &str) {
         self.post(&format!("element/{}/click", self.element(css)), &json!({}));
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let address = format!("{}/element/{}/text", self.session, self.element("body"));
         ask("GET", &address, &Value::Null).as_str().unwrap_or_default().to_owned()
     }
 
-    fn until(&self, what: &str, holds: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let until = Instant::now() + Duration::from_secs(15);
         while !holds() {
             assert!(Instant::now() < until, "{what}: {} shows {}", self.address(), self.text());
@@ -110,7 +110,7 @@ impl Browser {
     }
 
     /// Keep a picture, and see that it is one.
-    fn picture(&self, name: &str) {
+    pub fn picture(&self, name: &str) {
         let taken = ask("GET", &format!("{}/screenshot", self.session), &Value::Null);
         let png = base64::engine::general_purpose::STANDARD.decode(taken.as_str().unwrap()).unwrap();
         assert!(png.starts_with(b"\x89PNG") && png.len() > 2_000, "{name}");

@@ -1,6 +1,7 @@
 //! All integration tests in one binary, because linking is the slow part. Each starts the real gateway over TLS on port 0 and
 //! talks to it with the real curl.
 
+mod applications;
 mod architecture;
 mod browser;
 mod cli;
@@ -16,5 +17,6 @@ mod process;
 mod servers;
 mod sessions;
 mod support;
+mod tools;
 mod upstreams;
 mod wire;

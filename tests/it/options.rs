@@ -9,15 +9,12 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::Revocation;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use crate::support::{Running, run_text, run_with, shipped};
-use crate::wire::{Application, Client, connect, fed, piece, raw, soon, two, whole};
+use crate::wire::{Application, Client, connect, fed, piece, raw, socket_over_two, soon, two, whole};
 
 /// An application that tells each head it gets, as `METHOD path` and header lines.
 fn telling() -> (Application, Receiver<String>) {
@@ -36,17 +33,6 @@ fn telling() -> (Application, Receiver<String>) {
 fn with(port: u16, more: &str) -> Running {
     let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""));
     run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{more}"))
-}
-
-fn port(running: &Running) -> u16 {
-    running.gateway.address().port()
-}
-
-/// The jar's cookie line.
-fn cookie(running: &Running) -> String {
-    let jar = std::fs::read_to_string(running.folder.path().join("jar")).unwrap();
-    let line = jar.lines().find(|line| line.contains("\t__Host-portcullis\t")).unwrap();
-    format!("__Host-portcullis={}", line.rsplit('\t').next().unwrap())
 }
 
 async fn revoke_everyone(running: &Running) {
@@ -256,8 +242,8 @@ async fn a_body_that_stops_coming_is_408_and_one_that_streams_may_rest() {
     let running = with(application.port, "[limits]\nbody_timeout = \"200ms\"");
     let running = &running;
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let cookie = cookie(running);
-    for mut client in Client::both(port(running)).await {
+    let cookie = running.cookie();
+    for mut client in Client::both(running.port()).await {
         // Answered at the first piece: then it may rest for longer than the limit.
         let (mut feed, body) = fed();
         feed.send_data(Bytes::from_static(b"first")).await.unwrap();
@@ -269,7 +255,7 @@ async fn a_body_that_stops_coming_is_408_and_one_that_streams_may_rest() {
         feed.send_data(Bytes::from_static(b"second")).await.unwrap();
         assert_eq!(piece(&mut answer).await, "second");
     }
-    for mut client in Client::both(port(running)).await {
+    for mut client in Client::both(running.port()).await {
         let (feed, body) = fed();
         let answer = client.ask(Request::post("/").header("cookie", &cookie), "/", body).await;
         assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
@@ -294,9 +280,9 @@ async fn an_event_stream_ends_with_its_session() {
     let application = events();
     let running = with(application.port, "");
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let cookie = cookie(&running);
+    let cookie = running.cookie();
     let mut streams = Vec::new();
-    for mut client in Client::both(port(&running)).await {
+    for mut client in Client::both(running.port()).await {
         let mut answer = client.ask(Request::get("/").header("cookie", &cookie), "/", whole("")).await.into_body();
         assert_eq!(piece(&mut answer).await, "data: 1\n\n", "the first event comes at once");
         streams.push((client, answer));
@@ -318,7 +304,7 @@ async fn an_answer_that_stands_still_for_longer_than_the_route_allows_is_cut() {
     let application = events();
     let route = "[[route]]\nname = \"still\"\npath = \"/still\"\naccess = \"public\"\nupstream = \"app\"\nidle_timeout = \"100ms\"\n";
     let running = with(application.port, route);
-    for mut client in Client::both(port(&running)).await {
+    for mut client in Client::both(running.port()).await {
         let mut answer = client.ask(Request::get("/"), "/still", whole("")).await.into_body();
         piece(&mut answer).await;
         assert!(soon(answer.frame()).await.unwrap().is_err());
@@ -347,33 +333,14 @@ fn sockets() -> (Application, Receiver<String>) {
     (application, got)
 }
 
-async fn socket_over_two(running: &Running, cookie: &str) -> WebSocketStream<TokioIo<hyper::upgrade::Upgraded>> {
-    let mut client = two(port(running)).await;
-    // The server's settings have to be there before the protocol may be used.
-    let first = Request::get("https://localhost/public").body(whole("")).unwrap();
-    soon(client.send_request(first)).await.unwrap();
-    let request = Request::connect("https://localhost/socket?a=b")
-        .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("cookie", cookie)
-        .header("origin", "https://localhost")
-        .header("sec-websocket-version", "13")
-        .body(whole(""))
-        .unwrap();
-    let answer = soon(client.send_request(request)).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert!(answer.headers().get("sec-websocket-accept").is_none());
-    let upgraded = soon(hyper::upgrade::on(answer)).await.unwrap();
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await
-}
-
 /// RFC 8441: the same rules and the same application as over HTTP/1.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn websockets_over_http2() {
     let (application, asked) = sockets();
     let running = with(application.port, "");
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let cookie = cookie(&running);
-    let mut socket = socket_over_two(&running, &cookie).await;
+    let cookie = running.cookie();
+    let mut socket = socket_over_two(running.port(), "/socket?a=b", &cookie).await;
     let head = asked.iter().find(|head| head.starts_with("/socket")).unwrap();
     assert!(head.starts_with("/socket?a=b") && head.contains("\"x-forwarded-user\": \"demo\""), "{head}");
     assert!(!head.contains("__Host-"), "{head}");
@@ -386,7 +353,7 @@ async fn websockets_over_http2() {
         ("https://localhost", "a=b", "websocket", 401),
         ("https://localhost", cookie.as_str(), "webtransport", 501),
     ] {
-        let mut client = two(port(&running)).await;
+        let mut client = two(running.port()).await;
         let first = Request::get("https://localhost/.portcullis/login").body(whole("")).unwrap();
         soon(client.send_request(first)).await.unwrap();
         let request = Request::connect("https://localhost/socket")
@@ -405,7 +372,7 @@ async fn a_websocket_that_is_cut_gets_a_close_frame() {
     let (application, _asked) = sockets();
     let running = with(application.port, "[limits]\ndrain_timeout = \"100ms\"");
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let cookie = cookie(&running);
+    let cookie = running.cookie();
     let code = |message: Message| match message {
         Message::Close(Some(frame)) => u16::from(frame.code),
         other => panic!("{other:?}"),
@@ -413,11 +380,11 @@ async fn a_websocket_that_is_cut_gets_a_close_frame() {
     let open = async || {
         let mut request = "wss://localhost/socket".into_client_request().unwrap();
         request.headers_mut().insert("cookie", cookie.parse().unwrap());
-        let stream = connect(port(&running), "http/1.1").await;
+        let stream = connect(running.port(), "http/1.1").await;
         soon(tokio_tungstenite::client_async(request, stream)).await.unwrap().0
     };
     let mut one = open().await;
-    let mut two = socket_over_two(&running, &cookie).await;
+    let mut two = socket_over_two(running.port(), "/socket?a=b", &cookie).await;
     one.send(Message::text("x")).await.unwrap();
     soon(one.next()).await.unwrap().unwrap();
     two.send(Message::text("x")).await.unwrap();
@@ -427,10 +394,10 @@ async fn a_websocket_that_is_cut_gets_a_close_frame() {
     assert_eq!(code(soon(two.next()).await.unwrap().unwrap()), 1008);
 
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let cookie = self::cookie(&running);
+    let cookie = running.cookie();
     let mut request = "wss://localhost/socket".into_client_request().unwrap();
     request.headers_mut().insert("cookie", cookie.parse().unwrap());
-    let stream = connect(port(&running), "http/1.1").await;
+    let stream = connect(running.port(), "http/1.1").await;
     let (mut last, _) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
     last.send(Message::text("x")).await.unwrap();
     soon(last.next()).await.unwrap().unwrap();
@@ -453,8 +420,8 @@ async fn a_body_is_asked_for_only_when_it_will_be_taken() {
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
         )
     };
-    let said = raw(port(&running), head("/").as_bytes(), "request id").await;
+    let said = raw(running.port(), head("/").as_bytes(), "request id").await;
     assert!(said.starts_with("HTTP/1.1 401 "), "{said}");
-    let said = raw(port(&running), head("/up").as_bytes(), "100 Continue\r\n\r\n").await;
+    let said = raw(running.port(), head("/up").as_bytes(), "100 Continue\r\n\r\n").await;
     assert!(said.starts_with("HTTP/1.1 100 "), "{said}");
 }

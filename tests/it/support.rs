@@ -71,6 +71,23 @@ pub fn run_with(
 }
 
 impl Running {
+    /// Its TLS port.
+    pub fn port(&self) -> u16 {
+        self.gateway.address().port()
+    }
+
+    /// The cookies of this test's browser, as curl keeps them.
+    pub fn jar(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("jar")).unwrap()
+    }
+
+    /// The session's `Cookie` line.
+    pub fn cookie(&self) -> String {
+        let jar = self.jar();
+        let value = jar.lines().find_map(|line| line.split_once("\t__Host-portcullis\t")).expect("signed in").1;
+        format!("__Host-portcullis={value}")
+    }
+
     /// Ask with curl, with the cookies of this test's browser.
     pub fn curl(&self, path: &str, arguments: &[&str]) -> Said {
         let address = format!("https://localhost:{}{path}", self.gateway.address().port());

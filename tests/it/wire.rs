@@ -20,6 +20,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 /// Any body of a test.
@@ -233,6 +234,30 @@ pub async fn two(port: u16) -> http2::SendRequest<Frames> {
     let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
     sender
+}
+
+/// A WebSocket over HTTP/2 (RFC 8441), on a connection of its own, asked for by a page of the same host.
+pub async fn socket_over_two(
+    port: u16,
+    path: &str,
+    cookie: &str,
+) -> tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>> {
+    let mut client = two(port).await;
+    // The server's settings have to be there before the protocol may be used.
+    let first = Request::get("https://localhost/public").body(whole("")).unwrap();
+    soon(client.send_request(first)).await.unwrap();
+    let request = Request::connect(format!("https://localhost:{port}{path}"))
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .header("cookie", cookie)
+        .header("origin", format!("https://localhost:{port}"))
+        .header("sec-websocket-version", "13")
+        .body(whole(""))
+        .unwrap();
+    let answer = soon(client.send_request(request)).await.unwrap();
+    assert_eq!(answer.status(), http::StatusCode::OK);
+    assert!(answer.headers().get("sec-websocket-accept").is_none());
+    let upgraded = TokioIo::new(soon(hyper::upgrade::on(answer)).await.unwrap());
+    tokio_tungstenite::WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await
 }
 
 /// Either, behind one method.
