@@ -11,6 +11,8 @@
 //! | room | holds | does not know |
 //! |---|---|---|
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
+//! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
+//! | [`fetch`] | documents of other parties, bounded | what they mean |
 //! | [`session`] | records, stores, local memory, revocation | HTTP beyond a cookie's value; routes |
 //! | [`authn`] | credential → who is calling | what a caller may do |
 //! | [`login`] | signing in and out, local users, pages | upstreams |
@@ -34,11 +36,13 @@ pub mod authn;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fetch;
 pub mod login;
 pub mod policy;
 pub mod proxy;
 pub mod server;
 pub mod session;
 pub mod startup;
+pub mod trust;
 pub mod upstream;
 pub mod whoami;

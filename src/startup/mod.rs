@@ -19,8 +19,8 @@ use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::OpenError;
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
+use crate::trust::ClientTlsError;
 use crate::upstream;
-use crate::upstream::tls::ClientTlsError;
 use crate::whoami::Whoami;
 
 use files::{argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, Scheme, ServerAddress, UpstreamServer};
-use crate::upstream::tls::{ClientTlsFactory, ClientTlsFiles};
+use crate::trust::ClientTlsFiles;
+use crate::upstream::tls::ClientTlsFactory;
 use crate::upstream::{Address, Ejection, Health, Protocol, Server, Upstream};
 use crate::whoami::Whoami;
 

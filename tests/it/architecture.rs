@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("policy", &[]),
-    ("upstream", &[]),
+    ("trust", &[]),
+    ("fetch", &["trust"]),
+    ("upstream", &["trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
     ("session", &["clock", "policy"]),
@@ -16,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("login", &["authn", "clock", "policy", "session"]),
     ("proxy", &["authn", "clock", "login", "policy", "session", "upstream"]),
     ("server", &["proxy"]),
-    ("startup", &["authn", "clock", "config", "login", "proxy", "server", "session", "upstream", "whoami"]),
+    ("startup", &["authn", "clock", "config", "login", "proxy", "server", "session", "trust", "upstream", "whoami"]),
     ("cli", &["clock", "config", "login", "policy", "proxy", "startup", "whoami"]),
 ];
 
@@ -24,13 +26,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("moka", &["session/cache.rs"]),
     ("redb", &["session/store/"]),
-    ("rustls", &["server/", "upstream/tls.rs"]),
+    ("rustls", &["server/", "trust.rs", "upstream/tls.rs"]),
     ("rcgen", &["server/tls.rs"]),
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
     ("governor", &["login/throttle.rs"]),
-    ("hyper", &["proxy/", "server/", "upstream/", "whoami.rs"]),
+    ("hyper", &["fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
     ("clap", &["cli/"]),
 ];
 

@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod edge;
 mod exchange;
+mod fetch;
 mod gateway;
 mod hostile;
 mod options;

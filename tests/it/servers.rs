@@ -105,12 +105,12 @@ async fn an_early_answer_over_http2_stops_the_upload() {
 }
 
 /// A CA, and files of it in a folder: `ca.pem`, `client.pem`, `client.key`; the server's configuration asks for the client's.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(folder: &Path) -> Authority {
+    pub fn new(folder: &Path) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -122,14 +122,14 @@ impl Authority {
         authority
     }
 
-    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
+    pub fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    fn server(&self, name: &str, alpn: &[&str]) -> rustls::ServerConfig {
+    pub fn server(&self, name: &str, alpn: &[&str]) -> rustls::ServerConfig {
         let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(self.issuer.der().to_vec())).unwrap();
