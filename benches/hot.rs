@@ -29,6 +29,7 @@ fn table(count: usize) -> RouteTable {
     let route = |n: usize| Route {
         name: format!("route-{n}"),
         line: n,
+        index: n,
         host: HostPattern::Exact(format!("app-{}.example.com", n / 10)),
         path: PathPrefix::parse(&format!("/area-{}/part", n % 10)).unwrap(),
         methods: None,

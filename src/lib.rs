@@ -19,6 +19,7 @@
 //! | [`upstream`] | connections to applications | identities, headers |
 //! | [`proxy`] | the seven stops, headers, answers, records | how sessions are kept; TLS |
 //! | [`server`] | listeners, TLS, workers, drain | what a request means |
+//! | [`admin`] | health, readiness, metrics, the sessions API: a listener of its own | the public listener |
 //! | [`config`] | text → [`config::Config`], every mistake at once | the disk, tokio, hyper, rustls |
 //! | [`startup`] | configuration → running gateway | request handling |
 //! | [`cli`] | commands | – |
@@ -32,10 +33,12 @@
 //! - No store is asked on a public route, and no outage signs anybody out: *could not ask* is an error, not an answer.
 //! - No session id is stored, logged or shown: only its keyed hash is.
 
+pub mod admin;
 pub mod authn;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod counter;
 pub mod fetch;
 pub mod login;
 pub mod policy;

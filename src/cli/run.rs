@@ -83,6 +83,9 @@ fn announce(gateway: &Gateway) {
             demo.user, demo.password
         ));
     }
+    if let Some(address) = gateway.admin_address() {
+        say(&format!("portcullis: the operator's listener is http://{address}/"));
+    }
     say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
 }
 

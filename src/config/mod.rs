@@ -60,12 +60,23 @@ pub struct Server {
     pub workers: Option<NonZeroUsize>,
     /// Plain HTTP that only redirects.
     pub redirect_http: Option<SocketAddr>,
+    /// The operator's listener.
+    pub admin: Option<AdminListener>,
     /// Proxies before us whose word on the client's address is taken.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether they begin their connections with a PROXY header.
     pub proxy_protocol: bool,
     /// What applications are told of the way a request came.
     pub forwarded: Forwarded,
+}
+
+/// `server.admin` and `server.admin_token`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminListener {
+    /// Where it listens. Beyond this machine only with a token.
+    pub address: SocketAddr,
+    /// The operator's token; `None`: made on first start and kept beside the store, where the store is a folder.
+    pub token: Option<Secret>,
 }
 
 /// `server.forwarded`.

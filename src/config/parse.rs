@@ -52,7 +52,7 @@ impl Config {
 /// All sections, whatever fails; `None` only together with a finding.
 fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let roles = roles(root);
-    let server = required(root, "server", "write [server] with `listen`").and_then(server);
+    let server = required(root, "server", "write [server] with `listen`").and_then(|table| server(table, base));
     let tls = required(root, "tls", "write [tls] with `certificate` and `private_key`, or `self_signed = true`")
         .and_then(|table| tls(table, base));
     let session = session(root, base);

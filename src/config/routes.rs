@@ -88,6 +88,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
     Some(Route {
         name: name?.value,
         line,
+        index: 0,
         host: host?,
         path: path?,
         methods: methods?,

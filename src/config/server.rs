@@ -7,10 +7,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::session::secret;
 use super::table::{At, Table};
-use super::{Forwarded, Server, Tls};
+use super::{AdminListener, Forwarded, Server, Tls};
 
-pub(super) fn server(mut table: Table<'_, '_>) -> Option<Server> {
+pub(super) fn server(mut table: Table<'_, '_>, base: &Path) -> Option<Server> {
     let accepted = "an address and port such as \"0.0.0.0:8443\"";
     let listen = address(&mut table, "listen", accepted);
     if listen.is_none() && !table.has_problem("listen") {
@@ -39,10 +40,32 @@ pub(super) fn server(mut table: Table<'_, '_>) -> Option<Server> {
         table.problem(&flag.span, "proxy_protocol", format!("is read from listed proxies alone; {accepted}"));
     }
     let forwarded = forwarded(&mut table);
-    table.not_yet(&["admin"]);
+    let admin = admin(&mut table, base);
     table.done();
     let proxy_protocol = proxy_protocol.is_some_and(|flag| flag.value);
-    Some(Server { listen: listen?, workers, redirect_http, trusted_proxies, proxy_protocol, forwarded })
+    Some(Server { listen: listen?, workers, redirect_http, admin, trusted_proxies, proxy_protocol, forwarded })
+}
+
+/// The operator's listener. What it tells and does is nobody else's, so an address that others reach needs a token.
+fn admin(table: &mut Table<'_, '_>, base: &Path) -> Option<AdminListener> {
+    let accepted = "an address and port such as \"127.0.0.1:9090\"";
+    let found = table.text("admin", accepted);
+    let token = secret(table, "admin_token", base);
+    let Some(At { value, span, .. }) = found else {
+        if token.as_ref().is_some_and(Option::is_some) && !table.has_problem("admin") {
+            table.missing("admin", &format!("`admin_token` opens it; write {accepted}"));
+        }
+        return None;
+    };
+    let Ok(address) = value.parse::<SocketAddr>() else {
+        table.problem(&span, "admin", format!("`{value}` is not an address and port; write {accepted}"));
+        return None;
+    };
+    if !address.ip().is_loopback() && token == Some(None) {
+        let accepted = "write a loopback address, or `admin_token = { file = \"PATH\" }`";
+        table.problem(&span, "admin", format!("`{value}` is within reach of others; {accepted}"));
+    }
+    Some(AdminListener { address, token: token? })
 }
 
 fn address(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<SocketAddr> {

@@ -33,6 +33,8 @@ pub struct Route {
     pub name: String,
     /// The line of the file it begins on.
     pub line: usize,
+    /// Its place among the routes of the file, as [`RouteTable::new`] counts them.
+    pub index: usize,
     /// Hosts it answers for.
     pub host: HostPattern,
     /// Paths it answers for.
@@ -136,8 +138,8 @@ impl RouteTable {
     /// The first two routes that clash: same host, path and a shared method, or paths that a lenient server takes for one.
     pub fn new(routes: Vec<Route>) -> Result<RouteTable, Box<Clash>> {
         let mut table = RouteTable::default();
-        for route in routes {
-            let route = Arc::new(route);
+        for (index, route) in routes.into_iter().enumerate() {
+            let route = Arc::new(Route { index, ..route });
             let written = route.path.as_str();
             let folded = route.path.lenient();
             table.mixed |= folded != written;

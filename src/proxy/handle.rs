@@ -20,6 +20,7 @@ use super::forward::{Passage, forward};
 use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Refusal};
 use super::request_id::RequestId;
+use super::traffic::Outcome;
 use super::{Connection, Worker, cors, own_pages, upgrade};
 
 /// Answer one request. Never fails: what goes wrong is an answer too.
@@ -42,9 +43,6 @@ pub async fn handle(
         Err(refusal) => {
             log(&refusal, id);
             record.reason = refusal.reason();
-            if record.decision.is_empty() {
-                record.decision = "refuse";
-            }
             reply::refusal(&refusal, audience, id, worker.runtime.login.pages())
         }
     };
@@ -57,7 +55,7 @@ pub async fn handle(
     }
     // Stop 7: written when the body ends or is dropped.
     record.status = response.status().as_u16();
-    let recorder = Recorder::new(worker.runtime.clone(), started, record, busy);
+    let recorder = Recorder::new(worker.clone(), started, record, busy);
     response.map(|body| body.recorded(recorder))
 }
 
@@ -80,7 +78,7 @@ async fn stops(
     head.host.as_str().clone_into(&mut record.host);
     head.path.raw().clone_into(&mut record.path);
     if own_pages::is_own(&head) {
-        (record.decision, record.reason) = ("own_page", "own_page");
+        (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
         return own_pages::answer(worker, trace.client, &head, id, request).await;
     }
 
@@ -93,9 +91,10 @@ async fn stops(
     };
     let route = matched.route;
     record.route = Some(route.name.clone());
+    record.route_index = Some(route.index);
     *reader = cors::reader(&route.options, &kept.headers);
     if let Some(answer) = cors::preflight(&route.options, &head, reader.as_ref())? {
-        (record.decision, record.reason) = ("preflight", "preflight");
+        (record.decision, record.reason) = (Outcome::Preflight, "preflight");
         return Ok(answer);
     }
 
@@ -110,7 +109,7 @@ async fn stops(
 
     // 5: decide.
     let decision = decide(&head, &matched, known.authentication);
-    (record.decision, record.reason) = (decision.as_str(), decision.reason().as_str());
+    (record.decision, record.reason) = (outcome(&decision), decision.reason().as_str());
 
     // 6: act.
     match decision {
@@ -126,6 +125,15 @@ async fn stops(
         Decision::SignIn(_) => Ok(reply::see_other(&runtime.login.sign_in_location(head.path.raw(), head.query))),
         Decision::Unauthenticated(reason) => Err(Refusal::Unauthenticated(reason)),
         Decision::Forbidden(_) => Err(Refusal::Forbidden),
+    }
+}
+
+fn outcome(decision: &Decision) -> Outcome {
+    match decision {
+        Decision::Forward(..) => Outcome::Forward,
+        Decision::SignIn(_) => Outcome::SignIn,
+        Decision::Unauthenticated(_) => Outcome::Unauthenticated,
+        Decision::Forbidden(_) => Outcome::Forbidden,
     }
 }
 

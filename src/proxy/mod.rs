@@ -16,6 +16,7 @@ mod redirect;
 mod reply;
 mod request_id;
 mod stall;
+mod traffic;
 mod tunnel;
 mod upgrade;
 mod watch;
@@ -37,9 +38,10 @@ pub use body::{RequestBody, ResponseBody};
 pub use busy::Busy;
 pub use client::{ForwardedStyle, Forwarding};
 pub use handle::handle;
-pub use record::{Format, Records};
+pub use record::{AuditLine, Format, Records, audit};
 pub use redirect::redirect;
 pub use request_id::{RequestId, RequestIds};
+pub use traffic::{BUCKETS_US, Outcome, Tally, Total, Traffic};
 pub use upgrade::Switch;
 
 /// Live state built from one configuration, shared by all workers. A request pins one.
@@ -56,6 +58,8 @@ pub struct Runtime {
     pub records: Arc<dyn Records>,
     /// Whether there is a line per request.
     pub access_log: bool,
+    /// Requests, counted.
+    pub traffic: Traffic,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Proxies before us, and what applications are told of the way.
@@ -72,6 +76,8 @@ pub struct Worker {
     pub runtime: Arc<Runtime>,
     /// Pools, by `UpstreamId`.
     pub pools: Vec<Pool<RequestBody>>,
+    /// Its requests, counted.
+    pub tally: Arc<Tally>,
     /// Fresh ids.
     pub ids: RequestIds,
     /// Tunnels, which outlive the request that opened them.
@@ -84,7 +90,8 @@ impl Worker {
     /// A worker with empty pools.
     pub fn new(runtime: Arc<Runtime>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
         let pools = runtime.upstreams.iter().cloned().map(Pool::new).collect();
-        Worker { runtime, pools, ids: RequestIds::new(), tunnels, stop }
+        let tally = runtime.traffic.tally();
+        Worker { runtime, pools, tally, ids: RequestIds::new(), tunnels, stop }
     }
 }
 

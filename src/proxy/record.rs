@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
-use super::Runtime;
+use super::Worker;
 use super::busy::Exchange;
 use super::request_id::RequestId;
+use super::traffic::Outcome;
 use super::watch::Cut;
 
 /// Where lines go: the access log and the audit.
@@ -57,11 +58,15 @@ pub struct Record {
     /// Route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// The route's place in the file, for the counters.
+    #[serde(skip)]
+    pub route_index: Option<usize>,
     /// Upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
-    /// `forward`, `sign_in`, `unauthenticated`, `forbidden`, `refuse`, `own_page`.
-    pub decision: &'static str,
+    /// What was done.
+    #[serde(serialize_with = "by_name")]
+    pub decision: Outcome,
     /// Why, a stable name.
     pub reason: &'static str,
     /// Who.
@@ -81,9 +86,13 @@ pub struct Record {
     pub body: &'static str,
 }
 
-/// Writes the record when it is dropped.
+fn by_name<S: serde::Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(outcome.as_str())
+}
+
+/// Counts the request and writes the record when it is dropped.
 pub struct Recorder {
-    runtime: Arc<Runtime>,
+    worker: Arc<Worker>,
     started: Instant,
     record: Box<Record>,
     _busy: Exchange,
@@ -91,9 +100,9 @@ pub struct Recorder {
 
 impl Recorder {
     /// A recorder for a request that began at `started`; its connection is busy as long as it lives.
-    pub fn new(runtime: Arc<Runtime>, started: Instant, mut record: Record, busy: Exchange) -> Recorder {
+    pub fn new(worker: Arc<Worker>, started: Instant, mut record: Record, busy: Exchange) -> Recorder {
         record.body = "aborted";
-        Recorder { runtime, started, record: Box::new(record), _busy: busy }
+        Recorder { worker, started, record: Box::new(record), _busy: busy }
     }
 
     /// Bytes went out.
@@ -122,9 +131,12 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.record.total_ms = milliseconds(self.started.elapsed());
-        if self.runtime.access_log {
-            write(&*self.runtime.records, &*self.record, text);
+        let took = self.started.elapsed();
+        let Record { route_index, decision, status, .. } = *self.record;
+        self.worker.tally.add(route_index, decision, status, took);
+        self.record.total_ms = milliseconds(took);
+        if self.worker.runtime.access_log {
+            write(&*self.worker.runtime.records, &*self.record, text);
         }
     }
 }
@@ -148,6 +160,14 @@ pub struct AuditLine<'r> {
     /// Why, a stable name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'r str>,
+}
+
+impl<'r> AuditLine<'r> {
+    /// What an operator did, to whom.
+    pub fn of_operator(event: &'r str, subject: &'r str, now: Timestamp) -> AuditLine<'r> {
+        let (request_id, peer) = ("-".to_owned(), "operator".to_owned());
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject: Some(subject), reason: None }
+    }
 }
 
 /// Write an audit line.
@@ -178,7 +198,7 @@ fn text(record: &Record) -> String {
         record.host,
         record.path,
         record.status,
-        record.decision,
+        record.decision.as_str(),
         record.reason,
         record.subject.as_deref().unwrap_or("-"),
         record.route.as_deref().unwrap_or("-"),

@@ -1,7 +1,7 @@
 //! What happened below requests, counted. One decision: plain numbers that only grow, so that whoever exports them needs no
 //! lock and no library here. Knows nothing of who reads them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::counter::Counter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -16,22 +16,6 @@ macro_rules! counters {
             }
         }
     };
-}
-
-/// One number.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// So far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 counters! {

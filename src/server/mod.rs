@@ -21,8 +21,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use certificates::{CertificateFiles, Certificates};
-pub use counters::{Counter, Counters};
-pub use worker::{Listening, Workers};
+pub use counters::Counters;
+pub use worker::{Listening, Open, Workers};
 
 /// Bounds on connections, as plain values.
 #[derive(Clone, Debug)]

@@ -42,7 +42,27 @@ pub struct Workers {
     plain: Option<SocketAddr>,
     drain: CancellationToken,
     counters: Arc<Counters>,
+    open: Open,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What is open at this moment, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Open {
+    connections: Arc<AtomicUsize>,
+    tunnels: Vec<TaskTracker>,
+}
+
+impl Open {
+    /// Client connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// WebSockets.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.iter().map(TaskTracker::len).sum()
+    }
 }
 
 /// What all workers share.
@@ -53,6 +73,7 @@ struct Shared {
     proxy_protocol: bool,
     port: u16,
     drain: CancellationToken,
+    tunnels: TaskTracker,
     open: Arc<AtomicUsize>,
     addresses: Addresses,
     counters: Arc<Counters>,
@@ -81,15 +102,19 @@ impl Workers {
             proxy_protocol: listening.proxy_protocol,
             port: address.port(),
             drain: CancellationToken::new(),
+            tunnels: TaskTracker::new(),
             open: Arc::default(),
             addresses: Addresses::default(),
             counters: Arc::default(),
         };
         let (drain, counters) = (shared.drain.clone(), shared.counters.clone());
-        let mut workers = Workers { address, plain: plain_address, drain, counters, threads: Vec::new() };
+        let open = Open { connections: shared.open.clone(), tunnels: Vec::new() };
+        let mut workers = Workers { address, plain: plain_address, drain, counters, open, threads: Vec::new() };
         for (index, listener) in listeners.into_iter().enumerate() {
             let serving = Serving { listener, tls: tls.clone(), plain: plain.take() };
-            let shared = shared.clone();
+            // A tracker of its own: a worker waits for its own tunnels.
+            let shared = Shared { tunnels: TaskTracker::new(), ..shared.clone() };
+            workers.open.tunnels.push(shared.tunnels.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.threads.push(thread.spawn(move || run(serving, shared)).map_err(at(address))?);
         }
@@ -99,6 +124,11 @@ impl Workers {
     /// What happened so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What is open, now and whenever it is asked again.
+    pub fn open(&self) -> Open {
+        self.open.clone()
     }
 
     /// The address that redirects.
@@ -138,8 +168,8 @@ fn run(serving: Serving, shared: Shared) {
         Err(error) => return tracing::error!(%error, "a worker could not start"),
     };
     runtime.block_on(async move {
-        let (tunnels, cut) = (TaskTracker::new(), CancellationToken::new());
-        let Shared { runtime, limits, proxy_protocol, port, drain, open, addresses, counters } = shared;
+        let cut = CancellationToken::new();
+        let Shared { runtime, limits, proxy_protocol, port, drain, tunnels, open, addresses, counters } = shared;
         let worker = Arc::new(Worker::new(runtime, tunnels.clone(), cut.clone()));
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,

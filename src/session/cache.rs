@@ -114,6 +114,11 @@ impl Cache {
         }
     }
 
+    /// Sessions held, about.
+    pub(super) fn len(&self) -> u64 {
+        self.views.entry_count()
+    }
+
     /// A view that still counts.
     pub(super) async fn get(&self, key: SessionKey) -> Option<Arc<View>> {
         let view = self.views.get(&key).await?;

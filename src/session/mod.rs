@@ -6,6 +6,7 @@
 
 mod cache;
 mod cookie;
+mod counts;
 mod exchange;
 mod lifetime;
 mod sessions;
@@ -20,6 +21,7 @@ use crate::clock::Timestamp;
 
 pub use cache::View;
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
+pub use counts::Counts;
 pub use exchange::OpenExchange;
 pub use lifetime::Lifetimes;
 pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};

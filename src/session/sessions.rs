@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 
 use super::cache::{Cache, NotLoaded, View};
+use super::counts::Counts;
 use super::exchange::{Exchanges, OpenExchange};
 use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
 use super::{
@@ -105,6 +106,7 @@ pub struct Sessions {
     cache: Cache,
     exchanges: Exchanges,
     queue: Mutex<Vec<(SessionKey, Timestamp)>>,
+    counts: Counts,
 }
 
 impl Sessions {
@@ -112,7 +114,26 @@ impl Sessions {
     pub fn new(store: Arc<dyn SessionStore>, codec: CookieCodec, settings: Settings) -> Arc<Sessions> {
         let cache = Cache::new(settings.cache_entries);
         let (exchanges, queue) = (Exchanges::default(), Mutex::new(Vec::new()));
-        Arc::new(Sessions { store, codec, settings, cache, exchanges, queue })
+        Arc::new(Sessions { store, codec, settings, cache, exchanges, queue, counts: Counts::default() })
+    }
+
+    /// What asking cost so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Sessions in memory, about.
+    pub fn cached(&self) -> u64 {
+        self.cache.len()
+    }
+
+    /// Whether the store answers at all.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it does not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        // No cookie leads to this key: whatever the answer says, it is an answer.
+        self.bounded(self.store.load(SessionKey([0; 16]))).await.map(drop)
     }
 
     /// The session of a cookie. Answered from memory where it is there; the store is asked on a miss and before *idle*.
@@ -125,7 +146,10 @@ impl Sessions {
         if let Some(view) = self.cache.get(key).await {
             known = true;
             match judge(&view.session, view.last_seen(), now) {
-                Verdict::Alive(touch) => return self.accept(view, touch, activity, now).await,
+                Verdict::Alive(touch) => {
+                    self.counts.hits.add();
+                    return self.accept(view, touch, activity, now).await;
+                }
                 Verdict::Over => return Ok(Lookup::Ended(EndedBecause::Absolute)),
                 // Another node may have written a later activity: the store decides.
                 Verdict::Idle => self.cache.forget(key).await,
@@ -133,6 +157,7 @@ impl Sessions {
         } else if self.cache.is_absent(key) {
             return Ok(Lookup::Ended(EndedBecause::Unknown));
         }
+        self.counts.misses.add();
         match self.load(key).await? {
             None => Ok(Lookup::Ended(if known { EndedBecause::Revoked } else { EndedBecause::Unknown })),
             Some(view) => match judge(&view.session, view.last_seen(), now) {
@@ -354,9 +379,14 @@ impl Sessions {
 
     /// A store that hangs is a store that does not answer.
     async fn bounded<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.settings.store_timeout, answer).await {
+        self.counts.store_calls.add();
+        let answer = match tokio::time::timeout(self.settings.store_timeout, answer).await {
             Ok(answer) => answer,
             Err(late) => Err(StoreError::Unavailable(Box::new(late))),
+        };
+        if answer.is_err() {
+            self.counts.store_errors.add();
         }
+        answer
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::admin::Token;
 use crate::config::{Config, LocalLogin, Secret, Store};
 use crate::login;
 use crate::server::{CertificateFiles, Certificates, tls};
@@ -29,7 +30,7 @@ pub(super) fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
 
 pub(super) fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
     match (&config.session.secret, &config.session.store) {
-        (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret(secret)?)?),
+        (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret("session.secret", secret)?)?),
         (None, Store::Memory) => Ok(SessionKeys::random()?),
         (None, Store::Embedded(folder)) => {
             make_folder(folder)?;
@@ -38,13 +39,24 @@ pub(super) fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
     }
 }
 
-pub(super) fn read_secret(secret: &Secret) -> Result<Vec<u8>, StartError> {
+/// The operator's token: the configured one, or the one beside the store. A store that is no folder has no such place; then
+/// what needs the token is not answered until one is configured.
+pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> {
+    let configured = config.server.admin.as_ref().and_then(|admin| admin.token.as_ref());
+    match (configured, &config.session.store) {
+        (Some(secret), _) => Ok(Some(Token::new(&read_secret("server.admin_token", secret)?)?)),
+        (None, Store::Embedded(folder)) => Ok(Some(Token::load_or_create(&folder.join("admin-token"))?)),
+        (None, Store::Memory) => Ok(None),
+    }
+}
+
+/// The secret that the configuration names at `key`.
+pub(super) fn read_secret(key: &'static str, secret: &Secret) -> Result<Vec<u8>, StartError> {
+    let failed =
+        |from: String, source: Box<dyn std::error::Error + Send + Sync>| StartError::Secret { key, from, source };
     let mut bytes = match secret {
-        Secret::File(path) => fs::read(path)
-            .map_err(|source| StartError::Secret { from: path.display().to_string(), source: Box::new(source) })?,
-        Secret::Env(name) => std::env::var(name)
-            .map_err(|source| StartError::Secret { from: name.clone(), source: Box::new(source) })?
-            .into_bytes(),
+        Secret::File(path) => fs::read(path).map_err(|source| failed(path.display().to_string(), Box::new(source)))?,
+        Secret::Env(name) => std::env::var(name).map_err(|source| failed(name.clone(), Box::new(source)))?.into_bytes(),
     };
     while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         bytes.pop();

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
 use crate::clock::Clock;
 use crate::config::{Config, Forwarded};
 use crate::login::{self, LocalUsers, Login};
-use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime};
+use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::OpenError;
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
@@ -23,7 +24,7 @@ use crate::trust::ClientTlsError;
 use crate::upstream;
 use crate::whoami::Whoami;
 
-use files::{argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
 use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
@@ -57,14 +58,19 @@ pub enum StartError {
     #[error("session.secret")]
     Keys(#[from] KeyError),
     /// A secret's source.
-    #[error("session.secret: {from} cannot be read")]
+    #[error("{key}: {from} cannot be read")]
     Secret {
+        /// Where the configuration names it.
+        key: &'static str,
         /// The file or variable.
         from: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The operator's token.
+    #[error("server.admin_token")]
+    AdminToken(#[from] TokenError),
     /// TLS towards an upstream.
     #[error("upstream.{upstream}.tls")]
     UpstreamTls {
@@ -102,8 +108,11 @@ pub enum StartError {
 
 /// A running gateway. Dropping it stops it.
 pub struct Gateway {
-    // Stopped in this order: nobody asks for a session any more when the last touches are written.
+    // Stopped in this order: nobody asks for a session any more when the last touches are written, and the operator's
+    // listener tells of the drain until it is over.
     workers: Option<Workers>,
+    admin: Option<Listener>,
+    draining: Draining,
     background: Option<Background>,
     whoami: Option<Whoami>,
     demo: Option<Demo>,
@@ -145,6 +154,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         Some(users) => users.clone(),
         None => Arc::new(NoDirectory),
     };
+    let socket = config.server.admin.as_ref().map(|admin| bind_admin(admin.address)).transpose()?;
     let login = Login::new(login_settings(&config), users, sessions.clone(), &keys, clock.clone())?;
     let whoami = whoami(&config)?;
     let cookie = CookieName::new(config.session.cookie.clone());
@@ -157,16 +167,37 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         upstreams: upstreams(&config, whoami.as_ref())?,
         records,
         access_log: config.log.access,
+        traffic: Traffic::new(config.routes.routes().iter().map(|route| route.name.clone()).collect()),
         clock: clock.clone(),
         forwarding: forwarding(&config),
         body_limit: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
     });
-    let background =
-        Background::start(runtime.clone(), sessions.clone(), clock, certificates).map_err(StartError::Thread)?;
+    let background = Background::start(runtime.clone(), sessions.clone(), clock.clone(), certificates)
+        .map_err(StartError::Thread)?;
     let workers = Workers::start(&listening(&config), &tls, &runtime, &limits(&config))
         .map_err(|(address, source)| StartError::Listen { address, source })?;
-    Ok(Gateway { workers: Some(workers), background: Some(background), whoami, demo, sessions })
+    let draining = Draining::default();
+    let admin = socket.map(|socket| {
+        let admin = Admin {
+            sessions: sessions.clone(),
+            runtime,
+            counters: workers.counters().clone(),
+            open: workers.open(),
+            clock,
+            checks: vec![Box::new(sessions.clone())],
+            token: admin_token(&config)?,
+            guarded: config.server.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback()),
+            draining: draining.clone(),
+        };
+        Listener::start(socket, admin).map_err(StartError::Thread)
+    });
+    let admin = admin.transpose()?;
+    Ok(Gateway { workers: Some(workers), admin, draining, background: Some(background), whoami, demo, sessions })
+}
+
+fn bind_admin(address: SocketAddr) -> Result<Socket, StartError> {
+    Socket::bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
 /// Everything `start` reads, without listening: what `portcullis check` adds to the text's own mistakes.
@@ -179,7 +210,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let files = certificate_files(config);
     Certificates::load(files[usize::from(to_be_made)..].to_vec(), tls::provider())?;
     if let Some(secret) = &config.session.secret {
-        SessionKeys::from_secret(&read_secret(secret)?)?;
+        SessionKeys::from_secret(&read_secret("session.secret", secret)?)?;
+    }
+    if let Some(secret) = config.server.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
+        Token::new(&read_secret("server.admin_token", secret)?)?;
     }
     upstreams(config, None)?;
     match &config.local {
@@ -204,6 +238,11 @@ impl Gateway {
         self.workers.as_ref().and_then(Workers::plain_address)
     }
 
+    /// Where the operator's listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Listener::address)
+    }
+
     /// What happened below requests.
     pub fn counters(&self) -> Option<Arc<Counters>> {
         self.workers.as_ref().map(|workers| workers.counters().clone())
@@ -220,7 +259,9 @@ impl Gateway {
     }
 
     fn end(&mut self) {
+        self.draining.begin();
         drop(self.workers.take());
+        drop(self.admin.take());
         drop(self.background.take());
         drop(self.whoami.take());
     }

@@ -77,5 +77,6 @@ fn live_upstream(
         idle_timeout: config.limits.upstream_idle_timeout,
         ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
         health,
+        outcomes: Arc::default(),
     })
 }

@@ -7,6 +7,7 @@
 mod balance;
 mod connect;
 mod health;
+mod outcomes;
 mod pool;
 mod server;
 pub mod tls;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use health::{Health, watch};
+pub use outcomes::Outcomes;
 pub use pool::{BodyState, Pool, PooledBody, Sending};
 pub use server::{Address, Ejection, Protocol, Server};
 
@@ -38,6 +40,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// How servers are asked whether they are well; `None`: only by the requests themselves.
     pub health: Option<Health>,
+    /// What became of requests.
+    pub outcomes: Arc<Outcomes>,
 }
 
 /// Why a request got no response head from the application.

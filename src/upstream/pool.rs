@@ -110,9 +110,11 @@ impl<B: Sendable> Pool<B> {
     ) -> Result<Response<PooledBody<B>>, ForwardError> {
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         // Dropped with the exchange: a body that is still being sent is wanted no more.
-        tokio::time::timeout(limit, self.exchange(request, sending, http1))
+        let answered = tokio::time::timeout(limit, self.exchange(request, sending, http1))
             .await
-            .unwrap_or(Err(ForwardError::ResponseTimeout))
+            .unwrap_or(Err(ForwardError::ResponseTimeout));
+        self.upstream.outcomes.count(&answered);
+        answered
     }
 
     async fn exchange(

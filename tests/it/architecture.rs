@@ -7,18 +7,23 @@ use std::path::{Path, PathBuf};
 /// A room may use those listed. `main` and tests are not rooms.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("counter", &[]),
     ("policy", &[]),
     ("trust", &[]),
     ("fetch", &["trust"]),
-    ("upstream", &["trust"]),
+    ("upstream", &["counter", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
-    ("session", &["clock", "policy"]),
+    ("session", &["clock", "counter", "policy"]),
     ("authn", &["clock", "policy", "session"]),
     ("login", &["authn", "clock", "policy", "session"]),
-    ("proxy", &["authn", "clock", "login", "policy", "session", "upstream"]),
-    ("server", &["proxy"]),
-    ("startup", &["authn", "clock", "config", "login", "proxy", "server", "session", "trust", "upstream", "whoami"]),
+    ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "upstream"]),
+    ("server", &["counter", "proxy"]),
+    ("admin", &["clock", "proxy", "server", "session"]),
+    (
+        "startup",
+        &["admin", "authn", "clock", "config", "login", "proxy", "server", "session", "trust", "upstream", "whoami"],
+    ),
     ("cli", &["clock", "config", "login", "policy", "proxy", "startup", "whoami"]),
 ];
 
@@ -32,7 +37,8 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
     ("governor", &["login/throttle.rs"]),
-    ("hyper", &["fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
+    ("hyper", &["admin/", "fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
+    ("prometheus_client", &["admin/metrics.rs"]),
     ("clap", &["cli/"]),
 ];
 

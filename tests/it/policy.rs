@@ -193,6 +193,7 @@ fn route(index: usize, spec: Spec) -> Route {
     Route {
         name: format!("{host}{path}{methods}"),
         line: index,
+        index,
         host: hosts.get(usize::from(host)).map_or(HostPattern::Any, |text| HostPattern::parse(text).unwrap()),
         path: PathPrefix::parse(paths[usize::from(path) % paths.len()]).unwrap(),
         methods: match methods {

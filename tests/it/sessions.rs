@@ -38,6 +38,11 @@ impl Faulty {
         self.mode.store(mode, Ordering::SeqCst);
     }
 
+    /// From now on it does not answer.
+    pub fn fail(&self) {
+        self.set(FAILS);
+    }
+
     /// Nothing reaches the store while it is away.
     fn answer<'a, T: Send + 'a>(&'a self, ask: impl FnOnce(&'a Memory) -> StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         match self.mode.load(Ordering::SeqCst) {

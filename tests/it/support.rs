@@ -116,7 +116,7 @@ impl Running {
 }
 
 impl Said {
-    fn read(output: std::process::Output) -> Said {
+    pub fn read(output: std::process::Output) -> Said {
         let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap_or_else(|| panic!("no head: {text}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();

@@ -1,0 +1,61 @@
+//! The operator's listener: health, readiness, metrics, the sessions API.
+//!
+//! One decision: it has an address, a thread and rules of its own and shares nothing with the public listener but counters and
+//! the session layer, so that a stalled worker does not hide that it stalled, and no route of the file can lead here. Every
+//! path needs the operator's token unless it is named as open. Knows nothing of requests that pass the gateway.
+
+mod listener;
+mod metrics;
+mod ready;
+mod router;
+mod sessions;
+mod token;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::Clock;
+use crate::proxy::Runtime;
+use crate::server::{Counters, Open};
+use crate::session::Sessions;
+
+pub use listener::{Listener, Socket};
+pub use ready::{Check, CheckFuture};
+pub use token::{Token, TokenError};
+
+/// What the listener answers from.
+pub struct Admin {
+    /// Sessions, for their counters and the API.
+    pub sessions: Arc<Sessions>,
+    /// Routes' and upstreams' counters.
+    pub runtime: Arc<Runtime>,
+    /// Counters below requests.
+    pub counters: Arc<Counters>,
+    /// What is open.
+    pub open: Open,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What has to hold for the gateway to be ready.
+    pub checks: Vec<Box<dyn Check>>,
+    /// The operator's token; `None`: nothing that needs one is answered.
+    pub token: Option<Token>,
+    /// Metrics need the token as well: the address is within reach of others.
+    pub guarded: bool,
+    /// Set when the gateway begins to stop.
+    pub draining: Draining,
+}
+
+/// Whether the gateway is stopping.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// From now on.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}

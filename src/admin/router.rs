@@ -1,0 +1,87 @@
+//! Path → answer. One decision: the paths that need no token are listed, and every other one needs it, those that do not exist
+//! included: a path added here is closed until somebody opens it. Knows nothing of what is answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Admin, metrics, ready, sessions};
+
+/// An answer.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Of a request's body nobody sends more.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// Answer.
+pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let open = match path {
+        "/healthz" | "/readyz" => true,
+        "/metrics" => !admin.guarded,
+        _ => false,
+    };
+    if !open && !admin.token.as_ref().is_some_and(|token| token.is_brought(&parts.headers)) {
+        let mut answer = text(StatusCode::UNAUTHORIZED, "this path needs the operator's token\n");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return answer;
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    match (path, &parts.method) {
+        ("/healthz", &Method::GET | &Method::HEAD) => text(StatusCode::OK, "alive\n"),
+        ("/readyz", &Method::GET | &Method::HEAD) => match ready::missing(admin).await {
+            missing if missing.is_empty() => text(StatusCode::OK, "ready\n"),
+            missing => text(StatusCode::SERVICE_UNAVAILABLE, missing),
+        },
+        ("/metrics", &Method::GET | &Method::HEAD) => metrics::answer(admin),
+        ("/sessions", &Method::GET) => sessions::list(admin, query).await,
+        ("/sessions/revoke", &Method::POST) => match read(body).await {
+            Ok(asked) => sessions::revoke(admin, asked).await,
+            Err(refusal) => refusal,
+        },
+        ("/healthz" | "/readyz" | "/metrics" | "/sessions" | "/sessions/revoke", _) => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "there is nothing at this path\n"),
+    }
+}
+
+/// A JSON body, or what is answered where it is none.
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Answer> {
+    let bytes = Limited::new(body, BODY_BYTES).collect().await;
+    let bytes = bytes.map_err(|_| text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n"))?;
+    serde_json::from_slice(&bytes.to_bytes())
+        .map_err(|error| text(StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}\n")))
+}
+
+/// Plain text.
+pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    typed(status, "text/plain; charset=utf-8", text.into())
+}
+
+/// JSON.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => typed(status, "application/json", bytes.into()),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written\n")
+        }
+    }
+}
+
+/// Of this type.
+pub(super) fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

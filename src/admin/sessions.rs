@@ -1,0 +1,119 @@
+//! The sessions API. One decision: it says and does what the session layer says and does, under the same words; a session is
+//! named by its key, which is no secret, and an outage is an error and never an empty list. Knows nothing of stores.
+//!
+//! `GET /sessions?user=alice[&provider=local]` · `POST /sessions/revoke` with one of `{"session": "KEY"}`,
+//! `{"user": "alice", "provider": "local"}`, `{"everyone": true}`.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::proxy::{AuditLine, audit};
+use crate::session::{Listed, Revocation, SessionKey, StoreError, UserKey};
+
+use super::Admin;
+use super::router::{Answer, json, text};
+
+/// The provider where none is named: the user file.
+const LOCAL: &str = "local";
+
+/// A session as it is told.
+#[derive(Serialize)]
+struct Shown<'l> {
+    session: String,
+    user: &'l str,
+    provider: &'l str,
+    device: &'l str,
+    created: String,
+    last_seen: String,
+    ends: String,
+}
+
+/// What to end: exactly one of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revoke {
+    session: Option<String>,
+    user: Option<String>,
+    provider: Option<String>,
+    #[serde(default)]
+    everyone: bool,
+}
+
+/// A user's sessions, latest activity first.
+pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
+    let (mut user, mut provider) = (None, None);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "user" if user.is_none() => user = Some(value),
+            "provider" if provider.is_none() => provider = Some(value),
+            _ => return text(StatusCode::BAD_REQUEST, "only `user` and `provider` are asked for here, once each\n"),
+        }
+    }
+    let Some(user) = user else { return text(StatusCode::BAD_REQUEST, "`user` is missing\n") };
+    let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
+    match admin.sessions.list(key, admin.clock.now()).await {
+        Ok(found) => json(StatusCode::OK, &found.iter().map(shown).collect::<Vec<_>>()),
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// End sessions. When it answers 200, the store has it and no request of this node is answered in them any more.
+pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
+    let Revoke { session, user, provider, everyone } = asked;
+    let provider_fits = provider.is_none() || user.is_some();
+    let (what, subject) = match (session, user, everyone) {
+        (Some(session), None, false) if provider_fits => match key(&session) {
+            Some(key) => (Revocation::Session(key), session),
+            None => return text(StatusCode::BAD_REQUEST, "`session` is a key of 32 hexadecimal digits\n"),
+        },
+        (None, Some(user), false) => {
+            let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
+            (Revocation::User { user: key, except: None }, user)
+        }
+        (None, None, true) if provider_fits => (Revocation::Everyone, "everyone".to_owned()),
+        _ => return text(StatusCode::BAD_REQUEST, "name one of `session`, `user` (with `provider`) and `everyone`\n"),
+    };
+    let now = admin.clock.now();
+    match admin.sessions.revoke(what, now).await {
+        Ok(revoked) => {
+            let line = AuditLine::of_operator("sessions_revoked", &subject, now);
+            audit(&*admin.runtime.records, &line);
+            json(StatusCode::OK, &serde_json::json!({ "ended": revoked.ended }))
+        }
+        Err(error) => unavailable(&error),
+    }
+}
+
+fn unavailable(error: &StoreError) -> Answer {
+    tracing::warn!(%error, "an operator's question about sessions was not answered");
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the session store did not answer; whether it did what was asked is not known\n",
+    )
+}
+
+fn shown(listed: &Listed) -> Shown<'_> {
+    let Listed { key, session } = listed;
+    let time = |at: Timestamp| humantime::format_rfc3339_millis(at.system_time()).to_string();
+    Shown {
+        session: key.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        user: &session.subject,
+        provider: &session.provider,
+        device: &session.device,
+        created: time(session.created),
+        last_seen: time(session.last_seen),
+        ends: time(session.ends),
+    }
+}
+
+fn key(text: &str) -> Option<SessionKey> {
+    let mut key = [0; 16];
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (index, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(SessionKey(key))
+}

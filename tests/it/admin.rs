@@ -1,0 +1,203 @@
+//! The operator's listener, asked as a scraper, a load balancer and an operator ask it: with the real curl over plain HTTP.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use portcullis::clock::SystemClock;
+use portcullis::config::Config;
+use portcullis::startup::{Setup, start};
+
+use crate::sessions::Faulty;
+use crate::support::{Lines, Running, Said, run_text, run_with, shipped};
+use crate::wire::{Application, SOON, fed, whole};
+
+/// The shipped configuration over this store, with the operator's listener.
+fn with_admin(store: &str) -> String {
+    shipped(store).replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n")
+}
+
+/// Ask the operator's listener.
+fn ask(running: &Running, path: &str, arguments: &[&str]) -> Said {
+    let address = format!("http://127.0.0.1:{}{path}", running.gateway.admin_address().unwrap().port());
+    Said::read(Command::new("curl").args(["-si", "--max-time", "20"]).args(arguments).arg(address).output().unwrap())
+}
+
+fn sample<'m>(metrics: &'m str, name: &str) -> &'m str {
+    let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name} in {metrics}")).1
+}
+
+#[test]
+fn metrics_say_what_was_done_with_every_request() {
+    let running = run_text(tempfile::tempdir().unwrap(), &with_admin("memory"));
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    for (path, arguments, status) in [
+        ("/a", &[][..], 200),
+        ("/a", &["-b", "x=1"], 200),
+        ("/admin", &[], 200),
+        ("/public", &[], 200),
+        ("/public", &["-X", "POST"], 405),
+        ("/a//b", &[], 400),
+        ("/", &["-H", "Host: other.example"], 421),
+    ] {
+        assert_eq!(running.curl(path, arguments).status, status, "{path} {arguments:?}");
+    }
+    let said = ask(&running, "/metrics", &[]);
+    assert_eq!((said.status, said.header("content-type").unwrap().contains("version=0.0.4")), (200, true));
+    let rows = [
+        ("portcullis_requests_total{route=\"app\",decision=\"forward\",status=\"2xx\"}", "2"),
+        ("portcullis_requests_total{route=\"app\",decision=\"sign_in\",status=\"3xx\"}", "1"),
+        ("portcullis_requests_total{route=\"admin\",decision=\"forward\",status=\"2xx\"}", "1"),
+        ("portcullis_requests_total{route=\"public\",decision=\"forward\",status=\"2xx\"}", "1"),
+        ("portcullis_requests_total{route=\"\",decision=\"refuse\",status=\"4xx\"}", "3"),
+        ("portcullis_requests_total{route=\"\",decision=\"own_page\",status=\"2xx\"}", "1"),
+        ("portcullis_request_seconds_count{route=\"app\"}", "3"),
+        ("portcullis_request_seconds_bucket{route=\"app\",le=\"+Inf\"}", "3"),
+        ("portcullis_upstream_requests_total{upstream=\"app\",outcome=\"answered\"}", "4"),
+        ("portcullis_upstream_requests_total{upstream=\"app\",outcome=\"connect_failed\"}", "0"),
+        ("portcullis_session_cache_lookups_total{result=\"hit\"}", "3"),
+        ("portcullis_session_cache_lookups_total{result=\"miss\"}", "0"),
+        ("portcullis_session_store_errors_total", "0"),
+        ("portcullis_connection_events_total{event=\"handshake_failed\"}", "0"),
+        ("portcullis_tunnels_open", "0"),
+        ("portcullis_build_info{version=\"0.1.0\"}", "1"),
+    ];
+    for (name, value) in rows {
+        assert_eq!(sample(&said.body, name), value, "{name}");
+    }
+    let calls: u64 = sample(&said.body, "portcullis_session_store_calls_total").parse().unwrap();
+    assert!(calls >= 2, "the session was written and loaded: {calls}");
+    assert_eq!(running.curl("/metrics", &["-H", "accept: text/plain"]).status, 200, "the application's own path");
+    let lines = said.body.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
+    let names = lines.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect::<std::collections::HashSet<_>>();
+    assert_eq!(names.len(), lines.len(), "no sample stands twice");
+}
+
+#[test]
+fn a_store_that_is_away_makes_the_gateway_unready_and_not_dead() {
+    let store = Arc::new(Faulty::default());
+    let text = with_admin("memory");
+    let running = run_with(tempfile::tempdir().unwrap(), &text, Arc::new(SystemClock), Some(store.clone()));
+    assert_eq!((ask(&running, "/readyz", &[]).status, ask(&running, "/healthz", &[]).status), (200, 200));
+    store.fail();
+    let said = ask(&running, "/readyz", &[]);
+    assert_eq!((said.status, said.body.as_str()), (503, "store: the session store did not answer: planted\n"));
+    assert_eq!(ask(&running, "/healthz", &[]).status, 200);
+    let errors = ask(&running, "/metrics", &[]).body;
+    assert_eq!(sample(&errors, "portcullis_session_store_errors_total"), "1");
+}
+
+#[test]
+fn a_gateway_that_stops_is_unready_until_its_last_answer() {
+    let (feed, body) = fed();
+    let held = std::sync::Mutex::new(Some(body));
+    let application = Application::start(move |_| {
+        let body = held.lock().unwrap().take().unwrap_or_else(|| whole("more"));
+        async move { http::Response::new(body) }
+    });
+    let text = with_admin("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    let mut client = Command::new("curl")
+        .args(["-sk", "--max-time", "20", "-D"])
+        .arg(running.folder.path().join("head"))
+        .arg(format!("https://localhost:{}/public", running.gateway.address().port()))
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + SOON;
+    while std::fs::read(running.folder.path().join("head")).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < until, "no answer began");
+    }
+    let address = format!("http://{}/readyz", running.gateway.admin_address().unwrap());
+    let stopping = std::thread::spawn(move || running.gateway.stop());
+    loop {
+        let said = Said::read(Command::new("curl").args(["-si", "--max-time", "20", &address]).output().unwrap());
+        if said.status == 503 {
+            assert_eq!(said.body, "gateway: stopping\n");
+            break;
+        }
+        assert!(Instant::now() < until, "still ready");
+    }
+    assert!(!stopping.is_finished(), "an answer is under way");
+    drop(feed);
+    assert!(client.wait().unwrap().success());
+    stopping.join().unwrap();
+}
+
+#[test]
+fn sessions_are_listed_and_ended_by_whoever_holds_the_token_and_nobody_else() {
+    let running = run_text(tempfile::tempdir().unwrap(), &with_admin("embedded:data"));
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    let file = running.folder.path().join("data/admin-token");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let bearer = format!("authorization: Bearer {}", std::fs::read_to_string(file).unwrap().trim_end());
+    let (longer, shorter) = (format!("{bearer}x"), bearer[..bearer.len() - 1].to_owned());
+    let wrong: [&[&str]; 6] = [
+        &[],
+        &["-H", "authorization: Bearer"],
+        &["-H", &longer],
+        &["-H", &shorter],
+        &["-H", &bearer, "-H", &bearer],
+        &["-H", "authorization: Basic eDp5"],
+    ];
+    for path in ["/sessions?user=demo", "/sessions/revoke", "/nothing"] {
+        for arguments in wrong {
+            assert_eq!(ask(&running, path, arguments).status, 401, "{path} {arguments:?}");
+        }
+    }
+    let told = |path: &str, arguments: &[&str]| ask(&running, path, &[&["-H", &bearer], arguments].concat());
+    let list = told("/sessions?user=demo", &[]);
+    assert_eq!(list.status, 200);
+    let list: serde_json::Value = serde_json::from_str(&list.body).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["user"]), (1, &"demo".into()), "{list}");
+    assert_eq!(told("/sessions?user=demo&provider=other", &[]).body, "[]");
+    let key = list[0]["session"].as_str().unwrap();
+    let short = format!("{{\"session\": \"{}\"}}", &key[1..]);
+    let both = format!("{{\"session\": \"{key}\", \"everyone\": true}}");
+    for wrong in ["", "{}", "{\"session\": \"x\"}", &short, &both, "{\"provider\": \"local\", \"everyone\": true}"] {
+        assert_eq!(told("/sessions/revoke", &["-d", wrong]).status, 400, "{wrong}");
+    }
+    for (path, status) in [("/sessions", 400), ("/sessions?x=1", 400), ("/sessions/revoke", 405), ("/nothing", 404)] {
+        assert_eq!(told(path, &[]).status, status, "{path}");
+    }
+    assert_eq!(running.curl("/a", &[]).status, 200, "none of that ended anything");
+    let revoke = format!("{{\"session\": \"{key}\"}}");
+    assert_eq!(told("/sessions/revoke", &["-d", &revoke]).body, "{\"ended\":1}");
+    assert_eq!(running.curl("/a", &[]).status, 401);
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    assert_eq!(told("/sessions/revoke", &["-d", "{\"user\": \"demo\"}"]).body, "{\"ended\":1}");
+    assert_eq!(running.curl("/a", &[]).status, 401);
+    let lines = running.lines.0.lock().unwrap().join("\n");
+    assert!(lines.contains("\"event\":\"sessions_revoked\",\"subject\":\"demo\""), "{lines}");
+}
+
+/// Beyond loopback numbers are for the operator too; what a load balancer asks is not.
+#[test]
+fn an_address_within_reach_of_others_tells_them_that_it_lives_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "an-operators-token-of-some-length\n").unwrap();
+    let lines = "[server]\nadmin = \"0.0.0.0:0\"\nadmin_token = { file = \"token\" }\n";
+    let running = run_text(folder, &shipped("memory").replace("[server]\n", lines));
+    assert_eq!((ask(&running, "/healthz", &[]).status, ask(&running, "/readyz", &[]).status), (200, 200));
+    assert_eq!(ask(&running, "/metrics", &[]).status, 401);
+    let bearer = ["-H", "authorization: bearer an-operators-token-of-some-length"];
+    assert_eq!(ask(&running, "/metrics", &bearer).status, 200);
+}
+
+#[test]
+fn a_token_that_others_can_read_or_guess_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let file = folder.path().join("data/admin-token");
+    let start = |text: &str, mode: u32| {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = Config::parse(&with_admin("embedded:data"), "gateway.toml", folder.path()).unwrap();
+        let records = Arc::new(Lines::default());
+        let error = start(Setup { config, clock: Arc::new(SystemClock), records, store: None }).err().unwrap();
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    assert!(start("an-operators-token-of-some-length", 0o644).contains("others can read it"));
+    assert!(start("short", 0o600).contains("at least 22 characters; this one has 5"));
+}
