@@ -15,7 +15,7 @@ use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
     Accept, AccessRule, Authentication, Caller, Decision, Found, HostPattern, Identity, IdentityHeaders, PathPrefix,
-    Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, UpstreamId, decide,
+    Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule, UpstreamId, decide,
 };
 use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
@@ -37,6 +37,7 @@ fn table(count: usize) -> RouteTable {
         accept: Accept { session: true, token: false },
         upstream: UpstreamId(0),
         options: RouteOptions::default(),
+        sign_in: SignInRule::default(),
     };
     RouteTable::new((0..count).map(route).collect()).unwrap()
 }
@@ -51,6 +52,7 @@ fn caller() -> Arc<Caller> {
         roles,
         role_names: vec!["admin".into(), "staff".into()],
         proof: Proof::Session,
+        signed_in: None,
     };
     let headers = IdentityHeaders::preset("x-forwarded").unwrap().render(&identity);
     Arc::new(Caller { identity, headers })
@@ -77,7 +79,7 @@ fn parts(cookie: &str) -> http::request::Parts {
 
 fn permit(table: &RouteTable, head: &RequestHead<'_>, caller: Arc<Caller>) -> Permit {
     let Found::Route(matched) = table.find(head) else { panic!("a route") };
-    match decide(head, &matched, Authentication::Identified(caller)) {
+    match decide(head, &matched, Authentication::Identified(caller), Duration::ZERO) {
         Decision::Forward(permit, _) => permit,
         other => panic!("{other:?}"),
     }
@@ -135,7 +137,15 @@ fn cache_hit(c: &mut Criterion) {
     };
     let sessions = Sessions::new(Arc::new(Memory::new()), CookieCodec::new(&keys, ""), settings);
     let (name, email, roles) = (None, None, vec!["admin".into()]);
-    let new = NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "b".into() };
+    let new = NewSession {
+        provider: "local".into(),
+        subject: "alice".into(),
+        name,
+        email,
+        roles,
+        device: "b".into(),
+        provided: None,
+    };
     let begun = runtime.block_on(sessions.begin(new, None, Timestamp(0))).unwrap();
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());

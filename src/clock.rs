@@ -19,6 +19,11 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The same moment for rooms that know no clock.
+    pub fn since_epoch(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+
     /// Whole seconds since the epoch, as cookies and tokens count.
     pub fn seconds(self) -> u64 {
         self.0 / 1000

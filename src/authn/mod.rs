@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames};
+use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
 use crate::session::{Activity, EndedBecause, Lookup, Session, Sessions, StoreError, View};
 
 pub use credential::{CookieName, Repeated};
@@ -136,13 +136,18 @@ impl Authenticator {
             Standing::Gone => return None,
         };
         let roles = self.roles.set(held.iter().map(String::as_str));
+        let (login, at, acr, user) = match &session.provided {
+            None => (session.provider.clone(), session.created, None, &session.subject),
+            Some(provided) => (provided.login.clone(), provided.proven, provided.acr.clone(), &provided.user),
+        };
         let identity = Identity {
-            subject: session.subject.clone(),
+            subject: user.clone(),
             name: session.name.clone(),
             email: session.email.clone(),
             roles,
             role_names: self.roles.names(roles).map(str::to_owned).collect(),
             proof: Proof::Session,
+            signed_in: Some(SignedIn { login, at: at.since_epoch(), acr }),
         };
         let headers = self.headers.render(&identity);
         Some(Arc::new(Caller { identity, headers }))

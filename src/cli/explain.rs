@@ -5,15 +5,19 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 
 use crate::config::Config;
 use crate::policy::{
-    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Proof, RequestHead, explain,
+    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Proof, RequestHead, SignedIn, explain,
 };
 
 use super::{BAD_INPUT, load, say};
+
+/// The moment that is explained, and of the sign-in: ages are not this command's to guess.
+const SIGNED_IN: Duration = Duration::ZERO;
 
 /// What is asked.
 #[derive(clap::Args)]
@@ -30,6 +34,9 @@ pub(super) struct Arguments {
     /// A role the user holds; may be repeated.
     #[arg(long = "role", requires = "user")]
     roles: Vec<String>,
+    /// Where the user signed in, a moment ago; without it at the first place of the file.
+    #[arg(long, requires = "user", value_name = "NAME")]
+    login: Option<String>,
     /// A header the client sends, as `Name: value`; may be repeated.
     #[arg(long = "header", value_name = "LINE")]
     headers: Vec<String>,
@@ -62,7 +69,7 @@ fn told(arguments: &Arguments, config: &Config, file: &str) -> Result<String, St
         Err(error) => return Ok(format!("refused with 400 before any route is looked for: {}\n", error.as_str())),
     };
     let authentication = authentication(arguments, config)?;
-    let explained = explain(&config.routes, &head, authentication);
+    let explained = explain(&config.routes, &head, authentication, SIGNED_IN);
     let mut text = String::new();
     let _ = writeln!(text, "{} https://{}{}", head.method, head.authority, head.path.raw());
     routes(&mut text, &explained, file);
@@ -140,6 +147,14 @@ fn authentication(arguments: &Arguments, config: &Config) -> Result<Authenticati
         let declared: Vec<&str> = config.roles.iter().collect();
         return Err(format!("role `{unknown}` is not declared; declared: {}", declared.join(", ")));
     }
+    let places: Vec<&str> = config.places().collect();
+    let login = match &arguments.login {
+        Some(login) if !places.contains(&login.as_str()) => {
+            return Err(format!("no place to sign in is named `{login}`; known: {}", places.join(", ")));
+        }
+        Some(login) => login.clone(),
+        None => places.first().copied().unwrap_or_default().to_owned(),
+    };
     let roles = config.roles.set(arguments.roles.iter().map(String::as_str));
     let identity = Identity {
         subject: user.clone(),
@@ -148,6 +163,7 @@ fn authentication(arguments: &Arguments, config: &Config) -> Result<Authenticati
         roles,
         role_names: config.roles.names(roles).map(str::to_owned).collect(),
         proof: Proof::Session,
+        signed_in: Some(SignedIn { login, at: SIGNED_IN, acr: None }),
     };
     let headers = config.identity_headers.render(&identity);
     Ok(Authentication::Identified(Arc::new(Caller { identity, headers })))

@@ -8,13 +8,25 @@ use super::table::Table;
 /// OWASP's first recommendation for argon2id; stronger ones are the user's to choose.
 const ARGON2: (u32, u32, u32) = (19 * 1024, 2, 1);
 
-/// The outer `None`: nobody can sign in. The inner: a mistake was found.
-pub(super) fn login(root: &mut Table<'_, '_>, base: &Path) -> Option<Option<LocalLogin>> {
-    let mut login = root.table("login")?;
+/// Where people sign in. `None` stands for a mistake.
+pub(super) struct Logins {
+    pub(super) local: Option<Option<LocalLogin>>,
+    /// The names that a route may ask for, right or mistaken.
+    pub(super) names: Vec<String>,
+}
+
+/// All places.
+pub(super) fn login(root: &mut Table<'_, '_>, base: &Path) -> Logins {
+    let Some(mut login) = root.table("login") else {
+        let fine = !root.has_problem("login");
+        return Logins { local: fine.then_some(None), names: Vec::new() };
+    };
     let local = login.table("local").map(|table| local_login(table, base));
+    let names: Vec<String> = local.iter().map(|_| "local".to_owned()).collect();
     login.not_yet(&["oidc"]);
+    let local = local.map_or_else(|| (!login.has_problem("local")).then_some(None), |local| local.map(Some));
     login.done();
-    local
+    Logins { local, names }
 }
 
 fn local_login(mut table: Table<'_, '_>, base: &Path) -> Option<LocalLogin> {

@@ -12,6 +12,7 @@ mod problems;
 mod routes;
 mod server;
 mod session;
+mod sign_in;
 mod table;
 mod upstreams;
 
@@ -49,6 +50,13 @@ pub struct Config {
     pub limits: Limits,
     /// Records.
     pub log: Log,
+}
+
+impl Config {
+    /// The names of the places to sign in.
+    pub fn places(&self) -> impl Iterator<Item = &str> {
+        self.local.iter().map(|_| "local")
+    }
 }
 
 /// `[server]`.

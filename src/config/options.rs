@@ -109,7 +109,7 @@ fn edits(table: &mut Table<'_, '_>, set: &'static str, remove: &'static str) -> 
 }
 
 /// A header that may be changed.
-fn header(name: &str) -> Result<HeaderName, &'static str> {
+pub(super) fn header(name: &str) -> Result<HeaderName, &'static str> {
     const OURS: &[&str] = &[
         "connection",
         "content-length",

@@ -56,10 +56,10 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let tls = required(root, "tls", "write [tls] with `certificate` and `private_key`, or `self_signed = true`")
         .and_then(|table| tls(table, base));
     let session = session(root, base);
-    let local = login(root, base);
+    let logins = login(root, base);
     let identity_headers = identity_headers(root);
     let upstreams = upstreams(root, base);
-    let routes = routes(root, &roles, &upstreams, local.is_some());
+    let routes = routes(root, &roles, &upstreams, &logins.names);
     let (limits, log) = (limits(root), log(root));
     root.not_yet(&["token"]);
     Some(Config {
@@ -67,7 +67,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
         server: server?,
         tls: tls?,
         session: session?,
-        local: local.flatten(),
+        local: logins.local?,
         identity_headers: identity_headers?,
         upstreams,
         routes: routes?,

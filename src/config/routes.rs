@@ -13,6 +13,7 @@ use crate::policy::{
 use super::Upstream;
 use super::options::options;
 use super::problems::{did_you_mean, listed};
+use super::sign_in::sign_in;
 use super::table::{At, Table};
 
 const ACCESS: &str = "write \"public\", \"authenticated\" or { roles = [...] }";
@@ -22,7 +23,7 @@ pub(super) fn routes(
     root: &mut Table<'_, '_>,
     roles: &RoleNames,
     upstreams: &[Upstream],
-    can_sign_in: bool,
+    logins: &[String],
 ) -> Option<RouteTable> {
     let tables = root.array_of_tables("route");
     if tables.is_empty() {
@@ -35,7 +36,7 @@ pub(super) fn routes(
     let mut good: Vec<Route> = Vec::new();
     for table in tables {
         let (span, path) = (table.span().clone(), table.path_of("name"));
-        let Some(route) = route(table, roles, upstreams, can_sign_in) else { continue };
+        let Some(route) = route(table, roles, upstreams, logins) else { continue };
         if let Some(twin) = good.iter().find(|other| other.name == route.name) {
             root.problem(&span, &path, format!("`{}` is the name of the route at line {} too", route.name, twin.line));
         }
@@ -67,7 +68,7 @@ pub(super) fn routes(
     }
 }
 
-fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], can_sign_in: bool) -> Option<Route> {
+fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], logins: &[String]) -> Option<Route> {
     let line = table.line();
     let name = needed(&mut table, "name", "a name, such as \"admin\"");
     let host = host(&mut table);
@@ -76,7 +77,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
     let access = access(&mut table, roles);
     let accept = accept(&mut table);
     let upstream = upstream(&mut table, upstreams);
-    if !can_sign_in && matches!(access, Some(AccessRule::Authenticated | AccessRule::Roles(_))) {
+    if logins.is_empty() && matches!(access, Some(AccessRule::Authenticated | AccessRule::Roles(_))) {
         table.problem(
             &table.span().clone(),
             "access",
@@ -84,6 +85,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
         );
     }
     let options = options(&mut table);
+    let sign_in = sign_in(&mut table, access, logins);
     table.done();
     Some(Route {
         name: name?.value,
@@ -96,6 +98,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
         accept: accept?,
         upstream: upstream?,
         options: options?,
+        sign_in: sign_in?,
     })
 }
 

@@ -13,6 +13,7 @@ mod return_to;
 mod sign_in;
 mod throttle;
 pub mod users;
+mod wanted;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -32,11 +33,11 @@ use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, Vie
 pub use directory::LocalUsers;
 pub use password::Argon2Params;
 pub use users::UsersError;
+pub use wanted::Wanted;
 
 use directory::Change;
 use pages::Pages;
 use password::Passwords;
-use return_to::ReturnTo;
 use throttle::Throttle;
 use users::{User, Users};
 
@@ -178,13 +179,12 @@ impl Login {
         &self.pages
     }
 
-    /// Where to send a person who asked for this path.
-    pub fn sign_in_location(&self, path: &str, query: Option<&str>) -> String {
-        let back = ReturnTo::here(path, query);
-        if back == ReturnTo::start() {
+    /// Where to send a person who asked for something.
+    pub fn sign_in_location(&self, wanted: &Wanted) -> String {
+        if *wanted == Wanted::default() {
             return format!("{PREFIX}login");
         }
-        format!("{PREFIX}login?return={}", back.seal(&self.key))
+        format!("{PREFIX}login?return={}", wanted.seal(&self.key))
     }
 
     /// Answer.

@@ -36,19 +36,6 @@ impl ReturnTo {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// As a word for an address line.
-    pub(super) fn seal(&self, key: &hmac::Key) -> String {
-        seal(key, "return", self.0.as_bytes())
-    }
-
-    /// Open a sealed one.
-    pub(super) fn open(sealed: &str, key: &hmac::Key) -> Option<ReturnTo> {
-        let text = String::from_utf8(open(key, "return", sealed)?).ok()?;
-        let (path, query) = text.split_once('?').map_or((text.as_str(), None), |(path, query)| (path, Some(query)));
-        // Sealed by us, and still read with the same suspicion.
-        Some(ReturnTo::here(path, query))
-    }
 }
 
 /// `payload.mac`; `purpose` keeps what was sealed for one use from being opened for another.
@@ -77,26 +64,11 @@ fn tag(key: &hmac::Key, purpose: &str, payload: &[u8]) -> hmac::Tag {
 #[cfg(test)]
 mod tests {
     use super::ReturnTo;
-    use aws_lc_rs::hmac;
-
-    fn key() -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])
-    }
 
     #[test]
     fn the_way_back_keeps_path_and_query() {
         let back = ReturnTo::here("/a/b", Some("x=1&y=%20"));
         assert_eq!(back.as_str(), "/a/b?x=1&y=%20");
-        assert_eq!(ReturnTo::open(&back.seal(&key()), &key()), Some(back));
-    }
-
-    #[test]
-    fn a_changed_seal_is_no_way_back() {
-        let sealed = ReturnTo::here("/a", None).seal(&key());
-        assert_eq!(ReturnTo::open(&sealed.replace('.', "A."), &key()), None);
-        let other = hmac::Key::new(hmac::HMAC_SHA256, &[8; 32]);
-        assert_eq!(ReturnTo::open(&sealed, &other), None);
-        assert_eq!(ReturnTo::open("L2V2aWw.", &key()), None);
     }
 
     #[test]

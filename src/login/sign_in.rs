@@ -18,6 +18,7 @@ use super::password::{Checked, LONGEST, PasswordError};
 use super::return_to::{ReturnTo, open, seal};
 use super::throttle::Attempt;
 use super::users::{User, Users, canonical};
+use super::wanted::Wanted;
 use super::{Answer, Ask, Audit, LOCAL, Login, cookies, see_other};
 
 /// How long a browser is known as one that signed in here; half a year, as others remember devices.
@@ -36,14 +37,14 @@ impl Login {
         format!("{}-device", self.settings.cookie)
     }
 
-    /// The page. Whoever is signed in already goes on to where they wanted.
+    /// The page. Whoever is signed in already goes on to where they wanted, unless that is what asks for a sign-in again.
     pub(super) fn sign_in_page(&self, ask: &Ask<'_>) -> Response<Bytes> {
         let sealed = ask.query.and_then(|query| field(query.as_bytes(), "return"));
-        let back = sealed.and_then(|sealed| ReturnTo::open(&sealed, &self.key)).unwrap_or_else(ReturnTo::start);
-        if ask.caller.is_some() {
-            return see_other(back.as_str());
+        let wanted = sealed.and_then(|sealed| Wanted::open(&sealed, &self.key)).unwrap_or_default();
+        if ask.caller.is_some() && !wanted.again {
+            return see_other(wanted.back().as_str());
         }
-        self.form(ask, StatusCode::OK, &back, String::new(), None)
+        self.form(ask, StatusCode::OK, &wanted.back(), String::new(), None)
     }
 
     fn form(
@@ -148,6 +149,7 @@ impl Login {
             email: user.email,
             roles: user.roles,
             device: device_label(ask),
+            provided: None,
         };
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
         let mut response = see_other(back.as_str());

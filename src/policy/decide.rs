@@ -2,11 +2,12 @@
 //! refusal is rendered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::access::AccessRule;
 use super::head::RequestHead;
-use super::identity::{Authentication, Caller, Rejection};
-use super::options::Preflight;
+use super::identity::{Authentication, Caller, Identity, Rejection};
+use super::options::{Preflight, SignInRule};
 use super::route::{Matched, Route};
 
 /// Proof that a decision allowed forwarding. Its fields are private and [`decide`] is in this file: there is no other way
@@ -58,6 +59,12 @@ pub enum Reason {
     Rejected(Rejection),
     /// Signed in, no role that the route asks for.
     RoleMissing,
+    /// Signed in somewhere else than the route asks for.
+    OtherLogin,
+    /// The person proved who they are longer ago than the route allows.
+    SignInTooOld,
+    /// Not as strongly as the route asks for.
+    SignInTooWeak,
 }
 
 impl Reason {
@@ -71,6 +78,9 @@ impl Reason {
             Reason::NoCredential => "no_credential",
             Reason::Rejected(rejection) => rejection.as_str(),
             Reason::RoleMissing => "role_missing",
+            Reason::OtherLogin => "other_login",
+            Reason::SignInTooOld => "sign_in_too_old",
+            Reason::SignInTooWeak => "sign_in_too_weak",
         }
     }
 }
@@ -80,10 +90,10 @@ impl Reason {
 pub enum Decision {
     /// Forward.
     Forward(Permit, Reason),
-    /// Send the person to sign in.
-    SignIn(Reason),
-    /// 401: a program has to authenticate.
-    Unauthenticated(Reason),
+    /// Send the person to sign in, as this route asks for it.
+    SignIn(Reason, Arc<Route>),
+    /// 401: a program has to authenticate, as this route asks for it.
+    Unauthenticated(Reason, Arc<Route>),
     /// 403.
     Forbidden(Reason),
 }
@@ -93,8 +103,8 @@ impl Decision {
     pub fn as_str(&self) -> &'static str {
         match self {
             Decision::Forward(..) => "forward",
-            Decision::SignIn(_) => "sign_in",
-            Decision::Unauthenticated(_) => "unauthenticated",
+            Decision::SignIn(..) => "sign_in",
+            Decision::Unauthenticated(..) => "unauthenticated",
             Decision::Forbidden(_) => "forbidden",
         }
     }
@@ -103,8 +113,8 @@ impl Decision {
     pub fn reason(&self) -> Reason {
         match self {
             Decision::Forward(_, reason)
-            | Decision::SignIn(reason)
-            | Decision::Unauthenticated(reason)
+            | Decision::SignIn(reason, _)
+            | Decision::Unauthenticated(reason, _)
             | Decision::Forbidden(reason) => *reason,
         }
     }
@@ -119,9 +129,15 @@ impl Decision {
 /// | roles | sign in / 401 | sign in / 401 | forward | 403 |
 ///
 /// A CORS preflight to a route that leaves it to the application is forwarded, unnamed. Where a rewritten path falls under a
-/// second rule, both have to allow.
-pub fn decide(head: &RequestHead<'_>, matched: &Matched<'_>, authentication: Authentication) -> Decision {
-    let rule = |route: &Arc<Route>| judge(head, route, &authentication);
+/// second rule, both have to allow. Before roles a route may ask where one signed in, and after them how long ago and how
+/// strongly: who lacks that is sent to sign in (again), whatever roles a sign-in elsewhere gave. `now` is since the Unix epoch.
+pub fn decide(
+    head: &RequestHead<'_>,
+    matched: &Matched<'_>,
+    authentication: Authentication,
+    now: Duration,
+) -> Decision {
+    let rule = |route: &Arc<Route>| judge(head, route, &authentication, now);
     let judged = match matched.also.map(rule) {
         None | Some(Ok(_)) => rule(matched.route),
         Some(Err(refusal)) => Err(refusal),
@@ -138,25 +154,54 @@ pub fn decide(head: &RequestHead<'_>, matched: &Matched<'_>, authentication: Aut
 type Allowed = (Option<Arc<Caller>>, Reason);
 
 /// What one rule says.
-fn judge(head: &RequestHead<'_>, route: &Route, authentication: &Authentication) -> Result<Allowed, Decision> {
+fn judge(
+    head: &RequestHead<'_>,
+    route: &Arc<Route>,
+    authentication: &Authentication,
+    now: Duration,
+) -> Result<Allowed, Decision> {
+    let unauthenticated = |reason| unauthenticated(head, route, reason);
     let preflight = head.preflight.is_some() && route.options.preflight == Preflight::Pass;
     match (route.access, authentication) {
         (AccessRule::Public, _) => Ok((None, Reason::Public)),
         (_, _) if preflight => Ok((None, Reason::Preflight)),
-        (_, Authentication::Anonymous) => Err(unauthenticated(head, Reason::NoCredential)),
-        (_, Authentication::Rejected(rejection)) => Err(unauthenticated(head, Reason::Rejected(*rejection))),
-        (AccessRule::Authenticated, Authentication::Identified(caller)) => Ok((Some(caller.clone()), Reason::SignedIn)),
-        (AccessRule::Roles(wanted), Authentication::Identified(caller)) => {
-            if caller.identity.roles.intersects(wanted) {
-                Ok((Some(caller.clone()), Reason::RoleHeld))
-            } else {
-                Err(Decision::Forbidden(Reason::RoleMissing))
+        (_, Authentication::Anonymous) => Err(unauthenticated(Reason::NoCredential)),
+        (_, Authentication::Rejected(rejection)) => Err(unauthenticated(Reason::Rejected(*rejection))),
+        (access, Authentication::Identified(caller)) => {
+            let identity = &caller.identity;
+            let rule = &route.sign_in;
+            if rule.login.is_some() && rule.login.as_ref() != identity.signed_in.as_ref().map(|signed| &signed.login) {
+                return Err(unauthenticated(Reason::OtherLogin));
+            }
+            let reason = match access {
+                AccessRule::Roles(wanted) if identity.roles.intersects(wanted) => Reason::RoleHeld,
+                AccessRule::Roles(_) => return Err(Decision::Forbidden(Reason::RoleMissing)),
+                AccessRule::Authenticated | AccessRule::Public => Reason::SignedIn,
+            };
+            match lacking(rule, identity, now) {
+                Some(lacking) => Err(unauthenticated(lacking)),
+                None => Ok((Some(caller.clone()), reason)),
             }
         }
     }
 }
 
+/// What a sign-in lacks of what the route asks (RFC 9470).
+fn lacking(rule: &SignInRule, identity: &Identity, now: Duration) -> Option<Reason> {
+    let signed = identity.signed_in.as_ref();
+    let old = |most: Duration| signed.is_none_or(|signed| now.saturating_sub(signed.at) > most);
+    let strong = |acr: &String| rule.acr.contains(acr);
+    if rule.max_auth_age.is_some_and(old) {
+        Some(Reason::SignInTooOld)
+    } else if !rule.acr.is_empty() && !signed.and_then(|signed| signed.acr.as_ref()).is_some_and(strong) {
+        Some(Reason::SignInTooWeak)
+    } else {
+        None
+    }
+}
+
 /// A person is sent to sign in; a program is told.
-fn unauthenticated(head: &RequestHead<'_>, reason: Reason) -> Decision {
-    if head.navigation { Decision::SignIn(reason) } else { Decision::Unauthenticated(reason) }
+fn unauthenticated(head: &RequestHead<'_>, route: &Arc<Route>, reason: Reason) -> Decision {
+    let route = route.clone();
+    if head.navigation { Decision::SignIn(reason, route) } else { Decision::Unauthenticated(reason, route) }
 }

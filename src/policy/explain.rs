@@ -2,6 +2,7 @@
 //! only describes beside them why each other route was not it. Knows nothing of printing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::decide::{Decision, decide};
 use super::head::RequestHead;
@@ -35,10 +36,15 @@ pub struct Explained<'t> {
 }
 
 /// Explain what would be done with this request of this caller.
-pub fn explain<'t>(table: &'t RouteTable, head: &RequestHead<'_>, authentication: Authentication) -> Explained<'t> {
+pub fn explain<'t>(
+    table: &'t RouteTable,
+    head: &RequestHead<'_>,
+    authentication: Authentication,
+    now: Duration,
+) -> Explained<'t> {
     let found = table.find(head);
     let (chosen, decision) = match &found {
-        Found::Route(matched) => (Some(matched.route), Some(decide(head, matched, authentication))),
+        Found::Route(matched) => (Some(matched.route), Some(decide(head, matched, authentication, now))),
         _ => (None, None),
     };
     let miss = |route: &'t Arc<Route>| (route, why(route, head, chosen));

@@ -2,6 +2,7 @@
 //! error and never reaches this room. Knows nothing of cookies, tokens or stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
@@ -14,6 +15,17 @@ pub enum Proof {
     Session,
     /// By a bearer token.
     Token,
+}
+
+/// A sign-in, as far as routes ask about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedIn {
+    /// Where: `local`, or an OpenID provider's name in the file.
+    pub login: String,
+    /// When the person last proved who they are, since the Unix epoch.
+    pub at: Duration,
+    /// How strongly, as the provider calls it (`acr`).
+    pub acr: Option<String>,
 }
 
 /// Facts about a caller, as the gateway verified them.
@@ -31,6 +43,8 @@ pub struct Identity {
     pub role_names: Vec<String>,
     /// How it was proven.
     pub proof: Proof,
+    /// The sign-in; `None` for a bearer token, which no route that asks for one takes.
+    pub signed_in: Option<SignedIn>,
 }
 
 /// An identity with the headers that tell an application of it, rendered once and kept beside it in the cache.

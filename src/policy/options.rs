@@ -31,6 +31,19 @@ pub struct RouteOptions {
     pub preflight: Preflight,
 }
 
+/// What a route asks of the sign-in itself. The default asks nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignInRule {
+    /// The place where one has to be signed in; `None`: any.
+    pub login: Option<String>,
+    /// How long ago the person may have proven who they are; `None`: any time within the session.
+    pub max_auth_age: Option<Duration>,
+    /// How strongly it was proven, one of these (`acr`, OpenID Connect Core §2); empty: in any way.
+    pub acr: Vec<String>,
+    /// The header in which the application is handed the provider's access token.
+    pub access_token: Option<HeaderName>,
+}
+
 /// What the application sees as `Host`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostHeader {

@@ -10,7 +10,7 @@ use http::Method;
 use super::access::AccessRule;
 use super::head::RequestHead;
 use super::host::HostPattern;
-use super::options::{Preflight, RouteOptions};
+use super::options::{Preflight, RouteOptions, SignInRule};
 use super::path::{CanonicalPath, PathPrefix};
 
 /// An index into the configured upstreams.
@@ -49,6 +49,8 @@ pub struct Route {
     pub upstream: UpstreamId,
     /// What else is done.
     pub options: RouteOptions,
+    /// What it asks of the sign-in.
+    pub sign_in: SignInRule,
 }
 
 impl Route {

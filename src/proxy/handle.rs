@@ -11,7 +11,8 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::authn::Known;
-use crate::policy::{AccessRule, Decision, Found, RequestHead, Route, decide};
+use crate::login::Wanted;
+use crate::policy::{AccessRule, Decision, Found, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
 use super::body::ResponseBody;
@@ -21,7 +22,7 @@ use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
-use super::{Connection, Worker, cors, own_pages, upgrade};
+use super::{Connection, Runtime, Worker, cors, own_pages, upgrade};
 
 /// Answer one request. Never fails: what goes wrong is an answer too.
 pub async fn handle(
@@ -98,17 +99,19 @@ async fn stops(
         return Ok(answer);
     }
 
+    let now = runtime.clock.now();
+
     // 4: learn who is calling. Never on public routes: they work while the store is away.
     let is_public = |route: &Route| route.access == AccessRule::Public;
     let known = if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
         Known::anonymous()
     } else {
         let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
-        runtime.authenticator.ask(&kept.headers, route.accept, activity, runtime.clock.now()).await?
+        runtime.authenticator.ask(&kept.headers, route.accept, activity, now).await?
     };
 
     // 5: decide.
-    let decision = decide(&head, &matched, known.authentication);
+    let decision = decide(&head, &matched, known.authentication, now.since_epoch());
     (record.decision, record.reason) = (outcome(&decision), decision.reason().as_str());
 
     // 6: act.
@@ -122,8 +125,8 @@ async fn stops(
             record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
             response
         }
-        Decision::SignIn(_) => Ok(reply::see_other(&runtime.login.sign_in_location(head.path.raw(), head.query))),
-        Decision::Unauthenticated(reason) => Err(Refusal::Unauthenticated(reason)),
+        Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),
+        Decision::Unauthenticated(reason, _) => Err(Refusal::Unauthenticated(reason)),
         Decision::Forbidden(_) => Err(Refusal::Forbidden),
     }
 }
@@ -131,10 +134,17 @@ async fn stops(
 fn outcome(decision: &Decision) -> Outcome {
     match decision {
         Decision::Forward(..) => Outcome::Forward,
-        Decision::SignIn(_) => Outcome::SignIn,
-        Decision::Unauthenticated(_) => Outcome::Unauthenticated,
+        Decision::SignIn(..) => Outcome::SignIn,
+        Decision::Unauthenticated(..) => Outcome::Unauthenticated,
         Decision::Forbidden(_) => Outcome::Forbidden,
     }
+}
+
+/// To the place where one signs in for this route, and back.
+fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Reason) -> Response<ResponseBody> {
+    let again = matches!(reason, Reason::OtherLogin | Reason::SignInTooOld | Reason::SignInTooWeak);
+    let wanted = Wanted::new(head.path.raw(), head.query, &route.sign_in, again);
+    reply::see_other(&runtime.login.sign_in_location(&wanted))
 }
 
 /// The head for policy to borrow from, and the request to be forwarded, which keeps its extensions (the upgrade).

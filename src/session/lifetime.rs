@@ -91,6 +91,7 @@ mod tests {
             last_seen: Timestamp(0),
             epoch: 0,
             device: String::new(),
+            provided: None,
         }
     }
 

@@ -37,9 +37,9 @@ pub struct UserKey(pub [u8; 16]);
 /// The record of one sign-in on one device. Roles are kept by name: what a name means is the configuration's to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Where the person signed in: `local`, or an OpenID provider's name.
+    /// Where the person signed in: `local`, or the issuer of an OpenID provider.
     pub provider: String,
-    /// The provider's name for the person; becomes the user header.
+    /// The provider's name for the person; of a local user it is what applications are told as well.
     pub subject: String,
     /// Name for display.
     pub name: Option<String>,
@@ -59,6 +59,25 @@ pub struct Session {
     pub epoch: u64,
     /// What the browser called itself, shortened, for the list of devices.
     pub device: String,
+    /// What an OpenID provider said of the sign-in; `None` for a local user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provided: Option<Provided>,
+}
+
+/// A sign-in at an OpenID provider. In such a session `provider` is the issuer, so that two providers never meet, and `subject`
+/// the issuer's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provided {
+    /// The provider's name in the configuration.
+    pub login: String,
+    /// What applications are told as the user's name.
+    pub user: String,
+    /// The provider's own session (`sid`), by which it signs people out.
+    pub sid: Option<String>,
+    /// When the person proved who they are there (`auth_time`).
+    pub proven: Timestamp,
+    /// How strongly (`acr`).
+    pub acr: Option<String>,
 }
 
 /// What to end.

@@ -15,8 +15,8 @@ use super::counts::Counts;
 use super::exchange::{Exchanges, OpenExchange};
 use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
 use super::{
-    CookieCodec, Creation, Event, KeyError, Listed, Revocation, Revoked, Session, SessionKey, SessionStore, StoreError,
-    UserKey,
+    CookieCodec, Creation, Event, KeyError, Listed, Provided, Revocation, Revoked, Session, SessionKey, SessionStore,
+    StoreError, UserKey,
 };
 
 /// Expired records removed at a time: bounds how long the writer is busy with them.
@@ -54,6 +54,8 @@ pub struct NewSession {
     pub roles: Vec<String>,
     /// See [`Session`].
     pub device: String,
+    /// See [`Session`].
+    pub provided: Option<Provided>,
 }
 
 /// Whether a request counts as use of the session.
@@ -249,6 +251,7 @@ impl Sessions {
             last_seen: now,
             epoch: 0,
             device: new.device,
+            provided: new.provided,
         };
         let replaces = replaces.and_then(|cookie| self.codec.open(cookie));
         let creation = Creation { key, session: session.clone(), replaces, limit: self.settings.max_sessions };

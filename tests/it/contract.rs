@@ -23,6 +23,7 @@ fn session(subject: &str, seen: u64) -> Session {
         last_seen: Timestamp(seen),
         epoch: 0,
         device: "test".into(),
+        provided: None,
     }
 }
 
@@ -111,7 +112,15 @@ fn node(store: &Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {
 
 fn alice() -> NewSession {
     let (name, email, roles) = (None, None, vec![]);
-    NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "test".into() }
+    NewSession {
+        provider: "local".into(),
+        subject: "alice".into(),
+        name,
+        email,
+        roles,
+        device: "test".into(),
+        provided: None,
+    }
 }
 
 async fn ended(node: &Sessions, cookie: &str, at: u64) -> Option<EndedBecause> {

@@ -18,6 +18,7 @@ mod policy;
 mod process;
 mod servers;
 mod sessions;
+mod step_up;
 mod support;
 mod tools;
 mod upstreams;

@@ -1,12 +1,14 @@
 //! The decision, the paths and the routes, as tables.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use portcullis::config::Config;
 use portcullis::policy::{
     Accept, AccessRule, Authentication, Caller, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
-    Matched, PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteOptions, RouteTable, UpstreamId, decide,
+    Matched, PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule,
+    SignedIn, UpstreamId, decide,
 };
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
@@ -132,8 +134,15 @@ fn the_decision_table() {
     let who = |roles: &[&str]| {
         let roles = config.roles.set(roles.iter().copied());
         let (name, email) = (None, None);
-        let identity =
-            Identity { subject: "alice".into(), name, email, roles, role_names: vec![], proof: Proof::Session };
+        let identity = Identity {
+            subject: "alice".into(),
+            name,
+            email,
+            roles,
+            role_names: vec![],
+            proof: Proof::Session,
+            signed_in: None,
+        };
         Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
     };
     let rejected = Authentication::Rejected(Rejection::Idle);
@@ -159,8 +168,69 @@ fn the_decision_table() {
         }
         let head = RequestHead::parse(&parts, None).unwrap();
         let Found::Route(matched) = config.routes.find(&head) else { panic!("{path}") };
-        let decision = decide(&head, &matched, authentication);
+        let decision = decide(&head, &matched, authentication, Duration::ZERO);
         assert_eq!(decision.as_str(), expected, "{path} {navigation}");
+    }
+}
+
+/// ASVS 6.8.4, 10.3.3: where, how long ago and how strongly one signed in is part of each decision.
+#[test]
+fn what_a_route_asks_of_the_sign_in() {
+    let names = RoleNames::new(vec!["admin".into()]).unwrap();
+    let age = |seconds| Some(Duration::from_secs(seconds));
+    let rule = |login: Option<&str>, max_auth_age, acr: &[&str]| SignInRule {
+        login: login.map(str::to_owned),
+        max_auth_age,
+        acr: acr.iter().map(|value| (*value).to_owned()).collect(),
+        access_token: None,
+    };
+    let rows = [
+        // rule, signed in at (ago, acr), holds the role, what is decided
+        (rule(None, None, &[]), Some(("local", 500, None)), true, "role_held"),
+        (rule(Some("corp"), None, &[]), Some(("corp", 500, None)), true, "role_held"),
+        (rule(Some("corp"), None, &[]), Some(("local", 0, None)), true, "other_login"),
+        (rule(Some("corp"), None, &[]), Some(("local", 0, None)), false, "other_login"),
+        (rule(Some("corp"), None, &[]), Some(("Corp", 0, None)), true, "other_login"),
+        (rule(Some("corp"), None, &[]), None, true, "other_login"),
+        (rule(None, age(60), &[]), Some(("local", 60, None)), true, "role_held"),
+        (rule(None, age(60), &[]), Some(("local", 61, None)), true, "sign_in_too_old"),
+        (rule(None, age(60), &[]), Some(("local", 61, None)), false, "role_missing"),
+        (rule(None, age(60), &[]), None, true, "sign_in_too_old"),
+        (rule(None, None, &["gold", "silver"]), Some(("corp", 0, Some("silver"))), true, "role_held"),
+        (rule(None, None, &["gold"]), Some(("corp", 0, Some("silver"))), true, "sign_in_too_weak"),
+        (rule(None, None, &["gold"]), Some(("corp", 0, None)), true, "sign_in_too_weak"),
+        (rule(None, None, &["gold"]), None, true, "sign_in_too_weak"),
+    ];
+    for (sign_in, signed, held, expected) in rows {
+        let roles = names.set(held.then_some("admin"));
+        let at = |ago| Duration::from_secs(1_000 - ago);
+        let signed_in = signed.map(|(login, ago, acr): (&str, u64, Option<&str>)| SignedIn {
+            login: login.into(),
+            at: at(ago),
+            acr: acr.map(str::to_owned),
+        });
+        let access = AccessRule::Roles(names.set(["admin"]));
+        let route = Arc::new(Route { access, sign_in: sign_in.clone(), ..route(0, (9, 0, 0)) });
+        for (navigation, refusal) in [(true, "sign_in"), (false, "unauthenticated")] {
+            let mut parts = parts("GET", "localhost", "/");
+            if navigation {
+                parts.headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
+            }
+            let head = RequestHead::parse(&parts, None).unwrap();
+            let (name, email, proof) = (None, None, Proof::Session);
+            let signed_in = signed_in.clone();
+            let identity = Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof, signed_in };
+            let who = Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }));
+            let matched = Matched { route: &route, rewritten: None, also: None };
+            let decision = decide(&head, &matched, who, Duration::from_secs(1_000));
+            assert_eq!(decision.reason().as_str(), expected, "{sign_in:?} {signed:?}");
+            let expected = match expected {
+                "role_held" => "forward",
+                "role_missing" => "forbidden",
+                _ => refusal,
+            };
+            assert_eq!(decision.as_str(), expected, "{sign_in:?} {signed:?}");
+        }
     }
 }
 
@@ -205,6 +275,7 @@ fn route(index: usize, spec: Spec) -> Route {
         accept: Accept { session: true, token: false },
         upstream: UpstreamId(0),
         options: RouteOptions::default(),
+        sign_in: SignInRule::default(),
     }
 }
 
@@ -286,10 +357,10 @@ proptest! {
             let who = bits.map_or(Authentication::Anonymous, |bits| {
                 let (name, email, roles) = (None, None, set(bits));
                 let identity =
-                    Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof: Proof::Session };
+                    Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof: Proof::Session, signed_in: None };
                 Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
             });
-            decide(&head, &Matched { route: &route, rewritten: None, also: None }, who)
+            decide(&head, &Matched { route: &route, rewritten: None, also: None }, who, Duration::ZERO)
         };
         let passes = |decision: &Decision| matches!(decision, Decision::Forward(..));
         prop_assert!(!passes(&asked(Some(held))) || passes(&asked(Some(held | 1 << more))));

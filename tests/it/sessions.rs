@@ -106,7 +106,15 @@ fn faulty() -> (Arc<Faulty>, Arc<Sessions>) {
 
 fn alice() -> NewSession {
     let (name, email, roles) = (None, None, vec![]);
-    NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "test".into() }
+    NewSession {
+        provider: "local".into(),
+        subject: "alice".into(),
+        name,
+        email,
+        roles,
+        device: "test".into(),
+        provided: None,
+    }
 }
 
 async fn alive(node: &Sessions, cookie: &str, at: u64) -> bool {
@@ -355,6 +363,7 @@ fn record(user: u8, seen: u64, epoch: u64) -> Session {
         last_seen: Timestamp(seen),
         epoch,
         device: "d".into(),
+        provided: None,
     }
 }
 
