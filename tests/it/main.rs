@@ -12,6 +12,7 @@ mod edge;
 mod exchange;
 mod fetch;
 mod gateway;
+mod grpc;
 mod hostile;
 mod options;
 mod policy;

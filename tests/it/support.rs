@@ -1,7 +1,8 @@
 //! The harness: the real gateway in process, over TLS on port 0, from configuration text, asked with the real curl. What a
 //! test starts ends with it.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use portcullis::clock::{Clock, SystemClock};
@@ -109,10 +110,35 @@ impl Running {
             Some(location) => self.curl(&location, &[]),
             None => self.curl("/.portcullis/login", &[]),
         };
-        let state = between(&page.body, "name=\"state\" value=\"", "\"").to_owned();
-        let (state, password) = (format!("state={state}"), format!("password={password}"));
-        self.curl("/.portcullis/login", &["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password])
+        self.fill_in(&page, "demo", password)
     }
+
+    /// Sign in as somebody else, with a new browser.
+    pub fn sign_in_as(&self, user: &str, password: &str) -> Said {
+        std::fs::write(self.folder.path().join("jar"), "").unwrap();
+        self.fill_in(&self.curl("/.portcullis/login", &[]), user, password)
+    }
+
+    fn fill_in(&self, page: &Said, user: &str, password: &str) -> Said {
+        let state = format!("state={}", between(&page.body, "name=\"state\" value=\"", "\""));
+        let (user, password) = (format!("user={user}"), format!("password={password}"));
+        let fields = ["--data-urlencode", &user, "--data-urlencode", &state, "--data-urlencode", &password];
+        self.curl("/.portcullis/login", &fields)
+    }
+}
+
+/// Add a user, before the gateway of this configuration starts there, with the program's own command.
+pub fn add_user(folder: &std::path::Path, text: &str, name: &str, password: &str, roles: &[&str]) {
+    let file = folder.join("gateway.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["user", "--config"]).arg(file).args(["add", name, "--password-stdin"]);
+    for role in roles {
+        command.args(["--role", role]);
+    }
+    let mut adding = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    adding.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+    assert!(adding.wait().unwrap().success(), "{name} is not added");
 }
 
 impl Said {

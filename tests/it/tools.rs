@@ -28,6 +28,11 @@ pub fn node(name: &str) -> Command {
     command
 }
 
+/// A file of `tests/programs`.
+pub fn program(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
+}
+
 /// A running program and what it says, in whichever of its two outputs.
 pub struct Service {
     child: Child,
