@@ -136,7 +136,8 @@ fn target(parts: &Parts) -> Result<&str, HeadError> {
     if path.is_empty() || !path.starts_with('/') {
         return Err(HeadError::Target);
     }
-    if scheme.is_some_and(|scheme| scheme != "https" && scheme != "http") {
+    // RFC 9110 §7.4: every connection here is TLS; a request for the same name without it is one for somebody else.
+    if scheme.is_some_and(|scheme| scheme != "https") {
         return Err(HeadError::Target);
     }
     if parts.uri.authority().is_some() && scheme.is_none() && parts.version < http::Version::HTTP_2 {

@@ -10,7 +10,7 @@ pub enum PathError {
     NotAbsolute,
     /// `//` somewhere: servers merge it or do not.
     EmptySegment,
-    /// A segment that is `.` or `..` when decoded or cut at `;`.
+    /// A segment of nothing but dots and blanks when decoded or cut at `;`.
     DotSegment,
     /// An encoded `/`, `\` or `%`: another decoder sees more segments, or decodes twice.
     EncodedDelimiter,
@@ -58,13 +58,25 @@ impl<'r> CanonicalPath<'r> {
             return Err(PathError::NotAbsolute);
         }
         raw.bytes().try_for_each(allowed)?;
-        let decoded = if raw.contains('%') { Cow::Owned(decode(raw)?) } else { Cow::Borrowed(raw) };
-        check_segments(&decoded)?;
-        let lenient = lenient(&decoded);
-        // `/a/..%ef%bc%8f` and its like: what a folding server would see must be canonical as well.
+        check_segments(raw)?;
+        // Without percent signs it is ASCII, and nothing hides in it.
+        if !raw.contains('%') {
+            return Ok(CanonicalPath { raw, decoded: Cow::Borrowed(raw), lenient: lenient(raw) });
+        }
+        // `/a/..%ef%bc%8f` and its like: what a folding server sees must be canonical as well, at every step.
+        let decoded = decode(raw)?;
+        let narrowed = narrow(&decoded);
+        for reading in [&decoded, before_query(&decoded), &narrowed, before_query(&narrowed)] {
+            check_segments(reading)?;
+        }
+        if narrowed.contains(['%', '\\']) {
+            return Err(PathError::EncodedDelimiter);
+        }
+        let lenient = lenient(&narrowed).or_else(|| (narrowed != decoded).then(|| narrowed.clone().into_owned()));
         if let Some(folded) = &lenient {
             check_segments(folded)?;
         }
+        let decoded = Cow::Owned(decoded);
         Ok(CanonicalPath { raw, decoded, lenient })
     }
 
@@ -134,7 +146,8 @@ fn check_segments(path: &str) -> Result<(), PathError> {
         }
         // Cutting at `;` first: `/..;/admin` is `/../admin` to a servlet container.
         let name = segment.split(';').next().unwrap_or_default();
-        if name == "." || name == ".." {
+        // `...` and `.. ` too: what trims trailing dots or blanks makes `..` of them, and of a blank segment none.
+        if !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'.' | b' ')) {
             return Err(PathError::DotSegment);
         }
         if name.is_empty() && !segment.is_empty() {
@@ -150,25 +163,30 @@ fn lenient(path: &str) -> Option<String> {
     if path.bytes().all(plain) {
         return None;
     }
-    // A decoded `?` or `#` ends the path for a server that decodes before it splits.
-    let cut = path.split(['?', '#']).next().unwrap_or_default();
-    let folded: Vec<String> = cut.split('/').map(fold_segment).collect();
+    let folded: Vec<String> = before_query(path).split('/').map(fold_segment).collect();
     let folded = folded.join("/");
     (folded != path).then_some(if folded.is_empty() { "/".to_owned() } else { folded })
 }
 
-fn fold_segment(segment: &str) -> String {
-    let name = segment.split(';').next().unwrap_or_default();
-    let narrow: String = name.chars().map(narrow).flat_map(char::to_lowercase).collect();
-    narrow.trim_end_matches(['.', ' ']).to_owned()
+/// A decoded `?` or `#` ends the path for a server that decodes before it splits.
+fn before_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The full-width forms of ASCII (U+FF01..U+FF5E), which a server that applies NFKC reads as ASCII.
-fn narrow(character: char) -> char {
-    match u32::from(character) {
+fn fold_segment(segment: &str) -> String {
+    let name = segment.split(';').next().unwrap_or_default();
+    // Both ways, as Java's `equalsIgnoreCase` does: the dotless `ı` and the long `ſ` have capitals in ASCII.
+    let folded: String = name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+    folded.trim_end_matches(['.', ' ']).to_owned()
+}
+
+/// The full-width forms of ASCII (U+FF01..U+FF5E) as ASCII: what a server reads that applies NFKC.
+fn narrow(path: &str) -> Cow<'_, str> {
+    let fold = |character: char| match u32::from(character) {
         code @ 0xff01..=0xff5e => char::from_u32(code - 0xff01 + 0x21).unwrap_or(character),
         _ => character,
-    }
+    };
+    if path.is_ascii() { Cow::Borrowed(path) } else { Cow::Owned(path.chars().map(fold).collect()) }
 }
 
 /// The path a route stands at: whole segments, decoded.

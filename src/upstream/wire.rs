@@ -80,8 +80,12 @@ pub(super) async fn two<B: Sendable>(connected: Connected) -> Result<http2::Send
 }
 
 /// The form of HTTP/1.1: origin form, and the authority in `Host` (RFC 9112 §3.2.1).
-pub(super) fn as_one<B>(request: &mut Request<B>) {
+pub(super) fn as_one<B: Body>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
+    // hyper drops the body of a GET or HEAD whose head does not say how it is framed, without a word.
+    if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let Some(authority) = request.uri().authority().cloned() else { return };
     *request.uri_mut() = Uri::from(path(request.uri()));
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -96,6 +100,7 @@ pub(super) fn as_one<B>(request: &mut Request<B>) {
 pub(super) fn as_two<B>(request: &mut Request<B>, secure: bool) {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(header::CONNECTION);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
     let host = request.headers_mut().remove(header::HOST);
     let Some(authority) =
         host.and_then(|host| Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok())

@@ -1,7 +1,7 @@
 //! Applications that nobody changed, each in front of nothing but its own documented settings: Jupyter Server, which lives on
 //! WebSockets; Radicale, which believes a header; Node-RED, whose editor is a page of a hundred files and a socket.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, Stream, StreamExt};
 use serde_json::{Value, json};
@@ -162,6 +162,11 @@ fn node_red_serves_its_editor_its_socket_and_a_flow() {
     ]);
     let deploy = |flow: &str| running.curl("/flows", &["-H", "content-type: application/json", "-d", flow]).status;
     assert_eq!(deploy(&flow.to_string()), 204);
+    // It answers the deployment before it has started what was deployed.
+    let until = Instant::now() + Duration::from_secs(20);
+    while running.curl("/hello", &[]).status == 404 {
+        assert!(Instant::now() < until, "the flow does not start");
+    }
     for version in ["--http1.1", "--http2"] {
         let said = running.curl("/hello", &[version, "-H", "X-Forwarded-User: root"]);
         assert_eq!((said.status, said.body.as_str()), (200, "hello demo"), "{version}");

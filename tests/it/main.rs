@@ -15,6 +15,7 @@ mod gateway;
 mod grpc;
 mod hostile;
 mod options;
+mod oracle;
 mod policy;
 mod process;
 mod servers;

@@ -1,6 +1,6 @@
 //! Real programs of other people: where `tests/run` put them, and how one is started and ends with its test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +31,35 @@ pub fn node(name: &str) -> Command {
 /// A file of `tests/programs`.
 pub fn program(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
+}
+
+/// A program that answers a line with a line.
+pub struct Lines {
+    child: Child,
+    answers: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Lines {
+    /// Start it.
+    pub fn start(command: &mut Command) -> Lines {
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run installs it"));
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        Lines { child, answers }
+    }
+
+    /// One line there, one back.
+    pub fn ask(&mut self, line: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+        self.answers.next().expect("it answers every line").unwrap()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A running program and what it says, in whichever of its two outputs.
