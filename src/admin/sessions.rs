@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::proxy::{AuditLine, audit};
-use crate::session::{Listed, Revocation, SessionKey, StoreError, UserKey};
+use crate::session::{Listed, Revocation, SessionKey, StoreError, UserKey, Wait};
 
 use super::Admin;
 use super::router::{Answer, json, text};
@@ -75,7 +75,7 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
         _ => return text(StatusCode::BAD_REQUEST, "name one of `session`, `user` (with `provider`) and `everyone`\n"),
     };
     let now = admin.clock.now();
-    match admin.sessions.revoke(what, now).await {
+    match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
             let line = AuditLine::of_operator("sessions_revoked", &subject, now);
             audit(&*admin.runtime.records, &line);

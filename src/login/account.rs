@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::clock::Timestamp;
-use crate::session::{Listed, Revocation, SessionKey, StoreError, View};
+use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 
 use super::form::{field, same_origin};
 use super::pages::{Device, WhoAmI};
@@ -62,7 +62,7 @@ impl Login {
                 return Ok(refused(response, known.view));
             }
             Some(known) => {
-                self.sessions.revoke(Revocation::Session(known.view.key), ask.now).await?;
+                self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await?;
                 Some(known.view.session.subject.clone())
             }
             None => None,
@@ -102,7 +102,7 @@ impl Login {
             Some(key) => Revocation::Session(key),
             None => return Ok(refused(self.list_sessions(&ask).await?, known.view)),
         };
-        self.sessions.revoke(what, ask.now).await?;
+        self.sessions.revoke(what, Wait::BROWSER, ask.now).await?;
         let reason = Some(if handle == "others" { "all_others" } else { "one" });
         let audit = Audit { event: "session_ended", user: Some(known.view.session.subject.clone()), reason };
         let response = see_other("/.portcullis/sessions");

@@ -28,7 +28,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, View};
+use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, View, Wait};
 
 pub use directory::LocalUsers;
 pub use password::Argon2Params;
@@ -236,8 +236,9 @@ impl Login {
             for (name, change) in users.look() {
                 let user = UserKey::of(LOCAL, &name);
                 self.sessions.refresh(user);
+                let all = Revocation::User { user, except: None };
                 if change == Change::Gone
-                    && let Err(error) = self.sessions.revoke(Revocation::User { user, except: None }, clock.now()).await
+                    && let Err(error) = self.sessions.revoke(all, Wait::BROWSER, clock.now()).await
                 {
                     // Refused from memory all the same: the directory says that the user is gone.
                     tracing::warn!(user = name, %error, "the sessions of a removed user could not be ended in the store");

@@ -179,14 +179,23 @@ impl Cache {
     /// Raise what an event concerns. Done before anybody is told that the revocation stands.
     pub(super) fn raise(&self, event: &Event) {
         match event {
-            Event::Ended { key } => self.sessions[stripe(&key.0)].fetch_add(1, Ordering::SeqCst),
-            Event::UserEpoch { user, .. } => {
-                // In this order: see `view`.
-                self.any_user.fetch_add(1, Ordering::SeqCst);
-                self.users[stripe(&user.0)].fetch_add(1, Ordering::SeqCst)
-            }
-            Event::Everyone => self.everyone.fetch_add(1, Ordering::SeqCst),
-        };
+            Event::Ended { key, .. } => drop(self.sessions[stripe(&key.0)].fetch_add(1, Ordering::SeqCst)),
+            Event::UserEpoch { user, .. } => self.raise_user(*user),
+            Event::Everyone { .. } => self.raise_everyone(),
+            Event::Token { .. } => {}
+        }
+    }
+
+    /// Let every session of a user be loaded anew.
+    pub(super) fn raise_user(&self, user: UserKey) {
+        // In this order: see `view`.
+        self.any_user.fetch_add(1, Ordering::SeqCst);
+        self.users[stripe(&user.0)].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Let every session be loaded anew.
+    pub(super) fn raise_everyone(&self) {
+        self.everyone.fetch_add(1, Ordering::SeqCst);
     }
 
     fn session_generation(&self, key: SessionKey) -> u64 {

@@ -6,12 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{SessionKey, UserKey};
+use super::{Event, SessionKey, UserKey};
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    by_session: HashMap<SessionKey, HashMap<u64, (UserKey, CancellationToken)>>,
+    by_session: HashMap<SessionKey, HashMap<u64, One>>,
+}
+
+struct One {
+    user: UserKey,
+    /// Of its session.
+    epoch: u64,
+    token: CancellationToken,
 }
 
 /// All open exchanges of this node.
@@ -24,30 +31,32 @@ impl Exchanges {
     }
 
     /// Register one.
-    pub(super) fn open(&self, key: SessionKey, user: UserKey) -> OpenExchange {
+    pub(super) fn open(&self, key: SessionKey, user: UserKey, epoch: u64) -> OpenExchange {
         let token = CancellationToken::new();
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
-        open.by_session.entry(key).or_default().insert(id, (user, token.clone()));
+        open.by_session.entry(key).or_default().insert(id, One { user, epoch, token: token.clone() });
         drop(open);
         OpenExchange { exchanges: self.clone(), key, id, token }
     }
 
-    /// End those of one session.
-    pub(super) fn end_session(&self, key: SessionKey) {
-        for (_, token) in self.lock().by_session.get(&key).into_iter().flat_map(HashMap::values) {
-            token.cancel();
-        }
-    }
-
-    /// Sessions with open exchanges, of one user or of everybody.
-    pub(super) fn sessions(&self, user: Option<UserKey>) -> Vec<SessionKey> {
+    /// End those that an event concerns.
+    pub(super) fn end(&self, event: &Event) {
         let open = self.lock();
-        let of_user = |entries: &HashMap<u64, (UserKey, CancellationToken)>| {
-            user.is_none_or(|user| entries.values().any(|(other, _)| *other == user))
-        };
-        open.by_session.iter().filter(|(_, entries)| of_user(entries)).map(|(key, _)| *key).collect()
+        let all = || open.by_session.iter().flat_map(|(key, entries)| entries.values().map(move |one| (*key, one)));
+        match *event {
+            Event::Ended { key, .. } => {
+                open.by_session.get(&key).into_iter().flat_map(HashMap::values).for_each(|one| one.token.cancel());
+            }
+            Event::UserEpoch { user, epoch, spared } => all()
+                .filter(|(key, one)| one.user == user && one.epoch < epoch && Some(*key) != spared)
+                .for_each(|(_, one)| one.token.cancel()),
+            Event::Everyone { part, epoch } => all()
+                .filter(|(key, one)| part.holds(key.shard()) && one.epoch < epoch)
+                .for_each(|(_, one)| one.token.cancel()),
+            Event::Token { .. } => {}
+        }
     }
 }
 

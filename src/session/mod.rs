@@ -8,12 +8,17 @@ mod cache;
 mod cookie;
 mod counts;
 mod exchange;
+mod ledger;
 mod lifetime;
+mod revocation;
 mod sessions;
+pub mod shared;
+mod shelf;
 pub mod store;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +29,16 @@ pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
 pub use exchange::OpenExchange;
 pub use lifetime::Lifetimes;
+pub use revocation::{Committed, Event, EventId, Part, Revocation, Revoked, TokenId, UNKNOWN_ENDS, Wait};
 pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};
+pub use shelf::{Keep, Kept, ShelfKey};
 
 /// How a session is known to the store, to logs and to other nodes: a keyed hash of the secret id, never the id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub [u8; 16]);
 
 /// A user as the store indexes them: a digest of provider and subject, so that one subject at two providers is two users.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserKey(pub [u8; 16]);
 
 /// The record of one sign-in on one device. Roles are kept by name: what a name means is the configuration's to say.
@@ -80,37 +87,6 @@ pub struct Provided {
     pub acr: Option<String>,
 }
 
-/// What to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revocation {
-    /// One session.
-    Session(SessionKey),
-    /// Every session of a user, `except` one where the user asked from it.
-    User { user: UserKey, except: Option<SessionKey> },
-    /// Everybody's.
-    Everyone,
-}
-
-/// What a node must do to its memory once a revocation is committed. Applying one twice, or two in any order, is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// This session is over.
-    Ended { key: SessionKey },
-    /// The user's sessions of an older epoch are over; a spared one was lifted to the new epoch in the same step.
-    UserEpoch { user: UserKey, epoch: u64 },
-    /// Every session of before is over.
-    Everyone,
-}
-
-/// What a committed revocation did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revoked {
-    /// How many live records were removed.
-    pub ended: u64,
-    /// What every node's memory must learn.
-    pub events: Vec<Event>,
-}
-
 /// One entry of a list of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -149,9 +125,9 @@ pub struct Creation {
 
 /// Where sessions live. Absent is `Ok(None)`; failed is `Err`: an outage must never look like a sign-out.
 ///
-/// `create` and `revoke` are durable when they return. `touch` never brings a record into being (a late touch must not
-/// resurrect a session), never moves `last_seen` back, and may ride along with the next durable write.
-/// Limits of time are the caller's to compare; a record past them may still be answered until it is swept.
+/// `create`, `revoke`, `keep` and `discard` are durable when they return. `touch` never brings a record into being (a late touch
+/// must not resurrect a session), never moves `last_seen` back, and may ride along with the next durable write.
+/// Limits of time of a session are the caller's to compare; a record past them may still be answered until it is swept.
 pub trait SessionStore: Send + Sync + 'static {
     /// The record, if it exists and its epoch still counts.
     fn load(&self, key: SessionKey) -> StoreFuture<'_, Option<Session>>;
@@ -159,12 +135,45 @@ pub trait SessionStore: Send + Sync + 'static {
     fn create(&self, creation: Creation) -> StoreFuture<'_, Vec<Event>>;
     /// Raise `last_seen` of records that exist. Answers, per touch, whether the session was still there.
     fn touch(&self, touches: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, Vec<bool>>;
-    /// End sessions.
-    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Revoked>;
+    /// End sessions or deny a token. A store that nodes share is asked through its log instead, where others must learn of it.
+    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Committed>;
     /// A user's records, latest activity first.
     fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>>;
-    /// Remove what expired, at most `limit` records; answers how many went.
+    /// Remove what expired, at most `limit` records; answers how many sessions went.
     fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize>;
+
+    /// Every revocation that may still concern what is in no store: tokens that answer for themselves, views in memory. A store
+    /// that nodes share answers those that its log has forgotten already (denied tokens, epochs); the rest is replayed.
+    fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>>;
+
+    /// A record on the shelf, unless it expired.
+    fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>>;
+    /// Write on the shelf, over the version named; answers the new version, or `None` where somebody else was faster.
+    fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>>;
+    /// Take from the shelf what has this version; answers whether it was there.
+    fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool>;
+
+    /// The log by which nodes learn from each other; `None` where one process has the store for itself.
+    fn shared(&self) -> Option<Arc<dyn shared::SharedLog>> {
+        None
+    }
+}
+
+/// 16 bytes of SHA-256 over length-prefixed parts.
+fn digest(label: &str, parts: &[&[u8]]) -> [u8; 16] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in std::iter::once(&label.as_bytes()).chain(parts) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&context.finish().as_ref()[..16]);
+    short
+}
+
+/// A short hexadecimal form for logs: six bytes tell sessions apart and give nobody a cookie.
+fn short(bytes: &[u8; 16], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    bytes[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 impl UserKey {
@@ -207,15 +216,14 @@ impl Session {
     }
 }
 
-/// A short hexadecimal form for logs: six bytes tell sessions apart and give nobody a cookie.
 impl std::fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        short(&self.0, f)
     }
 }
 
 impl std::fmt::Debug for UserKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        short(&self.0, f)
     }
 }

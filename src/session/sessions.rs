@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +13,11 @@ use crate::clock::{Clock, Timestamp};
 use super::cache::{Cache, NotLoaded, View};
 use super::counts::Counts;
 use super::exchange::{Exchanges, OpenExchange};
+use super::ledger::Ledger;
 use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
 use super::{
-    CookieCodec, Creation, Event, KeyError, Listed, Provided, Revocation, Revoked, Session, SessionKey, SessionStore,
-    StoreError, UserKey,
+    Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Provided, Revocation, Revoked, Session,
+    SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
 };
 
 /// Expired records removed at a time: bounds how long the writer is busy with them.
@@ -106,6 +107,7 @@ pub struct Sessions {
     codec: CookieCodec,
     settings: Settings,
     cache: Cache,
+    ledger: Ledger,
     exchanges: Exchanges,
     queue: Mutex<Vec<(SessionKey, Timestamp)>>,
     counts: Counts,
@@ -116,7 +118,8 @@ impl Sessions {
     pub fn new(store: Arc<dyn SessionStore>, codec: CookieCodec, settings: Settings) -> Arc<Sessions> {
         let cache = Cache::new(settings.cache_entries);
         let (exchanges, queue) = (Exchanges::default(), Mutex::new(Vec::new()));
-        Arc::new(Sessions { store, codec, settings, cache, exchanges, queue, counts: Counts::default() })
+        let (ledger, counts) = (Ledger::new(), Counts::default());
+        Arc::new(Sessions { store, codec, settings, cache, ledger, exchanges, queue, counts })
     }
 
     /// What asking cost so far.
@@ -175,6 +178,8 @@ impl Sessions {
             // Asked when polled, not before: a load that joins another one must cost the store nothing.
             let ask = async { self.bounded(self.store.load(key)).await };
             match self.cache.load(key, ask).await {
+                // A replica that was promoted without the last writes still has records of sessions that were ended.
+                Ok(Some(view)) if self.is_over(view.key, view.user, view.session.epoch) => return Ok(None),
                 Ok(Some(view)) => return Ok(Some(view)),
                 Ok(None) => {}
                 Err(NotLoaded::Absent) => return Ok(None),
@@ -265,14 +270,19 @@ impl Sessions {
         }
     }
 
-    /// End sessions. When it returns, the store has it and no request of this node is answered in them any more.
+    /// End sessions, or deny a token. When it returns, the store has it and no request of this node is answered in them any more;
+    /// what holds on other nodes, the answer says.
     ///
     /// # Errors
     /// [`StoreError`]; then it is not certain to have happened, and has to be asked for again.
-    pub async fn revoke(&self, what: Revocation, now: Timestamp) -> Result<Revoked, StoreError> {
-        let revoked = self.bounded(self.store.revoke(what, now)).await?;
-        revoked.events.iter().for_each(|event| self.apply(event));
-        Ok(revoked)
+    pub async fn revoke(&self, what: Revocation, _: Wait, now: Timestamp) -> Result<Revoked, StoreError> {
+        let began = Instant::now();
+        let Committed { ended, events } = self.bounded(self.store.revoke(what, now)).await?;
+        events.iter().for_each(|event| self.apply(event));
+        // One process has the store for itself: what it applied, every node applied.
+        let (committed, replicated, confirmed, nodes) = (true, true, 1, 1);
+        let (waited, bound) = (began.elapsed(), Duration::ZERO);
+        Ok(Revoked { ended, events, committed, replicated, confirmed, nodes, waited, bound })
     }
 
     /// End the session of a cookie; `false` where there was none.
@@ -281,7 +291,7 @@ impl Sessions {
     /// As [`Sessions::revoke`].
     pub async fn end(&self, cookie: &str, now: Timestamp) -> Result<bool, StoreError> {
         let Some(key) = self.codec.open(cookie) else { return Ok(false) };
-        Ok(self.revoke(Revocation::Session(key), now).await?.ended > 0)
+        Ok(self.revoke(Revocation::Session(key), Wait::BROWSER, now).await?.ended > 0)
     }
 
     /// A user's sessions that are within their limits, latest activity first.
@@ -297,45 +307,80 @@ impl Sessions {
     /// Make this node's memory agree with a revocation, and cut what is open in the sessions it ended. Doing it twice, or two
     /// in any order, is the same.
     pub fn apply(&self, event: &Event) {
+        // First: a load that compares generations before this one moves must find it in the ledger afterwards.
+        self.ledger.learn(event);
         self.cache.raise(event);
-        match event {
-            Event::Ended { key } => self.exchanges.end_session(*key),
-            Event::UserEpoch { user, .. } => self.recheck(self.exchanges.sessions(Some(*user))),
-            Event::Everyone => {
-                self.exchanges.sessions(None).into_iter().for_each(|key| self.exchanges.end_session(key));
-            }
+        self.exchanges.end(event);
+    }
+
+    /// Learn what was revoked before this process began. Done before the first request is answered: a token that answers for
+    /// itself is refused by nothing else.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing may be served.
+    pub async fn recall(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.ledger.prune(now);
+        let events = self.bounded(self.store.remembered(now)).await?;
+        for event in &events {
+            self.ledger.learn(event);
         }
+        Ok(())
+    }
+
+    /// Whether a session was revoked, as far as this node knows: for tokens issued in it, which no store is asked about.
+    pub fn is_over(&self, key: SessionKey, user: UserKey, epoch: u64) -> bool {
+        self.ledger.is_over(key, user, epoch)
+    }
+
+    /// Whether a token was revoked by its id.
+    pub fn is_token_revoked(&self, id: TokenId) -> bool {
+        self.ledger.is_token_revoked(id)
+    }
+
+    /// The epoch below which everything of a user is over, as far as this node knows; milliseconds since 1970, so that a token
+    /// which knows no epochs is compared by when it was issued.
+    pub fn epoch(&self, user: UserKey) -> u64 {
+        self.ledger.epoch(user)
+    }
+
+    /// A record on the shelf.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn kept(&self, key: ShelfKey, now: Timestamp) -> Result<Option<Kept>, StoreError> {
+        self.bounded(self.store.kept(key, now)).await
+    }
+
+    /// Write on the shelf; `None` where somebody else was faster.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it may have been written.
+    pub async fn keep(&self, keep: Keep, now: Timestamp) -> Result<Option<u64>, StoreError> {
+        self.bounded(self.store.keep(keep, now)).await
+    }
+
+    /// Take from the shelf what has this version.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it may have been taken.
+    pub async fn discard(&self, key: ShelfKey, over: u64) -> Result<bool, StoreError> {
+        self.bounded(self.store.discard(key, over)).await
     }
 
     /// What is known of a user elsewhere has changed: load their sessions anew. Ends none.
     pub fn refresh(&self, user: UserKey) {
-        self.cache.raise(&Event::UserEpoch { user, epoch: 0 });
+        self.cache.raise_user(user);
     }
 
-    /// Exchanges of a user whose sessions were ended but for one that may be spared: ask which.
-    fn recheck(&self, keys: Vec<SessionKey>) {
-        if keys.is_empty() {
-            return;
-        }
-        let (store, exchanges) = (self.store.clone(), self.exchanges.clone());
-        let check = async move {
-            for key in keys {
-                // A store that does not answer spares nothing: a cut exchange is opened again, a revoked one must not go on.
-                if !matches!(store.load(key).await, Ok(Some(_))) {
-                    exchanges.end_session(key);
-                }
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(check)),
-            Err(_) => tracing::error!("a revocation was applied outside a runtime"),
-        }
+    /// Load every session anew. Ends none.
+    pub fn refresh_everyone(&self) {
+        self.cache.raise_everyone();
     }
 
     /// Register a long exchange in a session. It may have ended since it was checked: the caller checks once more by
     /// [`Sessions::still_alive`] after registering, so that no revocation falls between.
     pub fn open_exchange(&self, view: &View) -> OpenExchange {
-        self.exchanges.open(view.key, view.user)
+        self.exchanges.open(view.key, view.user, view.session.epoch)
     }
 
     /// Whether no revocation has concerned this view since it was loaded.
@@ -372,10 +417,11 @@ impl Sessions {
                 tracing::warn!(%error, waiting = self.queued().len(), "activities could not be written");
             }
             turn = turn.wrapping_add(1);
-            if turn.is_multiple_of(SWEEP_EVERY)
-                && let Err(error) = self.store.sweep(clock.now(), SWEEP_AT_ONCE).await
-            {
-                tracing::warn!(%error, "expired sessions could not be removed");
+            if turn.is_multiple_of(SWEEP_EVERY) {
+                self.ledger.prune(clock.now());
+                if let Err(error) = self.store.sweep(clock.now(), SWEEP_AT_ONCE).await {
+                    tracing::warn!(%error, "expired sessions could not be removed");
+                }
             }
         }
     }

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Forwarded};
 use crate::login::{self, LocalUsers, Login};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::OpenError;
-use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings};
+use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
 use crate::trust::ClientTlsError;
 use crate::upstream;
 use crate::whoami::Whoami;
@@ -54,6 +54,9 @@ pub enum StartError {
         #[source]
         source: OpenError,
     },
+    /// What was revoked before could not be learnt.
+    #[error("session.store")]
+    Recall(#[source] StoreError),
     /// The keys of cookies.
     #[error("session.secret")]
     Keys(#[from] KeyError),
@@ -149,6 +152,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         store_timeout: config.limits.store_timeout,
     };
     let sessions = Sessions::new(store, codec, settings);
+    recall(&sessions, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
     let directory: Arc<dyn Directory> = match &users {
         Some(users) => users.clone(),
@@ -271,6 +275,17 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What was revoked before this start, learnt before anything is answered. On a thread of its own: whoever starts the gateway may
+/// be running tasks already.
+fn recall(sessions: &Sessions, now: Timestamp) -> Result<(), StartError> {
+    let ask = || {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        tokio.block_on(sessions.recall(now)).map_err(StartError::Recall)
+    };
+    let asked = std::thread::scope(|scope| scope.spawn(ask).join());
+    asked.unwrap_or_else(|_| Err(StartError::Recall(StoreError::Unavailable("the store panicked".into()))))
 }
 
 /// The thread of what belongs to no worker: queued touches, sweeps, the user file.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use portcullis::clock::Timestamp;
 use portcullis::session::store::{Embedded, Memory, OpenError};
 use portcullis::session::{
-    Activity, CookieCodec, Creation, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKey,
-    SessionKeys, SessionStore, Sessions, Settings, UserKey,
+    Activity, CookieCodec, Creation, EndedBecause, Event, Keep, Lifetimes, Lookup, NewSession, Part, Revocation,
+    Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, TokenId, UserKey, Wait,
 };
 
 fn session(subject: &str, seen: u64) -> Session {
@@ -59,12 +59,17 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
     assert_eq!(store.revoke(others, now).await.unwrap().ended, 2);
     assert_eq!(store.touch(vec![(key(1), Timestamp(600))]).await.unwrap(), [false]);
     assert_eq!(listed(store.list(alice).await.unwrap()), [2]);
-    assert_eq!(store.load(key(2)).await.unwrap().unwrap().epoch, 1);
+    let epoch = store.load(key(2)).await.unwrap().unwrap().epoch;
+    assert!(epoch >= now.0, "epochs are of the store's clock");
+    let remembered = store.remembered(now).await.unwrap();
+    assert!(remembered.contains(&Event::UserEpoch { user: alice, epoch, spared: None }), "{remembered:?}");
     assert!(store.load(key(4)).await.unwrap().is_some(), "another user is not concerned");
 
     // A replaced session ends in the same step; the limit ends the one unused longest.
     let creation = Creation { key: key(5), session: session("alice", 700), replaces: Some(key(2)), limit: None };
-    assert_eq!(store.create(creation).await.unwrap().len(), 1);
+    let ended = Event::Ended { key: key(2), until: Timestamp(1_000_000) };
+    assert_eq!(store.create(creation).await.unwrap(), [ended]);
+    assert!(store.remembered(now).await.unwrap().contains(&ended), "its tombstone stands");
     assert!(store.load(key(2)).await.unwrap().is_none());
     create(store, 6, "alice", Some(2)).await;
     create(store, 7, "alice", Some(2)).await;
@@ -76,6 +81,68 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
     assert_eq!(store.revoke(Revocation::Everyone, now).await.unwrap().ended, 1);
     assert!(store.list(alice).await.unwrap().is_empty());
     assert_eq!(store.revoke(Revocation::Session(key(5)), now).await.unwrap().ended, 0);
+    revocations_are_remembered(store).await;
+    the_shelf_is_written_by_one_of_many(store).await;
+}
+
+/// Epochs never fall, whatever the clock says; tombstones stand until what they are for is over by itself.
+async fn revocations_are_remembered(store: &dyn SessionStore) {
+    let (carol, id) = (UserKey::of("local", "carol"), TokenId::of("https://id.example.com", "1"));
+    let revoke = async |what| store.revoke(what, Timestamp(20)).await.unwrap().events.remove(0);
+    let epoch = |event| match event {
+        Event::UserEpoch { epoch, .. } | Event::Everyone { part: Part::WHOLE, epoch } => epoch,
+        other => panic!("{other:?}"),
+    };
+    let user = Revocation::User { user: carol, except: None };
+    let (first, second) = (epoch(revoke(user).await), epoch(revoke(user).await));
+    let all = epoch(revoke(Revocation::Everyone).await);
+    assert!(first < second && second < all, "{first} {second} {all}");
+    create(store, 20, "carol", None).await;
+    assert_eq!(store.load(key(20)).await.unwrap().unwrap().epoch, all);
+    let third = epoch(revoke(user).await);
+    assert!(third > all, "of everybody, not only of the user");
+
+    let deny = |until| Revocation::Token { id, until: Timestamp(until) };
+    assert_eq!(revoke(deny(2_000_000)).await, Event::Token { id, until: Timestamp(2_000_000) });
+    assert_eq!(revoke(deny(1_500_000)).await, Event::Token { id, until: Timestamp(2_000_000) }, "never shortened");
+    let remembered = async |now| store.remembered(Timestamp(now)).await.unwrap();
+    let tokens = async |now| remembered(now).await.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+    assert_eq!((tokens(1_999_999).await, tokens(2_000_000).await), (1, 0));
+    assert_eq!(store.sweep(Timestamp(5_000_000), 1_000).await.unwrap(), 0);
+    let left = remembered(0).await;
+    assert!(left.iter().all(|event| event.until().is_none()), "tombstones go when they are over: {left:?}");
+    assert!(left.contains(&Event::UserEpoch { user: carol, epoch: third, spared: None }), "{left:?}");
+    assert!(left.contains(&Event::Everyone { part: Part::WHOLE, epoch: all }), "{left:?}");
+}
+
+async fn the_shelf_is_written_by_one_of_many(store: &dyn SessionStore) {
+    let (place, other) = (ShelfKey::of("test", b"a"), ShelfKey::of("test", b"b"));
+    assert_ne!(ShelfKey::of("test", b"a"), ShelfKey::of("testa", b""));
+    let keep = async |key, over, bytes: &[u8], until, now| {
+        let keep = Keep { key, over, bytes: bytes.to_vec(), until: Timestamp(until) };
+        store.keep(keep, Timestamp(now)).await.unwrap()
+    };
+    let kept = async |now| store.kept(place, Timestamp(now)).await.unwrap().map(|kept| (kept.version, kept.bytes));
+    assert_eq!(kept(0).await, None);
+    let first = keep(place, None, b"one", 100, 0).await.unwrap();
+    assert_eq!(keep(place, None, b"two", 100, 0).await, None, "somebody else was faster");
+    assert_eq!(keep(place, Some(first + 1), b"two", 100, 0).await, None);
+    let second = keep(place, Some(first), b"two", 200, 0).await.unwrap();
+    assert_eq!(keep(place, Some(first), b"three", 100, 0).await, None, "each version is replaced once");
+    assert_eq!(kept(199).await, Some((second, b"two".to_vec())));
+    // What expired is as if it were not there, and its version counts no more.
+    assert_eq!(kept(200).await, None);
+    assert_eq!(keep(place, Some(second), b"four", 300, 200).await, None);
+    let third = keep(place, None, b"four", 300, 200).await.unwrap();
+    assert!(!store.discard(place, second).await.unwrap());
+    assert!(store.discard(place, third).await.unwrap());
+    assert!(!store.discard(place, third).await.unwrap());
+    let fourth = keep(place, None, b"five", 300, 200).await.unwrap();
+    assert!(![first, second, third].contains(&fourth), "no version is given twice");
+    keep(other, None, b"kept", 400, 200).await.unwrap();
+    store.sweep(Timestamp(300), 1_000).await.unwrap();
+    assert!(store.kept(place, Timestamp(0)).await.unwrap().is_none(), "swept");
+    assert!(store.kept(other, Timestamp(300)).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -95,6 +162,18 @@ async fn the_embedded_store_keeps_the_contract_and_what_it_was_told() {
     drop(store);
     let again = Embedded::open(&path).unwrap();
     assert_eq!(again.load(key(8)).await.unwrap().unwrap().last_seen, Timestamp(900));
+    let (place, until) = (ShelfKey::of("test", b"kept"), Timestamp(5_000));
+    let keep = |over| Keep { key: place, over, bytes: b"here".to_vec(), until };
+    let version = again.keep(keep(None), Timestamp(0)).await.unwrap();
+    let denied = Revocation::Token { id: TokenId::of("https://id.example.com", "2"), until };
+    again.revoke(denied, Timestamp(0)).await.unwrap();
+    let remembered = again.remembered(Timestamp(0)).await.unwrap();
+    assert!(remembered.len() > 2, "{remembered:?}");
+    drop(again);
+    let again = Embedded::open(&path).unwrap();
+    assert_eq!(again.remembered(Timestamp(0)).await.unwrap(), remembered, "through a restart");
+    assert_eq!(again.kept(place, Timestamp(0)).await.unwrap().map(|kept| kept.version), version);
+    assert!(again.keep(keep(version), Timestamp(0)).await.unwrap() > version);
     again.revoke(Revocation::Everyone, Timestamp(0)).await.unwrap();
     keeps_the_contract_after_reopening(&again).await;
 }
@@ -158,12 +237,56 @@ async fn a_revoked_session_is_not_answered_from_memory() {
     exchange.ended().await;
     assert!(ended(&node, &one.cookie, 1).await.is_some());
     assert_eq!(ended(&node, &two.cookie, 1).await, None);
-    node.revoke(Revocation::User { user: two.view.user, except: None }, now).await.unwrap();
+    node.revoke(Revocation::User { user: two.view.user, except: None }, Wait::Fully, now).await.unwrap();
     assert!(ended(&node, &two.cookie, 1).await.is_some());
     let three = node.begin(alice(), Some(&two.cookie), now).await.unwrap();
     assert_ne!(three.cookie, two.cookie, "a new id at every sign-in");
-    node.revoke(Revocation::Everyone, now).await.unwrap();
+    node.revoke(Revocation::Everyone, Wait::Fully, now).await.unwrap();
     assert!(ended(&node, &three.cookie, 1).await.is_some());
+}
+
+/// I14: what was revoked before a process began is known to it before it answers.
+#[tokio::test]
+async fn a_node_that_just_started_knows_what_was_revoked_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, keys, now) = (folder.path().join("s.redb"), SessionKeys::random().unwrap(), Timestamp(1_000));
+    let store: Arc<dyn SessionStore> = Arc::new(Embedded::open(&path).unwrap());
+    let before = node(&store, &keys);
+    drop(store);
+    let one = before.begin(alice(), None, now).await.unwrap();
+    let (user, id) = (one.view.user, TokenId::of("https://id.example.com", "1"));
+    let is_over = |node: &Sessions| node.is_over(one.view.key, user, one.view.session.epoch);
+    assert!(!is_over(&before) && !before.is_token_revoked(id));
+    let revoked = before.revoke(Revocation::Session(one.view.key), Wait::Fully, now).await.unwrap();
+    assert!(revoked.is_everywhere() && (revoked.confirmed, revoked.nodes, revoked.ended) == (1, 1, 1), "{revoked:?}");
+    let token = Revocation::Token { id, until: Timestamp(9_000) };
+    assert!(before.revoke(token, Wait::BROWSER, now).await.unwrap().is_everywhere());
+    let two = before.begin(alice(), None, now).await.unwrap();
+    before.revoke(Revocation::User { user, except: Some(two.view.key) }, Wait::Fully, now).await.unwrap();
+    assert!(is_over(&before) && before.is_token_revoked(id));
+    let epoch = before.epoch(user);
+    assert!(before.is_over(two.view.key, user, two.view.session.epoch), "a token of the epoch before");
+    assert!(!before.is_over(two.view.key, user, epoch), "the spared session's next one");
+    drop(before);
+    let store: Arc<dyn SessionStore> = Arc::new(Embedded::open(&path).unwrap());
+    let after = node(&store, &keys);
+    after.recall(now).await.unwrap();
+    assert!(is_over(&after) && after.is_token_revoked(id));
+    assert_eq!(after.epoch(user), epoch);
+}
+
+/// G3: a replica that was promoted without the last writes has the record again.
+#[tokio::test]
+async fn a_record_that_comes_back_after_its_revocation_is_not_answered() {
+    let (store, keys, now): (Arc<dyn SessionStore>, _, _) =
+        (Arc::new(Memory::new()), SessionKeys::random().unwrap(), Timestamp(0));
+    let node = node(&store, &keys);
+    let begun = node.begin(alice(), None, now).await.unwrap();
+    let record = store.load(begun.view.key).await.unwrap().unwrap();
+    node.revoke(Revocation::Session(begun.view.key), Wait::Fully, now).await.unwrap();
+    let again = Creation { key: begun.view.key, session: record, replaces: None, limit: None };
+    store.create(again).await.unwrap();
+    assert!(ended(&node, &begun.cookie, 1).await.is_some());
 }
 
 /// I20

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
-use portcullis::session::Revocation;
+use portcullis::session::{Revocation, Wait};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use crate::support::{Running, run_text, run_with, shipped};
@@ -36,7 +36,7 @@ fn with(port: u16, more: &str) -> Running {
 }
 
 async fn revoke_everyone(running: &Running) {
-    let revoked = running.gateway.sessions().revoke(Revocation::Everyone, Timestamp(0));
+    let revoked = running.gateway.sessions().revoke(Revocation::Everyone, Wait::Fully, Timestamp(0));
     soon(revoked).await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! What the session layer promises while its store is slow, away or busy, and what no store ever holds.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,10 +8,11 @@ use std::time::Duration;
 use portcullis::clock::Timestamp;
 use portcullis::session::store::{Embedded, Memory};
 use portcullis::session::{
-    Activity, CookieCodec, Creation, EndedBecause, Event, Lifetimes, Listed, Lookup, NewSession, Revocation, Revoked,
-    Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, StoreError, StoreFuture, UserKey,
+    Activity, Committed, CookieCodec, Creation, EndedBecause, Event, Keep, Kept, Lifetimes, Listed, Lookup, NewSession,
+    Part, Revocation, Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, StoreError,
+    StoreFuture, TokenId, UNKNOWN_ENDS, UserKey, Wait,
 };
-use proptest::prelude::{Strategy, any, prop_assert, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
 use proptest::test_runner::Config as ProptestConfig;
 use tokio::sync::Notify;
 
@@ -78,7 +80,7 @@ impl SessionStore for Faulty {
         self.answer(|inner| inner.touch(touches))
     }
 
-    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Revoked> {
+    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Committed> {
         self.answer(|inner| inner.revoke(what, now))
     }
 
@@ -88,6 +90,22 @@ impl SessionStore for Faulty {
 
     fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
         self.answer(|inner| inner.sweep(now, limit))
+    }
+
+    fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>> {
+        self.answer(|inner| inner.remembered(now))
+    }
+
+    fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>> {
+        self.answer(|inner| inner.kept(key, now))
+    }
+
+    fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
+        self.answer(|inner| inner.keep(keep, now))
+    }
+
+    fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {
+        self.answer(|inner| inner.discard(key, over))
     }
 }
 
@@ -138,7 +156,7 @@ async fn a_load_that_a_revocation_overtook_is_not_answered_nor_kept() {
             true => Revocation::User { user: begun.view.user, except: None },
             false => Revocation::Session(begun.view.key),
         };
-        node.revoke(what, Timestamp(1)).await.unwrap();
+        node.revoke(what, Wait::Fully, Timestamp(1)).await.unwrap();
         store.go.notify_one();
         assert!(!asked.await.unwrap(), "the request that was on its way");
         assert!(!alive(&node, &begun.cookie, 2).await, "and every later one");
@@ -172,15 +190,16 @@ async fn a_store_that_is_away_ends_nobody_and_admits_nobody_new() {
     for mode in [FAILS, HANGS] {
         let (store, node) = faulty();
         let known = node.begin(alice(), None, Timestamp(0)).await.unwrap();
-        let unknown = node.begin(alice(), None, Timestamp(0)).await.unwrap();
-        node.apply(&Event::Ended { key: unknown.view.key });
+        let bob = NewSession { subject: "bob".into(), ..alice() };
+        let unknown = node.begin(bob, None, Timestamp(0)).await.unwrap();
+        node.refresh(unknown.view.user);
         store.set(mode);
         assert!(alive(&node, &known.cookie, 1).await, "what memory knows is served");
         assert!(alive(&node, &known.cookie, 95_000).await, "within its limits, though nothing could be written");
         let said = node.lookup(&unknown.cookie, Activity::Active, Timestamp(1)).await;
         assert!(matches!(said, Err(StoreError::Unavailable(_))), "{said:?}");
         assert!(node.begin(alice(), None, Timestamp(1)).await.is_err());
-        assert!(node.revoke(Revocation::Everyone, Timestamp(1)).await.is_err(), "never said to be done");
+        assert!(node.revoke(Revocation::Everyone, Wait::Fully, Timestamp(1)).await.is_err(), "never said to be done");
         store.set(ANSWERS);
         assert!(alive(&node, &unknown.cookie, 2).await, "the failure was not remembered");
         node.flush().await.unwrap();
@@ -201,7 +220,7 @@ fn an_outage_is_503_and_signs_nobody_out() {
     let key = |line: &str| line.contains("__Host-portcullis\t");
     assert!(jar.lines().any(key));
     for mode in [FAILS, HANGS] {
-        running.gateway.sessions().apply(&Event::Everyone);
+        running.gateway.sessions().refresh_everyone();
         store.set(mode);
         for accept in ["text/html", "application/json", "*/*"] {
             let said = running.curl("/", &["-H", &format!("accept: {accept}")]);
@@ -299,13 +318,48 @@ async fn the_store_holds_no_cookie_in_any_form() {
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    Create { n: u8, user: u8, seen: u64, replaces: Option<u8>, limit: Option<u32> },
+    Create {
+        n: u8,
+        user: u8,
+        seen: u64,
+        replaces: Option<u8>,
+        limit: Option<u32>,
+    },
     Touch(Vec<(u8, u64)>),
     One(u8),
-    User { user: u8, except: Option<u8> },
+    User {
+        user: u8,
+        except: Option<u8>,
+    },
     Everyone,
+    Deny {
+        n: u8,
+        until: u64,
+    },
+    /// `over`: the version that lies there, or one that does not.
+    Keep {
+        n: u8,
+        over: Over,
+        until: u64,
+        now: u64,
+    },
+    Discard {
+        n: u8,
+        over: Over,
+    },
     Sweep(u64),
     Reopen,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    Nothing,
+    Current,
+    Stale,
+}
+
+fn over() -> impl Strategy<Value = Over> {
+    prop_oneof![Just(Over::Nothing), Just(Over::Current), Just(Over::Stale)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -317,6 +371,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n().prop_map(Step::One),
         1 => (0_u8..3, proptest::option::of(n())).prop_map(|(user, except)| Step::User { user, except }),
         1 => any::<bool>().prop_map(|all| if all { Step::Everyone } else { Step::Reopen }),
+        1 => (n(), 0_u64..4000).prop_map(|(n, until)| Step::Deny { n, until }),
+        3 => (0_u8..3, over(), 0_u64..4000, 0_u64..4000)
+            .prop_map(|(n, over, until, now)| Step::Keep { n, over, until, now }),
+        1 => (0_u8..3, over()).prop_map(|(n, over)| Step::Discard { n, over }),
         1 => (0_u64..4000).prop_map(Step::Sweep),
     ]
 }
@@ -325,7 +383,13 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Oracle {
     sessions: Vec<(SessionKey, Session)>,
-    epochs: std::collections::HashMap<UserKey, u64>,
+    epochs: HashMap<UserKey, u64>,
+    everyone: u64,
+    highest: u64,
+    ended: HashMap<SessionKey, u64>,
+    denied: HashMap<TokenId, u64>,
+    shelf: HashMap<ShelfKey, (u64, u64)>,
+    versions: Vec<u64>,
 }
 
 impl Oracle {
@@ -335,10 +399,49 @@ impl Oracle {
         list.into_iter().map(|(key, _)| *key).collect()
     }
 
-    fn remove(&mut self, keep: impl Fn(&SessionKey, &Session) -> bool) -> u64 {
-        let before = self.sessions.len();
-        self.sessions.retain(|(key, session)| keep(key, session));
-        (before - self.sessions.len()) as u64
+    fn remove(&mut self, keep: impl Fn(&SessionKey, &Session) -> bool) -> Vec<Session> {
+        let (kept, removed): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.sessions).into_iter().partition(|(k, s)| keep(k, s));
+        self.sessions = kept;
+        removed.into_iter().map(|(_, session)| session).collect()
+    }
+
+    /// Remove one and bury it; answers whether it was there.
+    fn end(&mut self, key: SessionKey) -> bool {
+        let removed = self.remove(|other, _| *other != key);
+        removed.iter().for_each(|session| self.bury(key, session.ends.0));
+        !removed.is_empty()
+    }
+
+    fn bury(&mut self, key: SessionKey, until: u64) {
+        let stands = self.ended.entry(key).or_default();
+        *stands = until.max(*stands);
+    }
+
+    fn next_epoch(&mut self) -> u64 {
+        self.highest += 1;
+        self.highest
+    }
+
+    fn version(&self, place: ShelfKey, over: Over) -> Option<u64> {
+        let current = self.shelf.get(&place).map(|(version, _)| *version);
+        match over {
+            Over::Nothing => None,
+            Over::Current => current,
+            Over::Stale => self.versions.iter().rev().find(|version| Some(**version) != current).copied(),
+        }
+    }
+
+    fn remembered(&self, now: u64) -> Vec<Event> {
+        let until = |until: &u64| Timestamp(*until);
+        let ended = self.ended.iter().filter(|(_, end)| **end > now);
+        let denied = self.denied.iter().filter(|(_, end)| **end > now);
+        let mut events: Vec<Event> = ended.map(|(key, end)| Event::Ended { key: *key, until: until(end) }).collect();
+        events.extend(denied.map(|(id, end)| Event::Token { id: *id, until: until(end) }));
+        let user = |(user, epoch): (&UserKey, &u64)| Event::UserEpoch { user: *user, epoch: *epoch, spared: None };
+        events.extend(self.epochs.iter().map(user));
+        events.extend((self.everyone > 0).then_some(Event::Everyone { part: Part::WHOLE, epoch: self.everyone }));
+        events
     }
 }
 
@@ -376,13 +479,13 @@ async fn carry_out(oracle: &mut Oracle, store: &dyn SessionStore, step: Step) {
             }
             let of = UserKey::of("local", &subject(user));
             if let Some(old) = replaces {
-                oracle.remove(|other, _| *other != key(old));
+                oracle.end(key(old));
             }
-            let epoch = oracle.epochs.get(&of).copied().unwrap_or(0);
-            let others = oracle.list(of);
-            let spared = others.into_iter().take(limit.map_or(usize::MAX, |limit| limit as usize - 1));
-            let spared: Vec<_> = spared.collect();
-            oracle.remove(|other, session| session.user() != of || spared.contains(other));
+            let epoch = oracle.epochs.get(&of).copied().unwrap_or(0).max(oracle.everyone);
+            let spared = limit.map_or(usize::MAX, |limit| limit as usize - 1);
+            for surplus in oracle.list(of).into_iter().skip(spared) {
+                oracle.end(surplus);
+            }
             oracle.sessions.push((key(n), record(user, seen, epoch)));
             let creation = Creation { key: key(n), session: record(user, seen, 0), replaces: replaces.map(key), limit };
             store.create(creation).await.unwrap();
@@ -399,35 +502,82 @@ async fn carry_out(oracle: &mut Oracle, store: &dyn SessionStore, step: Step) {
             let touches = touches.into_iter().map(|(n, at)| (key(n), Timestamp(at))).collect();
             assert_eq!(store.touch(touches).await.unwrap(), alive);
         }
-        Step::One(n) => {
-            let ended = oracle.remove(|other, _| *other != key(n));
-            assert_eq!(store.revoke(Revocation::Session(key(n)), Timestamp(0)).await.unwrap().ended, ended);
+        Step::Sweep(now) => {
+            let swept = oracle.remove(|_, session| session.due() > Timestamp(now)).len();
+            oracle.ended.retain(|_, until| *until > now);
+            oracle.denied.retain(|_, until| *until > now);
+            oracle.shelf.retain(|_, (_, until)| *until > now);
+            assert_eq!(store.sweep(Timestamp(now), 1_000).await.unwrap(), swept);
         }
+        Step::Keep { n, over, until, now } => {
+            let place = ShelfKey::of("oracle", &[n]);
+            let over = oracle.version(place, over);
+            let there = oracle.shelf.get(&place).filter(|(_, until)| *until > now).map(|(version, _)| *version);
+            let keep = Keep { key: place, over, bytes: vec![n, 1], until: Timestamp(until) };
+            let written = store.keep(keep, Timestamp(now)).await.unwrap();
+            assert_eq!(written.is_some(), there == over, "{there:?} {over:?}");
+            if let Some(version) = written {
+                assert!(!oracle.versions.contains(&version));
+                oracle.versions.push(version);
+                oracle.shelf.insert(place, (version, until));
+            }
+        }
+        Step::Discard { n, over } => {
+            let place = ShelfKey::of("oracle", &[n]);
+            let Some(version) = oracle.version(place, over) else { return };
+            let there = oracle.shelf.get(&place).is_some_and(|(current, _)| *current == version);
+            assert_eq!(store.discard(place, version).await.unwrap(), there);
+            if there {
+                oracle.shelf.remove(&place);
+            }
+        }
+        Step::One(n) => revoke(oracle, store, Revocation::Session(key(n))).await,
         Step::User { user, except } => {
             let (user, except) = (UserKey::of("local", &subject(user)), except.map(key));
-            let epoch = oracle.epochs.entry(user).or_default();
-            *epoch += 1;
-            let epoch = *epoch;
-            let ended = oracle.remove(|other, session| session.user() != user || Some(*other) == except);
-            for (_, session) in oracle.sessions.iter_mut().filter(|(_, session)| session.user() == user) {
-                session.epoch = epoch;
-            }
-            let revoked = store.revoke(Revocation::User { user, except }, Timestamp(0)).await.unwrap();
-            assert_eq!(revoked, Revoked { ended, events: vec![Event::UserEpoch { user, epoch }] });
+            revoke(oracle, store, Revocation::User { user, except }).await;
         }
-        Step::Everyone => {
-            let ended = oracle.remove(|_, _| false);
-            assert_eq!(store.revoke(Revocation::Everyone, Timestamp(0)).await.unwrap().ended, ended);
-        }
-        Step::Sweep(now) => {
-            let swept = oracle.remove(|_, session| session.due() > Timestamp(now));
-            assert_eq!(store.sweep(Timestamp(now), 1_000).await.unwrap() as u64, swept);
+        Step::Everyone => revoke(oracle, store, Revocation::Everyone).await,
+        Step::Deny { n, until } => {
+            revoke(oracle, store, Revocation::Token { id: TokenId([n; 16]), until: Timestamp(until) }).await;
         }
         Step::Reopen => {}
     }
 }
 
-/// Every record, every index entry, compared with the oracle (I21, I22).
+async fn revoke(oracle: &mut Oracle, store: &dyn SessionStore, what: Revocation) {
+    let (ended, event) = match what {
+        Revocation::Session(key) => {
+            let ended = oracle.end(key);
+            if !ended {
+                oracle.bury(key, u64::try_from(UNKNOWN_ENDS.as_millis()).unwrap());
+            }
+            (usize::from(ended), Event::Ended { key, until: Timestamp(oracle.ended[&key]) })
+        }
+        Revocation::User { user, except } => {
+            let epoch = oracle.next_epoch();
+            oracle.epochs.insert(user, epoch);
+            let ended = oracle.remove(|other, session| session.user() != user || Some(*other) == except);
+            for (_, session) in oracle.sessions.iter_mut().filter(|(_, session)| session.user() == user) {
+                session.epoch = epoch;
+            }
+            (ended.len(), Event::UserEpoch { user, epoch, spared: except })
+        }
+        Revocation::Everyone => {
+            oracle.everyone = oracle.next_epoch();
+            let event = Event::Everyone { part: Part::WHOLE, epoch: oracle.everyone };
+            (oracle.remove(|_, _| false).len(), event)
+        }
+        Revocation::Token { id, until } => {
+            let stands = oracle.denied.entry(id).or_default();
+            *stands = until.0.max(*stands);
+            (0, Event::Token { id, until: Timestamp(*stands) })
+        }
+    };
+    let committed = store.revoke(what, Timestamp(0)).await.unwrap();
+    assert_eq!(committed, Committed { ended: ended as u64, events: vec![event] });
+}
+
+/// Every record, index entry, tombstone and epoch, and everything on the shelf, compared with the oracle (I21, I22).
 async fn agree(oracle: &Oracle, store: &dyn SessionStore) {
     for n in 0..12 {
         let expected = oracle.sessions.iter().find(|(other, _)| *other == key(n)).map(|(_, session)| session.clone());
@@ -437,6 +587,15 @@ async fn agree(oracle: &Oracle, store: &dyn SessionStore) {
         let user = UserKey::of("local", &subject(user));
         let listed: Vec<_> = store.list(user).await.unwrap().into_iter().map(|entry| entry.key).collect();
         assert_eq!(listed, oracle.list(user), "the user's index");
+    }
+    let (mut remembered, mut expected) = (store.remembered(Timestamp(0)).await.unwrap(), oracle.remembered(0));
+    remembered.sort_by_key(|event| format!("{event:?}"));
+    expected.sort_by_key(|event| format!("{event:?}"));
+    assert_eq!(remembered, expected);
+    for n in 0..3 {
+        let place = ShelfKey::of("oracle", &[n]);
+        let kept = store.kept(place, Timestamp(1_000)).await.unwrap().map(|kept| (kept.version, kept.until.0));
+        assert_eq!(kept, oracle.shelf.get(&place).copied().filter(|(_, until)| *until > 1_000), "shelf {n}");
     }
 }
 

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use portcullis::clock::Timestamp;
+use portcullis::session::{Revocation, Wait};
+
 use crate::support::{Running, run_text, shipped};
 
 /// A server that hands each request head to the test and answers with fixed bytes; ends with the test.
@@ -133,10 +136,7 @@ fn a_websocket_lives_as_long_as_its_session() {
         let socket = scope.spawn(|| running.curl("/socket", &upgrade));
         heads.recv_timeout(Duration::from_secs(10)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let revoke = running
-            .gateway
-            .sessions()
-            .revoke(portcullis::session::Revocation::Everyone, portcullis::clock::Timestamp(0));
+        let revoke = running.gateway.sessions().revoke(Revocation::Everyone, Wait::Fully, Timestamp(0));
         let begun = std::time::Instant::now();
         runtime.block_on(revoke).unwrap();
         let said = socket.join().unwrap();

@@ -13,10 +13,12 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::session::{
-    Creation, Event, Listed, Revocation, Revoked, Session, SessionKey, SessionStore, StoreError, StoreFuture, UserKey,
+    Committed, Creation, Event, Keep, Kept, Listed, Revocation, Session, SessionKey, SessionStore, ShelfKey,
+    StoreError, StoreFuture, UserKey,
 };
 
 use super::record::decode;
+use super::standing;
 use super::tables::{BY_USER, SESSIONS, Tables, in_user};
 
 /// How long the first write of a batch waits for company. An fsync takes about as long; nobody notices it at a sign-in.
@@ -53,7 +55,9 @@ pub struct Embedded {
 enum Job {
     Create(Box<Creation>, Reply<Vec<Event>>),
     Touch(Vec<(SessionKey, Timestamp)>, Reply<Vec<bool>>),
-    Revoke(Revocation, Reply<Revoked>),
+    Revoke(Revocation, Timestamp, Reply<Committed>),
+    Keep(Keep, Timestamp, Reply<Option<u64>>),
+    Discard(ShelfKey, u64, Reply<bool>),
     Sweep(Timestamp, usize, Reply<usize>),
 }
 
@@ -152,8 +156,8 @@ impl SessionStore for Embedded {
         self.ask(|reply| Job::Touch(touches, reply))
     }
 
-    fn revoke(&self, what: Revocation, _: Timestamp) -> StoreFuture<'_, Revoked> {
-        self.ask(|reply| Job::Revoke(what, reply))
+    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Committed> {
+        self.ask(|reply| Job::Revoke(what, now, reply))
     }
 
     fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>> {
@@ -162,6 +166,25 @@ impl SessionStore for Embedded {
 
     fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
         self.ask(|reply| Job::Sweep(now, limit, reply))
+    }
+
+    fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>> {
+        let found = || standing::remembered(&self.database.begin_read()?, now);
+        Box::pin(std::future::ready(found().map_err(unavailable)))
+    }
+
+    fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>> {
+        let found = || standing::kept(&self.database.begin_read()?, key);
+        let kept = found().map_err(unavailable).and_then(Option::transpose);
+        Box::pin(std::future::ready(kept.map(|kept| kept.filter(|kept| kept.until > now))))
+    }
+
+    fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
+        self.ask(|reply| Job::Keep(keep, now, reply))
+    }
+
+    fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {
+        self.ask(|reply| Job::Discard(key, over, reply))
     }
 }
 
@@ -183,7 +206,7 @@ fn write_all(database: &Database, jobs: &Receiver<Job>) {
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let batch = gather(first, jobs);
-        let durable = batch.iter().any(|job| matches!(job, Job::Create(..) | Job::Revoke(..)));
+        let durable = batch.iter().any(|job| !matches!(job, Job::Touch(..) | Job::Sweep(..)));
         unsettled = !durable || unsettled;
         if commit(database, batch, durable) && durable {
             unsettled = false;
@@ -238,7 +261,9 @@ fn carry_out(tables: &mut Tables<'_>, job: Job) -> Settled {
     match job {
         Job::Create(creation, reply) => later(tables.create(*creation), reply),
         Job::Touch(touches, reply) => later(tables.touch(touches), reply),
-        Job::Revoke(what, reply) => later(tables.revoke(what), reply),
+        Job::Revoke(what, now, reply) => later(tables.revoke(what, now), reply),
+        Job::Keep(keep, now, reply) => later(tables.standing.keep(&keep, now), reply),
+        Job::Discard(key, over, reply) => later(tables.standing.discard(key, over), reply),
         Job::Sweep(now, limit, reply) => later(tables.sweep(now, limit), reply),
     }
 }

@@ -6,8 +6,10 @@ use std::future::ready;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
+use crate::session::revocation::EPOCHS_KEPT;
 use crate::session::{
-    Creation, Event, Listed, Revocation, Revoked, Session, SessionKey, SessionStore, StoreFuture, UserKey,
+    Committed, Creation, Event, Keep, Kept, Listed, Part, Revocation, Session, SessionKey, SessionStore, ShelfKey,
+    StoreFuture, TokenId, UNKNOWN_ENDS, UserKey,
 };
 
 /// The store.
@@ -19,6 +21,13 @@ struct State {
     records: HashMap<SessionKey, Session>,
     by_user: HashMap<UserKey, BTreeSet<SessionKey>>,
     epochs: HashMap<UserKey, u64>,
+    everyone: u64,
+    /// The highest epoch ever given.
+    highest: u64,
+    ended: HashMap<SessionKey, Timestamp>,
+    tokens: HashMap<TokenId, Timestamp>,
+    shelf: HashMap<ShelfKey, Kept>,
+    versions: u64,
 }
 
 impl Memory {
@@ -49,48 +58,102 @@ impl State {
         self.by_user.get(&user).into_iter().flatten().copied().collect()
     }
 
+    /// Remove a record and leave its tombstone.
+    fn end(&mut self, key: SessionKey, now: Option<Timestamp>) -> (bool, Option<Event>) {
+        let ended = self.remove(key);
+        let until = match (&ended, now) {
+            (Some(session), _) => session.ends,
+            (None, Some(now)) => now.plus(UNKNOWN_ENDS),
+            (None, None) => return (false, None),
+        };
+        let stands = self.ended.entry(key).or_insert(until);
+        *stands = until.max(*stands);
+        (ended.is_some(), Some(Event::Ended { key, until: *stands }))
+    }
+
+    fn next_epoch(&mut self, now: Timestamp) -> u64 {
+        self.highest = now.0.max(self.highest + 1);
+        self.highest
+    }
+
     fn create(&mut self, creation: Creation) -> Vec<Event> {
         let Creation { key, mut session, replaces, limit } = creation;
         let user = session.user();
-        let mut ended: Vec<SessionKey> = replaces.filter(|old| self.remove(*old).is_some()).into_iter().collect();
-        session.epoch = self.epochs.get(&user).copied().unwrap_or(0);
+        let mut events: Vec<Event> = replaces.and_then(|old| self.end(old, None).1).into_iter().collect();
+        session.epoch = self.epochs.get(&user).copied().unwrap_or(0).max(self.everyone);
         self.records.insert(key, session);
         self.by_user.entry(user).or_default().insert(key);
         if let Some(limit) = limit {
             let mut others: Vec<_> = self.keys(user).into_iter().filter(|other| *other != key).collect();
             others.sort_by_key(|other| std::cmp::Reverse((self.records[other].last_seen, *other)));
             for surplus in others.into_iter().skip(limit.saturating_sub(1) as usize) {
-                self.remove(surplus);
-                ended.push(surplus);
+                events.extend(self.end(surplus, None).1);
             }
         }
-        ended.into_iter().map(|key| Event::Ended { key }).collect()
+        events
     }
 
-    fn revoke(&mut self, what: Revocation) -> Revoked {
+    fn revoke(&mut self, what: Revocation, now: Timestamp) -> Committed {
         match what {
             Revocation::Session(key) => {
-                let ended = u64::from(self.remove(key).is_some());
-                Revoked { ended, events: vec![Event::Ended { key }] }
+                let (ended, event) = self.end(key, Some(now));
+                Committed { ended: u64::from(ended), events: event.into_iter().collect() }
             }
             Revocation::User { user, except } => {
-                let epoch = self.epochs.entry(user).or_default();
-                *epoch += 1;
-                let epoch = *epoch;
+                let epoch = self.next_epoch(now);
+                self.epochs.insert(user, epoch);
                 let doomed: Vec<_> = self.keys(user).into_iter().filter(|key| Some(*key) != except).collect();
                 let ended = doomed.iter().filter(|key| self.remove(**key).is_some()).count() as u64;
                 for key in self.keys(user) {
                     self.records.entry(key).and_modify(|spared| spared.epoch = epoch);
                 }
-                Revoked { ended, events: vec![Event::UserEpoch { user, epoch }] }
+                Committed { ended, events: vec![Event::UserEpoch { user, epoch, spared: except }] }
             }
             Revocation::Everyone => {
                 let ended = self.records.len() as u64;
                 self.records.clear();
                 self.by_user.clear();
-                Revoked { ended, events: vec![Event::Everyone] }
+                self.everyone = self.next_epoch(now);
+                Committed { ended, events: vec![Event::Everyone { part: Part::WHOLE, epoch: self.everyone }] }
+            }
+            Revocation::Token { id, until } => {
+                let stands = self.tokens.entry(id).or_insert(until);
+                *stands = until.max(*stands);
+                Committed { ended: 0, events: vec![Event::Token { id, until: *stands }] }
             }
         }
+    }
+
+    fn remembered(&self, now: Timestamp) -> Vec<Event> {
+        let ended = self.ended.iter().map(|(key, until)| Event::Ended { key: *key, until: *until });
+        let tokens = self.tokens.iter().map(|(id, until)| Event::Token { id: *id, until: *until });
+        let standing = ended.chain(tokens).filter(|event| event.until().is_some_and(|until| until > now));
+        let epochs =
+            self.epochs.iter().map(|(user, epoch)| Event::UserEpoch { user: *user, epoch: *epoch, spared: None });
+        let everyone = Event::Everyone { part: Part::WHOLE, epoch: self.everyone };
+        standing.chain(epochs).chain((self.everyone > 0).then_some(everyone)).collect()
+    }
+
+    fn kept(&self, key: ShelfKey, now: Timestamp) -> Option<&Kept> {
+        self.shelf.get(&key).filter(|kept| kept.until > now)
+    }
+
+    fn keep(&mut self, keep: Keep, now: Timestamp) -> Option<u64> {
+        if self.kept(keep.key, now).map(|kept| kept.version) != keep.over {
+            return None;
+        }
+        self.versions += 1;
+        let kept = Kept { version: self.versions, bytes: keep.bytes, until: keep.until };
+        self.shelf.insert(keep.key, kept);
+        Some(self.versions)
+    }
+
+    /// Tombstones, epochs and shelved records that are over.
+    fn forget(&mut self, now: Timestamp) {
+        self.ended.retain(|_, until| *until > now);
+        self.tokens.retain(|_, until| *until > now);
+        self.epochs.retain(|_, epoch| Timestamp(*epoch).plus(EPOCHS_KEPT) > now);
+        self.shelf.retain(|_, kept| kept.until > now);
     }
 }
 
@@ -118,9 +181,9 @@ impl SessionStore for Memory {
         Box::pin(ready(Ok(alive)))
     }
 
-    fn revoke(&self, what: Revocation, _: Timestamp) -> StoreFuture<'_, Revoked> {
-        let revoked = self.state().revoke(what);
-        Box::pin(ready(Ok(revoked)))
+    fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Committed> {
+        let committed = self.state().revoke(what, now);
+        Box::pin(ready(Ok(committed)))
     }
 
     fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>> {
@@ -137,6 +200,32 @@ impl SessionStore for Memory {
         let over = state.records.iter().filter(|(_, session)| session.due() <= now).map(|(key, _)| *key);
         let over: Vec<SessionKey> = over.take(limit).collect();
         let swept = over.into_iter().filter_map(|key| state.remove(key)).count();
+        state.forget(now);
         Box::pin(ready(Ok(swept)))
+    }
+
+    fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>> {
+        let events = self.state().remembered(now);
+        Box::pin(ready(Ok(events)))
+    }
+
+    fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>> {
+        let kept = self.state().kept(key, now).cloned();
+        Box::pin(ready(Ok(kept)))
+    }
+
+    fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
+        let version = self.state().keep(keep, now);
+        Box::pin(ready(Ok(version)))
+    }
+
+    fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {
+        let mut state = self.state();
+        let there = state.shelf.get(&key).is_some_and(|kept| kept.version == over);
+        if there {
+            state.shelf.remove(&key);
+        }
+        drop(state);
+        Box::pin(ready(Ok(there)))
     }
 }

@@ -3,6 +3,7 @@
 mod embedded;
 mod memory;
 mod record;
+mod standing;
 mod tables;
 
 pub use embedded::{Embedded, OpenError};

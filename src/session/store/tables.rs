@@ -6,23 +6,25 @@ use std::ops::RangeInclusive;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::clock::Timestamp;
-use crate::session::{Creation, Event, Revocation, Revoked, Session, SessionKey, StoreError, UserKey};
+use crate::session::{
+    Committed, Creation, Event, Part, Revocation, Session, SessionKey, StoreError, UNKNOWN_ENDS, UserKey,
+};
 
 use super::record::{decode, encode};
+use super::standing::Standing;
 
 pub(super) const SESSIONS: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("session");
 /// User and session.
 pub(super) const BY_USER: TableDefinition<'static, [u8; 32], ()> = TableDefinition::new("by_user");
 /// The moment it ends unless it is used (big endian), and session.
 const BY_DUE: TableDefinition<'static, [u8; 24], ()> = TableDefinition::new("by_due");
-const EPOCHS: TableDefinition<'static, [u8; 16], u64> = TableDefinition::new("epoch");
 
 /// All tables of a write transaction.
 pub(super) struct Tables<'t> {
     sessions: Table<'t, [u8; 16], &'static [u8]>,
     by_user: Table<'t, [u8; 32], ()>,
     by_due: Table<'t, [u8; 24], ()>,
-    epochs: Table<'t, [u8; 16], u64>,
+    pub(super) standing: Standing<'t>,
 }
 
 /// The index entries of a user.
@@ -51,7 +53,7 @@ fn due_entry(due: Timestamp, key: SessionKey) -> [u8; 24] {
     entry
 }
 
-fn failed(error: redb::StorageError) -> StoreError {
+pub(super) fn failed(error: redb::StorageError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
 }
 
@@ -61,7 +63,7 @@ impl<'t> Tables<'t> {
             sessions: transaction.open_table(SESSIONS)?,
             by_user: transaction.open_table(BY_USER)?,
             by_due: transaction.open_table(BY_DUE)?,
-            epochs: transaction.open_table(EPOCHS)?,
+            standing: Standing::open(transaction)?,
         })
     }
 
@@ -76,12 +78,18 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn remove(&mut self, key: SessionKey) -> Result<bool, StoreError> {
-        let Some(session) = self.get(key)? else { return Ok(false) };
+    fn remove(&mut self, key: SessionKey) -> Result<Option<Session>, StoreError> {
+        let Some(session) = self.get(key)? else { return Ok(None) };
         self.sessions.remove(key.0).map_err(failed)?;
         self.by_user.remove(user_entry(session.user(), key)).map_err(failed)?;
         self.by_due.remove(due_entry(session.due(), key)).map_err(failed)?;
-        Ok(true)
+        Ok(Some(session))
+    }
+
+    /// Remove a record and leave its tombstone.
+    fn end(&mut self, key: SessionKey) -> Result<Option<Event>, StoreError> {
+        let Some(session) = self.remove(key)? else { return Ok(None) };
+        self.standing.end(key, session.ends).map(Some)
     }
 
     fn keys(&self, user: UserKey) -> Result<Vec<SessionKey>, StoreError> {
@@ -91,13 +99,11 @@ impl<'t> Tables<'t> {
 
     pub(super) fn create(&mut self, creation: Creation) -> Result<Vec<Event>, StoreError> {
         let Creation { key, mut session, replaces, limit } = creation;
-        let (user, mut ended) = (session.user(), Vec::new());
-        if let Some(old) = replaces
-            && self.remove(old)?
-        {
-            ended.push(old);
+        let (user, mut events) = (session.user(), Vec::new());
+        if let Some(old) = replaces {
+            events.extend(self.end(old)?);
         }
-        session.epoch = self.epochs.get(user.0).map_err(failed)?.map_or(0, |epoch| epoch.value());
+        session.epoch = self.standing.epoch(user)?;
         if let Some(limit) = limit {
             let mut others = Vec::new();
             for other in self.keys(user)? {
@@ -105,12 +111,11 @@ impl<'t> Tables<'t> {
             }
             others.sort_by_key(|other| std::cmp::Reverse(*other));
             for (_, surplus) in others.into_iter().skip(limit.saturating_sub(1) as usize) {
-                self.remove(surplus)?;
-                ended.push(surplus);
+                events.extend(self.end(surplus)?);
             }
         }
         self.put(key, &session)?;
-        Ok(ended.into_iter().map(|key| Event::Ended { key }).collect())
+        Ok(events)
     }
 
     pub(super) fn touch(&mut self, touches: Vec<(SessionKey, Timestamp)>) -> Result<Vec<bool>, StoreError> {
@@ -128,36 +133,42 @@ impl<'t> Tables<'t> {
         Ok(true)
     }
 
-    pub(super) fn revoke(&mut self, what: Revocation) -> Result<Revoked, StoreError> {
+    pub(super) fn revoke(&mut self, what: Revocation, now: Timestamp) -> Result<Committed, StoreError> {
         match what {
-            Revocation::Session(key) => {
-                let ended = u64::from(self.remove(key)?);
-                Ok(Revoked { ended, events: vec![Event::Ended { key }] })
-            }
-            Revocation::User { user, except } => self.revoke_user(user, except),
+            Revocation::Session(key) => match self.end(key)? {
+                Some(event) => Ok(Committed { ended: 1, events: vec![event] }),
+                None => Ok(Committed { ended: 0, events: vec![self.standing.end(key, now.plus(UNKNOWN_ENDS))?] }),
+            },
+            Revocation::User { user, except } => self.revoke_user(user, except, now),
             Revocation::Everyone => {
                 let mut ended = 0;
                 while let Some(key) = self.any()? {
-                    ended += u64::from(self.remove(key)?);
+                    ended += u64::from(self.remove(key)?.is_some());
                 }
-                Ok(Revoked { ended, events: vec![Event::Everyone] })
+                let epoch = self.standing.raise_everyone(now)?;
+                Ok(Committed { ended, events: vec![Event::Everyone { part: Part::WHOLE, epoch }] })
             }
+            Revocation::Token { id, until } => Ok(Committed { ended: 0, events: vec![self.standing.deny(id, until)?] }),
         }
     }
 
-    fn revoke_user(&mut self, user: UserKey, except: Option<SessionKey>) -> Result<Revoked, StoreError> {
-        let epoch = self.epochs.get(user.0).map_err(failed)?.map_or(0, |epoch| epoch.value()) + 1;
-        self.epochs.insert(user.0, epoch).map_err(failed)?;
+    fn revoke_user(
+        &mut self,
+        user: UserKey,
+        except: Option<SessionKey>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
+        let epoch = self.standing.raise_user(user, now)?;
         let mut ended = 0;
         for key in self.keys(user)? {
             if Some(key) != except {
-                ended += u64::from(self.remove(key)?);
+                ended += u64::from(self.remove(key)?.is_some());
             } else if let Some(mut spared) = self.get(key)? {
                 spared.epoch = epoch;
                 self.put(key, &spared)?;
             }
         }
-        Ok(Revoked { ended, events: vec![Event::UserEpoch { user, epoch }] })
+        Ok(Committed { ended, events: vec![Event::UserEpoch { user, epoch, spared: except }] })
     }
 
     fn any(&self) -> Result<Option<SessionKey>, StoreError> {
@@ -177,6 +188,7 @@ impl<'t> Tables<'t> {
         for key in &over {
             self.remove(*key)?;
         }
+        self.standing.sweep(now, limit)?;
         Ok(over.len())
     }
 }

@@ -1,0 +1,140 @@
+//! The log that nodes share, as a transport has to offer it. One decision: everything that the promise *revoked everywhere*
+//! rests on – leases, acknowledgements, repair – is decided in `coherence`; a transport only carries, and says honestly what
+//! it was answered. A store that serves one process has no log.
+//!
+//! Each [`Part`](super::Part) of a divided store has a log of its own, with its own links, terms and positions.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Event, EventId, Revocation, StoreError};
+
+/// A boxed answer of a log.
+pub type LogFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// One history of writes: the replication id of a master. A promoted or restarted server has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Term(pub [u8; 20]);
+
+/// A place in a log: the id of a stream entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// Milliseconds of the store's clock.
+    pub ms: u64,
+    /// Counts within them.
+    pub seq: u64,
+}
+
+/// One life of one node's process: random, so that nothing said by an earlier life can be taken for this one's word (I10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Boot(pub [u8; 16]);
+
+/// An entry of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands.
+    pub at: Position,
+    /// Of which revocation.
+    pub id: EventId,
+    /// What to learn.
+    pub event: Event,
+}
+
+/// What a link found when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The history that is written here.
+    pub term: Term,
+    /// The last id that the log gave (`last-generated-id`), whether or not the entry is still there.
+    pub last: Position,
+    /// Entries up to here may have been trimmed (`max-deleted-entry-id`; zero where none was).
+    pub trimmed: Position,
+    /// Whether writes are expected to reach a replica: one is configured or connected.
+    pub replicas: bool,
+}
+
+/// A heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Whose.
+    pub boot: Boot,
+    /// Every entry up to here was applied, its open exchanges cut: the acknowledgement.
+    pub applied: Position,
+    /// Nodes that were silent for longer are forgotten: none of them can hold a lease any more.
+    pub forget_after: Duration,
+}
+
+/// What a cycle brought.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Cycle {
+    /// Entries after the position asked from, in order.
+    pub entries: Vec<Entry>,
+    /// There are more than were given: not the end of the log.
+    pub more: bool,
+}
+
+/// A node as the log's server has it registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Which.
+    pub boot: Boot,
+    /// The term in which it said so.
+    pub term: Term,
+    /// What it acknowledged.
+    pub applied: Position,
+}
+
+/// A revocation that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where the last of its entries stands. Of a revocation submitted before: where it stood then.
+    pub at: Position,
+    /// Its events.
+    pub events: Vec<Event>,
+    /// How many live records it removed.
+    pub ended: u64,
+}
+
+/// The logs of a store.
+pub trait SharedLog: Send + Sync + 'static {
+    /// How many parts the store has. Part `n` holds the shards of [`Part`](super::Part)` { index: n, of: parts() }`.
+    fn parts(&self) -> u8;
+
+    /// Open a link to a part's master: find it, verify that it *is* the master, that it does not evict (`noeviction`), and that
+    /// its data are of this program's version. Fails where one is not so. Every error of any call makes the caller drop the link
+    /// and open another.
+    fn connect(&self, part: u8) -> LogFuture<'_, Arc<dyn Link>>;
+}
+
+/// A link to the master of a part, of one term for all its life: once the server is no master any more, or of another term, every
+/// call fails.
+pub trait Link: Send + Sync + 'static {
+    /// What was found at opening.
+    fn opening(&self) -> Opening;
+
+    /// Write the heartbeat, then read entries after `after`, in this order, on one connection. The write is what a lease rests on:
+    /// a master that was cut off from its replicas still answers reads, but refuses writes. Where either fails, so does the call.
+    fn cycle(&self, beat: Beat, after: Position) -> LogFuture<'_, Cycle>;
+
+    /// Wait, at most `wait`, for entries after `after`. On a connection of its own: it blocks it. Renews nothing.
+    fn follow(&self, after: Position, wait: Duration) -> LogFuture<'_, Vec<Entry>>;
+
+    /// Carry out a revocation and write its events, in one step. The same `id` again does nothing and answers the same.
+    fn commit(&self, id: EventId, what: Revocation) -> LogFuture<'_, Receipt>;
+
+    /// Whether a replica holds everything that this link committed, waiting at most `within` (`WAIT 1`). On the connection that the
+    /// commits went over: `WAIT` on one that wrote nothing says yes at once.
+    fn replicated(&self, within: Duration) -> LogFuture<'_, bool>;
+
+    /// Every node registered here.
+    fn nodes(&self) -> LogFuture<'_, Vec<Registered>>;
+
+    /// Write events again that a failover may have lost, and do what they say: remove the record, set the tombstone, raise the
+    /// epoch (a spared session is lifted to it). Those whose id is known here are passed over.
+    fn reassert(&self, events: Vec<(EventId, Event)>) -> LogFuture<'_, ()>;
+
+    /// This node ends in good order: nobody waits for it any more.
+    fn leave(&self, boot: Boot) -> LogFuture<'_, ()>;
+}
