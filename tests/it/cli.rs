@@ -39,9 +39,9 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
     let (code, said, _) =
         explain(&["--user", "alice", "--role", "staff", "--role", "admin", "https://localhost/admin/x"]);
     let expected = "GET https://localhost/admin/x\n  \
-        gateway.toml:29 route `app`: no: covers it, but another route is more specific\n  \
-        gateway.toml:35 route `admin`: MATCH\n  \
-        gateway.toml:41 route `public`: no: the path is not under /public\n\
+        gateway.toml:30 route `app`: no: covers it, but another route is more specific\n  \
+        gateway.toml:36 route `admin`: MATCH\n  \
+        gateway.toml:42 route `public`: no: the path is not under /public\n\
         decision: forward (role_held)\n\
         forwarded to upstream `app` with\n  \
         x-forwarded-user: alice\n  \
