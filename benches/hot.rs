@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use portcullis::authn::{Authenticator, CookieName, NoDirectory};
+use portcullis::authn::{Asking, Authenticator, CookieName, NoDirectory};
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
@@ -22,6 +22,7 @@ use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, Request
 use portcullis::session::store::Memory;
 use portcullis::session::{Activity, CookieCodec, Lifetimes, NewSession, SessionKeys, Sessions, Settings};
 use portcullis::startup::{Setup, start};
+use portcullis::token::Tokens;
 use tokio::net::TcpStream;
 
 /// A table of `count` routes under 1/10 as many hosts, with one for the request.
@@ -149,13 +150,18 @@ fn cache_hit(c: &mut Criterion) {
     let begun = runtime.block_on(sessions.begin(new, None, Timestamp(0))).unwrap();
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());
-    let authenticator = Authenticator::new(Arc::new(NoDirectory), sessions, cookie, names, headers);
+    let authenticator = {
+        let tokens = Arc::new(Tokens::new(Vec::new(), names.clone(), headers.clone(), 1));
+        Authenticator::new(Arc::new(NoDirectory), sessions, tokens, cookie, names, headers)
+    };
     let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={}", begun.cookie)).unwrap();
     let headers = HeaderMap::from_iter([(http::header::COOKIE, line)]);
     let accept = Accept { session: true, token: false };
     c.bench_function("a session from memory", |b| {
         b.to_async(&runtime).iter(|| async {
-            authenticator.ask(black_box(&headers), accept, Activity::Active, Timestamp(1)).await.unwrap()
+            let client = std::net::IpAddr::from([127, 0, 0, 1]);
+            let asking = Asking { headers: black_box(&headers), accept, activity: Activity::Active, client };
+            authenticator.ask(asking, Timestamp(1)).await.unwrap()
         });
     });
 }

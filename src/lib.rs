@@ -14,6 +14,7 @@
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
 //! | [`session`] | records, stores, local memory, revocation | HTTP beyond a cookie's value; routes |
+//! | [`token`] | tokens: keys, signatures, claims, what was verified | routes; HTTP beyond fetching keys |
 //! | [`authn`] | credential → who is calling | what a caller may do |
 //! | [`login`] | signing in and out, local users, pages | upstreams |
 //! | [`upstream`] | connections to applications | identities, headers |
@@ -46,6 +47,7 @@ pub mod proxy;
 pub mod server;
 pub mod session;
 pub mod startup;
+pub mod token;
 pub mod trust;
 pub mod upstream;
 pub mod whoami;

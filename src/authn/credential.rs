@@ -85,6 +85,18 @@ impl CookieName {
     }
 }
 
+/// A bearer token (RFC 6750 §2.1; the scheme is compared without case, RFC 9110 §11.1). Another scheme is none of ours. That the
+/// line stands once is the head's to check.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let line = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, rest) = line.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer") || !matches!(rest.first(), None | Some(b' ')) {
+        return None;
+    }
+    // What is no text is no token; it was presented all the same, and will be refused.
+    Some(std::str::from_utf8(rest.trim_ascii()).unwrap_or(""))
+}
+
 fn name_of(pair: &[u8]) -> &[u8] {
     let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
     pair[..end].trim_ascii()
@@ -92,11 +104,32 @@ fn name_of(pair: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{CookieName, Repeated};
+    use super::{CookieName, Repeated, bearer};
     use http::{HeaderMap, HeaderValue, header};
 
     fn headers(lines: &[&str]) -> HeaderMap {
         lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_bearer_is_told_from_other_schemes() {
+        let read = |line: &str| {
+            let headers: HeaderMap =
+                [(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap())].into_iter().collect();
+            bearer(&headers).map(str::to_owned)
+        };
+        for (line, token) in [
+            ("Bearer a.b.c", "a.b.c"),
+            ("bEARER  a.b.c", "a.b.c"),
+            ("Bearer", ""),
+            ("Bearer ", ""),
+            ("Bearer a b", "a b"),
+        ] {
+            assert_eq!(read(line).as_deref(), Some(token), "{line}");
+        }
+        for line in ["", "Basic YTpi", "Bearera.b.c", "DPoP a.b.c", "Bear"] {
+            assert_eq!(read(line), None, "{line}");
+        }
     }
 
     fn name() -> CookieName {

@@ -5,6 +5,7 @@
 
 mod credential;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -12,6 +13,10 @@ use http::HeaderMap;
 use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
 use crate::session::{Activity, EndedBecause, Lookup, Session, Sessions, StoreError, View};
+
+use crate::token::{TokenError, Tokens};
+
+use credential::bearer;
 
 pub use credential::{CookieName, Repeated};
 
@@ -21,6 +26,12 @@ pub enum AuthnError {
     /// The request names two sessions.
     #[error("the session cookie stands twice")]
     Ambiguous(#[from] Repeated),
+    /// The request brings a session and a token where both are read: whose request it is would be a matter of taste.
+    #[error("a session and a token")]
+    Both,
+    /// Nobody can say whether the token holds, or too many did not.
+    #[error(transparent)]
+    Token(TokenError),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -39,6 +50,11 @@ impl Known {
     /// Nobody in particular.
     pub fn anonymous() -> Known {
         Known { authentication: Authentication::Anonymous, session: None }
+    }
+
+    /// Whether a token said who calls.
+    pub fn by_token(&self) -> bool {
+        matches!(&self.authentication, Authentication::Identified(caller) if caller.identity.proof == Proof::Token)
     }
 }
 
@@ -68,25 +84,40 @@ impl Directory for NoDirectory {
     }
 }
 
+/// A request, as far as it says who calls.
+#[derive(Clone, Copy)]
+pub struct Asking<'r> {
+    /// Its headers.
+    pub headers: &'r HeaderMap,
+    /// What the route reads.
+    pub accept: Accept,
+    /// Whether it counts as use of the session.
+    pub activity: Activity,
+    /// The client, for those who guess.
+    pub client: IpAddr,
+}
+
 /// Asks.
 pub struct Authenticator {
     directory: Arc<dyn Directory>,
     sessions: Arc<Sessions>,
+    tokens: Arc<Tokens>,
     cookie: CookieName,
     roles: RoleNames,
     headers: IdentityHeaders,
 }
 
 impl Authenticator {
-    /// An authenticator over these sessions.
+    /// An authenticator over these sessions and tokens.
     pub fn new(
         directory: Arc<dyn Directory>,
         sessions: Arc<Sessions>,
+        tokens: Arc<Tokens>,
         cookie: CookieName,
         roles: RoleNames,
         headers: IdentityHeaders,
     ) -> Authenticator {
-        Authenticator { directory, sessions, cookie, roles, headers }
+        Authenticator { directory, sessions, tokens, cookie, roles, headers }
     }
 
     /// The session cookie's name.
@@ -99,24 +130,43 @@ impl Authenticator {
         &self.sessions
     }
 
+    /// The tokens asked.
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
     /// The headers that tell of an identity.
     pub fn headers(&self) -> &IdentityHeaders {
         &self.headers
     }
 
-    /// Learn who is calling. Waits for the store only where memory does not know the session.
+    /// Learn who is calling. Waits for the store only where memory does not know the session, for a key server only where a
+    /// token names a new key.
     ///
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
-    pub async fn ask(
-        &self,
-        headers: &HeaderMap,
-        accept: Accept,
-        activity: Activity,
-        now: Timestamp,
-    ) -> Result<Known, AuthnError> {
+    pub async fn ask(&self, request: Asking<'_>, now: Timestamp) -> Result<Known, AuthnError> {
+        let Asking { headers, accept, activity, client } = request;
         let cookie = if accept.session { self.cookie.find(headers)? } else { None };
-        let Some(cookie) = cookie else { return Ok(Known::anonymous()) };
+        let token = if accept.token { bearer(headers) } else { None };
+        match (cookie, token) {
+            (Some(_), Some(_)) => Err(AuthnError::Both),
+            (Some(cookie), None) => self.ask_session(cookie, activity, now).await,
+            (None, Some(token)) => self.ask_token(token, client, now).await,
+            (None, None) => Ok(Known::anonymous()),
+        }
+    }
+
+    async fn ask_token(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Known, AuthnError> {
+        let authentication = match self.tokens.verify(token, client, now).await {
+            Ok(caller) => Authentication::Identified(caller),
+            Err(TokenError::Bad(bad)) => Authentication::Rejected(Rejection::Token(bad)),
+            Err(error) => return Err(AuthnError::Token(error)),
+        };
+        Ok(Known { authentication, session: None })
+    }
+
+    async fn ask_session(&self, cookie: &str, activity: Activity, now: Timestamp) -> Result<Known, AuthnError> {
         match self.sessions.lookup(cookie, activity, now).await? {
             Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(&view.session)).clone() {
                 Some(caller) => Ok(Known { authentication: Authentication::Identified(caller), session: Some(view) }),

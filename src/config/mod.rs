@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod sign_in;
 mod table;
+mod token;
 mod upstreams;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use ipnet::IpNet;
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
 
 pub use problems::{ConfigErrors, Problem};
+pub use token::{ClaimNames, TokenIssuer, TokenKeys};
 
 /// What the program may rely on.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Local users; `None` without `[login.local]`.
     pub local: Option<LocalLogin>,
+    /// Bearer tokens of others.
+    pub tokens: Vec<TokenIssuer>,
     /// What applications are told.
     pub identity_headers: IdentityHeaders,
     /// Applications, in the order of the file; a route's `UpstreamId` is an index into it.
@@ -273,6 +277,8 @@ pub struct Limits {
     pub streams: u32,
     /// Bytes of a request body; `None`: unbounded (bodies are streamed, so memory is not at stake).
     pub body_bytes: Option<u64>,
+    /// Verified tokens kept in local memory.
+    pub tokens: u64,
     /// The session store's answer.
     pub store_timeout: Duration,
     /// From SIGTERM to the end.

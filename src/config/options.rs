@@ -26,6 +26,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     let request = edits(table, "set_headers", "remove_headers");
     let response = edits(table, "set_response_headers", "remove_response_headers");
     let passive = table.flag("passive").is_some_and(|flag| flag.value);
+    let forward_token = table.flag("forward_token").is_some_and(|flag| flag.value);
     let preflight = preflight(table);
     Some(RouteOptions {
         prefix: prefix?,
@@ -36,6 +37,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         request: request?,
         response: response?,
         passive,
+        forward_token,
         preflight: preflight?,
     })
 }

@@ -12,10 +12,11 @@ use crate::policy::RoleNames;
 use super::identity::identity_headers;
 use super::login::login;
 use super::problems::{ConfigErrors, Problem};
-use super::routes::routes;
+use super::routes::{Credentials, routes};
 use super::server::{server, tls};
 use super::session::session;
 use super::table::{At, Findings, Table};
+use super::token::tokens;
 use super::upstreams::upstreams;
 use super::{Config, Limits, Log, LogFormat};
 
@@ -59,15 +60,17 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let logins = login(root, base);
     let identity_headers = identity_headers(root);
     let upstreams = upstreams(root, base);
-    let routes = routes(root, &roles, &upstreams, &logins.names);
+    let tokens = tokens(root, &roles, base);
+    let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
+    let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });
     let (limits, log) = (limits(root), log(root));
-    root.not_yet(&["token"]);
     Some(Config {
         roles,
         server: server?,
         tls: tls?,
         session: session?,
         local: logins.local?,
+        tokens: tokens?,
         identity_headers: identity_headers?,
         upstreams,
         routes: routes?,
@@ -125,6 +128,7 @@ fn limits(root: &mut Table<'_, '_>) -> Limits {
     if let Some(number) = table.number("streams", 1..1001) {
         limits.streams = u32::try_from(number).unwrap_or(limits.streams);
     }
+    limits.tokens = table.number("tokens", 1..100_000_001).unwrap_or(limits.tokens);
     limits.body_bytes = table.number("body_bytes", 1..u64::MAX).or(limits.body_bytes);
     if let Some(number) = table.number("idle_upstream_connections", 0..100_001) {
         limits.idle_upstream_connections = size(number);
@@ -184,6 +188,8 @@ impl Default for Limits {
             streams: 100,
             // Bodies are streamed: their size is the application's business.
             body_bytes: None,
+            // Some 60 MiB; a token that gave way is verified once more.
+            tokens: 100_000,
             // A person waits that long without wondering; a store that needs longer is away.
             store_timeout: 2 * SECOND,
             // What process managers wait before they kill.

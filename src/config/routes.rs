@@ -18,12 +18,20 @@ use super::table::{At, Table};
 
 const ACCESS: &str = "write \"public\", \"authenticated\" or { roles = [...] }";
 
+/// What a caller can come by.
+pub(super) struct Credentials<'l> {
+    /// Where one can sign in.
+    pub(super) logins: &'l [String],
+    /// Whether somebody's tokens are accepted.
+    pub(super) tokens: bool,
+}
+
 /// All routes, arranged. `None` where one of them is mistaken.
 pub(super) fn routes(
     root: &mut Table<'_, '_>,
     roles: &RoleNames,
     upstreams: &[Upstream],
-    logins: &[String],
+    can: &Credentials<'_>,
 ) -> Option<RouteTable> {
     let tables = root.array_of_tables("route");
     if tables.is_empty() {
@@ -36,7 +44,7 @@ pub(super) fn routes(
     let mut good: Vec<Route> = Vec::new();
     for table in tables {
         let (span, path) = (table.span().clone(), table.path_of("name"));
-        let Some(route) = route(table, roles, upstreams, logins) else { continue };
+        let Some(route) = route(table, roles, upstreams, can) else { continue };
         if let Some(twin) = good.iter().find(|other| other.name == route.name) {
             root.problem(&span, &path, format!("`{}` is the name of the route at line {} too", route.name, twin.line));
         }
@@ -68,16 +76,18 @@ pub(super) fn routes(
     }
 }
 
-fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], logins: &[String]) -> Option<Route> {
+fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], can: &Credentials<'_>) -> Option<Route> {
     let line = table.line();
     let name = needed(&mut table, "name", "a name, such as \"admin\"");
     let host = host(&mut table);
     let path = path(&mut table);
     let methods = methods(&mut table);
     let access = access(&mut table, roles);
-    let accept = accept(&mut table);
+    let accept = accept(&mut table, can.tokens);
     let upstream = upstream(&mut table, upstreams);
-    if logins.is_empty() && matches!(access, Some(AccessRule::Authenticated | AccessRule::Roles(_))) {
+    let with_session = accept.is_none_or(|accept| accept.session);
+    let signs_in = matches!(access, Some(AccessRule::Authenticated | AccessRule::Roles(_))) && with_session;
+    if can.logins.is_empty() && signs_in {
         table.problem(
             &table.span().clone(),
             "access",
@@ -85,7 +95,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], lo
         );
     }
     let options = options(&mut table);
-    let sign_in = sign_in(&mut table, access, logins);
+    let sign_in = sign_in(&mut table, access, can.logins);
     table.done();
     Some(Route {
         name: name?.value,
@@ -232,7 +242,8 @@ fn access_roles<'t>(
     (declared == wanted).then_some(AccessRule::Roles(set))
 }
 
-fn accept(table: &mut Table<'_, '_>) -> Option<Accept> {
+fn accept(table: &mut Table<'_, '_>, with_tokens: bool) -> Option<Accept> {
+    const ACCEPTED: &str = "write [\"session\"], [\"token\"] or both";
     let Some(list) = table.texts("accept", "a list such as [\"session\"]") else {
         return (!table.has_problem("accept")).then_some(Accept { session: true, token: false });
     };
@@ -240,17 +251,21 @@ fn accept(table: &mut Table<'_, '_>) -> Option<Accept> {
     for At { value, span, .. } in list.value {
         match value.as_str() {
             "session" => accept.session = true,
-            "token" => table.problem(&span, "accept", "`token` is not supported in this version; leave it out"),
+            "token" if with_tokens => accept.token = true,
+            "token" => {
+                table.problem(&span, "accept", "`token` is accepted from nobody; write [token] with an issuer");
+            }
             other => {
-                let near = did_you_mean(other, ["session"]);
-                table.problem(&span, "accept", format!("`{other}` is no credential; write \"session\"{near}"));
+                let near = did_you_mean(other, ["session", "token"]);
+                table.problem(&span, "accept", format!("`{other}` is no credential; {ACCEPTED}{near}"));
             }
         }
     }
-    if !accept.session && !table.has_problem("accept") {
-        table.problem(&list.span, "accept", "is empty, so nobody could pass; write [\"session\"]");
+    let some = accept.session || accept.token;
+    if !some && !table.has_problem("accept") {
+        table.problem(&list.span, "accept", format!("is empty, so nobody could pass; {ACCEPTED}"));
     }
-    accept.session.then_some(accept)
+    some.then_some(accept)
 }
 
 fn upstream(table: &mut Table<'_, '_>, upstreams: &[Upstream]) -> Option<UpstreamId> {

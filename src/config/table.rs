@@ -262,6 +262,16 @@ impl<'f, 't> Table<'f, 't> {
         tables
     }
 
+    /// Whether the value of a key is a list; takes nothing.
+    pub(super) fn holds_list(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
+    /// One table (`[key]`) or several (`[[key]]`).
+    pub(super) fn one_or_more(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
+        if self.holds_list(key) { self.array_of_tables(key) } else { self.table(key).into_iter().collect() }
+    }
+
     /// An array of tables (`[[key]]`).
     pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
         let wanted = format!("tables, each headed `[[{key}]]`");

@@ -200,8 +200,11 @@ fn lacking(rule: &SignInRule, identity: &Identity, now: Duration) -> Option<Reas
     }
 }
 
-/// A person is sent to sign in; a program is told.
+/// A person is sent to sign in, where that helps: a route that reads tokens alone would send them there for ever, and whoever
+/// brought a token that does not hold has to learn it. A program is told.
 fn unauthenticated(head: &RequestHead<'_>, route: &Arc<Route>, reason: Reason) -> Decision {
+    let with_token = matches!(reason, Reason::Rejected(Rejection::Token(_)));
+    let signs_in = head.navigation && route.accept.session && !with_token;
     let route = route.clone();
-    if head.navigation { Decision::SignIn(reason, route) } else { Decision::Unauthenticated(reason, route) }
+    if signs_in { Decision::SignIn(reason, route) } else { Decision::Unauthenticated(reason, route) }
 }

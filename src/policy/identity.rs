@@ -69,6 +69,66 @@ pub enum Rejection {
     Expired,
     /// Ended by its user or an administrator.
     Revoked,
+    /// A bearer token that does not hold.
+    Token(BadToken),
+}
+
+/// What is wrong with a bearer token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadToken {
+    /// Longer than any token.
+    TooLarge,
+    /// Not three parts of base64url that hold JSON objects without repeated names.
+    Malformed,
+    /// A header that asks for what is not done here.
+    Header,
+    /// An algorithm that is not the key's.
+    Algorithm,
+    /// A token of another kind.
+    Kind,
+    /// Nobody whose tokens are accepted.
+    Issuer,
+    /// For somebody else.
+    Audience,
+    /// A claim is missing, or not of its type.
+    Claims,
+    /// Names nobody.
+    Subject,
+    /// Past its end.
+    Expired,
+    /// Before its beginning.
+    NotYet,
+    /// Counts longer than is accepted.
+    TooLong,
+    /// Names a key that its issuer does not have.
+    UnknownKey,
+    /// The signature does not hold.
+    Signature,
+    /// Revoked before its end.
+    Revoked,
+}
+
+impl BadToken {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BadToken::TooLarge => "token_too_large",
+            BadToken::Malformed => "token_malformed",
+            BadToken::Header => "token_header",
+            BadToken::Algorithm => "token_algorithm",
+            BadToken::Kind => "token_kind",
+            BadToken::Issuer => "token_issuer",
+            BadToken::Audience => "token_audience",
+            BadToken::Claims => "token_claims",
+            BadToken::Subject => "token_subject",
+            BadToken::Expired => "token_expired",
+            BadToken::NotYet => "token_not_yet",
+            BadToken::TooLong => "token_too_long",
+            BadToken::UnknownKey => "token_unknown_key",
+            BadToken::Signature => "token_signature",
+            BadToken::Revoked => "token_revoked",
+        }
+    }
 }
 
 impl Rejection {
@@ -80,6 +140,7 @@ impl Rejection {
             Rejection::Idle => "session_idle",
             Rejection::Expired => "session_expired",
             Rejection::Revoked => "session_revoked",
+            Rejection::Token(bad) => bad.as_str(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub use decide::{Decision, Permit, Reason, decide};
 pub use explain::{Explained, Miss, explain};
 pub use head::{HeadError, RequestHead};
 pub use host::{Host, HostError, HostPattern};
-pub use identity::{Authentication, Caller, Identity, Proof, Rejection, SignedIn};
+pub use identity::{Authentication, BadToken, Caller, Identity, Proof, Rejection, SignedIn};
 pub use identity_headers::{HeaderNameError, IdentityHeaders, alias};
 pub use options::{Cors, HeaderEdits, HostHeader, Preflight, RouteOptions, SignInRule};
 pub use path::{CanonicalPath, PathError, PathPrefix};

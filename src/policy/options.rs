@@ -25,6 +25,8 @@ pub struct RouteOptions {
     pub request: HeaderEdits,
     /// Changes to the answer's.
     pub response: HeaderEdits,
+    /// Whether a bearer token that was accepted goes on to the application.
+    pub forward_token: bool,
     /// Requests here are no activity: they keep no session alive.
     pub passive: bool,
     /// What is done with a CORS preflight, which never carries a credential.

@@ -1,18 +1,20 @@
 //! The seven stops, in the order of their names. One decision: this function is the only way from an accepted connection
 //! to an application, and reads as a list. It renders what the stops refuse, and records.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::{Request, Response, Version};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 
-use crate::authn::Known;
+use crate::authn::{Asking, AuthnError, Known};
+use crate::clock::Timestamp;
 use crate::login::Wanted;
-use crate::policy::{AccessRule, Decision, Found, Reason, RequestHead, Route, decide};
+use crate::policy::{AccessRule, Decision, Found, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
 use super::body::ResponseBody;
@@ -101,16 +103,11 @@ async fn stops(
 
     let now = runtime.clock.now();
 
-    // 4: learn who is calling. Never on public routes: they work while the store is away.
-    let is_public = |route: &Route| route.access == AccessRule::Public;
-    let known = if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
-        Known::anonymous()
-    } else {
-        let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
-        runtime.authenticator.ask(&kept.headers, route.accept, activity, now).await?
-    };
+    // 4: learn who is calling.
+    let known = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
 
     // 5: decide.
+    let by_token = known.by_token();
     let decision = decide(&head, &matched, known.authentication, now.since_epoch());
     (record.decision, record.reason) = (outcome(&decision), decision.reason().as_str());
 
@@ -126,9 +123,27 @@ async fn stops(
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),
-        Decision::Unauthenticated(reason, _) => Err(Refusal::Unauthenticated(reason)),
+        Decision::Unauthenticated(reason, route) => Err(Refusal::Unauthenticated(reason, route.accept)),
+        Decision::Forbidden(_) if by_token => Err(Refusal::InsufficientScope),
         Decision::Forbidden(_) => Err(Refusal::Forbidden),
     }
+}
+
+/// Stop 4. Never on public routes: they work while the store is away.
+async fn learn(
+    runtime: &Runtime,
+    matched: &Matched<'_>,
+    headers: &HeaderMap,
+    client: IpAddr,
+    now: Timestamp,
+) -> Result<Known, AuthnError> {
+    let is_public = |route: &Route| route.access == AccessRule::Public;
+    let route = matched.route;
+    if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
+        return Ok(Known::anonymous());
+    }
+    let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
+    runtime.authenticator.ask(Asking { headers, accept: route.accept, activity, client }, now).await
 }
 
 fn outcome(decision: &Decision) -> Outcome {

@@ -6,7 +6,7 @@ use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::authn::CookieName;
-use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit};
+use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof};
 
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
 use super::request_id::RequestId;
@@ -109,6 +109,10 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
     }
     // Last, so that nothing above can shadow or remove them.
     if let Some(caller) = outgoing.permit.caller() {
+        // A token that was used here is not the application's to use again, elsewhere, in the caller's name.
+        if caller.identity.proof == Proof::Token && !options.forward_token {
+            headers.remove(header::AUTHORIZATION);
+        }
         for (name, value) in &caller.headers {
             headers.insert(name.clone(), value.clone());
         }

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use crate::authn::Known;
+use crate::authn::{Asking, Known};
 use crate::login;
 use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
@@ -47,7 +47,9 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let cookie = runtime.authenticator.cookie().find(&parts.headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
-        runtime.authenticator.ask(&parts.headers, Accept { session: true, token: false }, Activity::Active, now).await?
+        let accept = Accept { session: true, token: false };
+        let asking = Asking { headers: &parts.headers, accept, activity: Activity::Active, client };
+        runtime.authenticator.ask(asking, now).await?
     } else {
         Known::anonymous()
     };

@@ -8,8 +8,9 @@ use http::{Response, StatusCode};
 
 use crate::authn::AuthnError;
 use crate::login::pages::{Pages, Problem};
-use crate::policy::{HeadError, Reason};
+use crate::policy::{Accept, HeadError, Reason, Rejection};
 use crate::session::StoreError;
+use crate::token::TokenError;
 use crate::upstream::ForwardError;
 
 use super::body::ResponseBody;
@@ -33,12 +34,15 @@ pub enum Refusal {
     /// Nobody can say who calls.
     #[error(transparent)]
     Authn(#[from] AuthnError),
-    /// No credential, or none that holds; a program asked.
+    /// No credential, or none that holds; a program asked. With what the route reads.
     #[error("not signed in")]
-    Unauthenticated(Reason),
+    Unauthenticated(Reason, Accept),
     /// Signed in, role missing.
     #[error("role missing")]
     Forbidden,
+    /// The same, for the bearer of a token.
+    #[error("role missing")]
+    InsufficientScope,
     /// A WebSocket asked for from another site with this site's cookie.
     #[error("a WebSocket was asked for from another origin")]
     Origin,
@@ -84,14 +88,26 @@ impl Refusal {
             Refusal::Head(_) | Refusal::AmbiguousPath => {
                 (StatusCode::BAD_REQUEST, "bad_request", "The request could be read in more than one way.")
             }
-            Refusal::Authn(AuthnError::Ambiguous(_)) => {
+            Refusal::Authn(AuthnError::Ambiguous(_) | AuthnError::Both) => {
                 (StatusCode::BAD_REQUEST, "bad_request", "The request carries more than one credential.")
             }
             Refusal::NoRoute => (StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
             Refusal::Method(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
             }
-            Refusal::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated", "You are not signed in."),
+            Refusal::Unauthenticated(Reason::Rejected(Rejection::Token(_)), _) => {
+                (StatusCode::UNAUTHORIZED, "invalid_token", "The token is not accepted.")
+            }
+            Refusal::Unauthenticated(..) => (StatusCode::UNAUTHORIZED, "unauthenticated", "You are not signed in."),
+            Refusal::InsufficientScope => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "The token does not allow this.")
+            }
+            Refusal::Authn(AuthnError::Token(TokenError::TooManyFailures)) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many tokens were not accepted. Please wait.")
+            }
+            Refusal::Authn(AuthnError::Token(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "Tokens cannot be checked at the moment.")
+            }
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your account may not open this page."),
             Refusal::Origin => (StatusCode::FORBIDDEN, "forbidden_origin", "This was asked for from another site."),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
@@ -122,8 +138,9 @@ impl Refusal {
             Refusal::Head(head) => head.as_str(),
             Refusal::AmbiguousPath => "path_ambiguous",
             Refusal::Authn(AuthnError::Ambiguous(_)) => "cookie_repeated",
-            Refusal::Unauthenticated(reason) => reason.as_str(),
-            Refusal::Forbidden => Reason::RoleMissing.as_str(),
+            Refusal::Authn(AuthnError::Both) => "two_credentials",
+            Refusal::Unauthenticated(reason, _) => reason.as_str(),
+            Refusal::Forbidden | Refusal::InsufficientScope => Reason::RoleMissing.as_str(),
             Refusal::Forward(ForwardError::ConnectTimeout(_)) => "upstream_connect_timeout",
             other => other.words().1,
         }
@@ -153,11 +170,25 @@ impl Refusal {
                 }
             }
             // RFC 9110 §11.6.1: a 401 names a way to authenticate. Never whether the session existed.
-            Refusal::Unauthenticated(_) => {
-                let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
-                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            Refusal::Unauthenticated(reason, accept) => {
+                if accept.session {
+                    let challenge = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
+                    headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+                }
+                // RFC 6750 §3.1: who brought no token is told no error. What is wrong with one is the log's to know.
+                if accept.token {
+                    let challenge = match reason {
+                        Reason::Rejected(Rejection::Token(_)) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
+                        _ => "Bearer realm=\"portcullis\"",
+                    };
+                    headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+                }
             }
-            Refusal::Authn(AuthnError::Store(_)) => {
+            Refusal::InsufficientScope => {
+                let challenge = "Bearer realm=\"portcullis\", error=\"insufficient_scope\"";
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             }
             _ => {}

@@ -54,7 +54,7 @@ struct Stamp {
 
 /// Keys are uniform already: their first bytes are a hash.
 #[derive(Default)]
-struct FirstBytes(u64);
+pub struct FirstBytes(u64);
 
 impl Hasher for FirstBytes {
     fn finish(&self) -> u64 {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-pub use cache::View;
+pub use cache::{FirstBytes, View};
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
 pub use exchange::OpenExchange;

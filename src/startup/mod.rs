@@ -2,6 +2,7 @@
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
 mod files;
+mod tokens;
 mod upstreams;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::upstream;
 use crate::whoami::Whoami;
 
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+use tokens::tokens;
 use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
@@ -83,6 +85,18 @@ pub enum StartError {
         #[source]
         source: ClientTlsError,
     },
+    /// Keys of an issuer.
+    #[error("token: keys of {issuer}")]
+    TokenKeys {
+        /// Whose.
+        issuer: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Signatures cannot be relied upon.
+    #[error("token: {0}")]
+    SelfTest(&'static str),
     /// The user file.
     #[error(transparent)]
     Users(#[from] login::UsersError),
@@ -143,16 +157,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let store = store.map_or_else(|| open_store(&config.session.store), Ok)?;
     let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
 
-    let codec = CookieCodec::new(&keys, "");
-    let lifetimes = Lifetimes::new(config.session.idle_timeout, config.session.max_age);
-    let settings = Settings {
-        lifetimes,
-        cache_entries: config.session.cache_entries,
-        max_sessions: config.session.max_sessions,
-        store_timeout: config.limits.store_timeout,
-    };
-    let sessions = Sessions::new(store, codec, settings);
-    recall(&sessions, clock.now())?;
+    let sessions = open_sessions(&config, &keys, store, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
     let directory: Arc<dyn Directory> = match &users {
         Some(users) => users.clone(),
@@ -162,8 +167,15 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let login = Login::new(login_settings(&config), users, sessions.clone(), &keys, clock.clone())?;
     let whoami = whoami(&config)?;
     let cookie = CookieName::new(config.session.cookie.clone());
-    let authenticator =
-        Authenticator::new(directory, sessions.clone(), cookie, config.roles.clone(), config.identity_headers.clone());
+    let tokens = Arc::new(tokens(&config)?);
+    let authenticator = Authenticator::new(
+        directory,
+        sessions.clone(),
+        tokens,
+        cookie,
+        config.roles.clone(),
+        config.identity_headers.clone(),
+    );
     let runtime = Arc::new(Runtime {
         routes: config.routes.clone(),
         authenticator,
@@ -200,6 +212,23 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     Ok(Gateway { workers: Some(workers), admin, draining, background: Some(background), whoami, demo, sessions })
 }
 
+fn open_sessions(
+    config: &Config,
+    keys: &SessionKeys,
+    store: Arc<dyn SessionStore>,
+    now: Timestamp,
+) -> Result<Arc<Sessions>, StartError> {
+    let settings = Settings {
+        lifetimes: Lifetimes::new(config.session.idle_timeout, config.session.max_age),
+        cache_entries: config.session.cache_entries,
+        max_sessions: config.session.max_sessions,
+        store_timeout: config.limits.store_timeout,
+    };
+    let sessions = Sessions::new(store, CookieCodec::new(keys, ""), settings);
+    recall(&sessions, now)?;
+    Ok(sessions)
+}
+
 fn bind_admin(address: SocketAddr) -> Result<Socket, StartError> {
     Socket::bind(address).map_err(|source| StartError::Listen { address, source })
 }
@@ -220,6 +249,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
         Token::new(&read_secret("server.admin_token", secret)?)?;
     }
     upstreams(config, None)?;
+    tokens(config)?;
     match &config.local {
         Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
         _ => Ok(()),
@@ -309,7 +339,8 @@ impl Background {
             let users = runtime.login.maintain(clock.clone(), stopped.clone());
             let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
             let certificates = certificates.watch(stopped.clone());
-            tokio::join!(maintain, users, checks, certificates);
+            let keys = runtime.authenticator.tokens().maintain(clock, stopped);
+            tokio::join!(maintain, users, checks, certificates, keys);
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }

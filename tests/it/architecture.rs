@@ -15,28 +15,33 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("whoami", &[]),
     ("config", &["policy"]),
     ("session", &["clock", "counter", "policy"]),
-    ("authn", &["clock", "policy", "session"]),
+    ("token", &["clock", "fetch", "policy", "session"]),
+    ("authn", &["clock", "policy", "session", "token"]),
     ("login", &["authn", "clock", "policy", "session"]),
-    ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "upstream"]),
+    ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy"]),
     ("admin", &["clock", "proxy", "server", "session"]),
     (
         "startup",
-        &["admin", "authn", "clock", "config", "login", "proxy", "server", "session", "trust", "upstream", "whoami"],
+        &[
+            "admin", "authn", "clock", "config", "fetch", "login", "proxy", "server", "session", "token", "trust",
+            "upstream", "whoami",
+        ],
     ),
     ("cli", &["clock", "config", "login", "policy", "proxy", "startup", "whoami"]),
 ];
 
 /// A crate stays where it is named, so that it is replaced by editing one room.
 const STAYS_IN: &[(&str, &[&str])] = &[
-    ("moka", &["session/cache.rs"]),
+    ("jsonwebtoken", &["token/"]),
+    ("moka", &["session/cache.rs", "token/cache.rs"]),
     ("redb", &["session/store/"]),
     ("rustls", &["server/", "trust.rs", "upstream/tls.rs"]),
     ("rcgen", &["server/tls.rs"]),
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
-    ("governor", &["login/throttle.rs"]),
+    ("governor", &["login/throttle.rs", "token/limit.rs"]),
     ("hyper", &["admin/", "fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
     ("prometheus_client", &["admin/metrics.rs"]),
     ("clap", &["cli/"]),

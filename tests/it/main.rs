@@ -4,6 +4,7 @@
 mod admin;
 mod applications;
 mod architecture;
+mod bearer;
 mod browser;
 mod cli;
 mod config;
@@ -22,6 +23,7 @@ mod servers;
 mod sessions;
 mod step_up;
 mod support;
+mod tokens;
 mod tools;
 mod upstreams;
 mod wire;

@@ -1,0 +1,82 @@
+//! Tokens that were verified. One decision: the key is a digest of every byte of the token, and an entry names the key set it was
+//! verified under, so that a hit says what verifying anew would say; times and revocation are compared on every hit, outside.
+//! Failures have a small table of fixed size, because whoever fails chooses the bytes. moka stays inside this file.
+
+use std::hash::BuildHasherDefault;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use moka::sync::Cache as Moka;
+
+use crate::policy::Caller;
+use crate::session::FirstBytes;
+
+use super::claims::Span;
+
+/// Slots of the table of failures.
+const FAILURES: usize = 1024;
+
+/// A token, by its bytes.
+pub(super) type Digest = [u8; 32];
+
+/// The digest of a token.
+pub(super) fn digest_of(token: &str) -> Digest {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    key
+}
+
+/// What verifying it said.
+pub(super) struct Entry {
+    /// Who calls, with their header lines.
+    pub(super) caller: Arc<Caller>,
+    /// When it counts.
+    pub(super) span: Span,
+    /// Which verifier.
+    pub(super) verifier: usize,
+    /// Under which of its key sets.
+    pub(super) generation: u64,
+}
+
+type Failure = (Digest, usize, u64);
+
+/// The cache.
+pub(super) struct Cache {
+    entries: Moka<Digest, Arc<Entry>, BuildHasherDefault<FirstBytes>>,
+    failures: Box<[Mutex<Option<Failure>>]>,
+}
+
+impl Cache {
+    pub(super) fn new(entries: u64) -> Cache {
+        Cache {
+            entries: Moka::builder().max_capacity(entries).build_with_hasher(BuildHasherDefault::default()),
+            failures: (0..FAILURES).map(|_| Mutex::new(None)).collect(),
+        }
+    }
+
+    pub(super) fn get(&self, key: &Digest) -> Option<Arc<Entry>> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn put(&self, key: Digest, entry: Arc<Entry>) {
+        self.entries.insert(key, entry);
+    }
+
+    pub(super) fn forget(&self, key: &Digest) {
+        self.entries.invalidate(key);
+    }
+
+    /// Whether this very token failed under this very key set.
+    pub(super) fn failed(&self, key: &Digest, verifier: usize, generation: u64) -> bool {
+        *self.slot(key) == Some((*key, verifier, generation))
+    }
+
+    pub(super) fn remember_failure(&self, key: Digest, verifier: usize, generation: u64) {
+        *self.slot(&key) = Some((key, verifier, generation));
+    }
+
+    fn slot(&self, key: &Digest) -> std::sync::MutexGuard<'_, Option<Failure>> {
+        let slot = usize::from(u16::from_be_bytes([key[30], key[31]])) % FAILURES;
+        self.failures[slot].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,207 @@
+//! Where an issuer's keys come from, and how they are kept fresh. One decision: the last good set stands until a better one was
+//! read whole; a key server that is away, slow or wrong signs nobody out and lets nobody in. Strangers cannot make us ask it
+//! more than once in half a minute. Knows nothing of tokens.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::fetch::{Address, Client, Credential, FetchError};
+
+use super::keys::{Algorithm, KeyError, KeySet};
+
+/// How often an unknown name makes us ask for new keys.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How often a file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Where keys are.
+pub enum Source {
+    /// Known at start, for good: a shared secret.
+    Fixed,
+    /// A file, of a set or of one key in PEM.
+    File(PathBuf),
+    /// A key server.
+    Url {
+        /// Where.
+        address: Address,
+        /// Asks it.
+        client: Client,
+        /// How often it is asked unless there is a reason.
+        every: Duration,
+    },
+}
+
+/// Why no new keys could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The file.
+    #[error("{path} cannot be read")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The server, by its status.
+    #[error("{0} answers {1}")]
+    Status(Address, http::StatusCode),
+    /// What it holds.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A set, and how many there were before it.
+pub(super) struct Generation {
+    pub(super) set: KeySet,
+    /// 0: none was read yet.
+    pub(super) number: u64,
+    text: Vec<u8>,
+}
+
+/// The keys of one issuer.
+pub struct Keys {
+    source: Source,
+    allowed: Vec<Algorithm>,
+    current: ArcSwap<Generation>,
+    /// One asks, the others wait for what it learns.
+    asking: Mutex<()>,
+    asked: AtomicU64,
+    failing: AtomicBool,
+}
+
+impl Keys {
+    /// A shared secret's only key.
+    pub fn fixed(set: KeySet) -> Arc<Keys> {
+        Keys::new(Source::Fixed, Vec::new(), Generation { set, number: 1, text: Vec::new() })
+    }
+
+    /// Keys of a file, read now.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn file(path: PathBuf, allowed: Vec<Algorithm>) -> Result<Arc<Keys>, KeysError> {
+        let text = read_file(&path)?;
+        let first = Generation { set: parse(&text, &allowed)?, number: 1, text };
+        Ok(Keys::new(Source::File(path), allowed, first))
+    }
+
+    /// Keys of a server, which is asked when [`Keys::maintain`] begins, or by the first token.
+    pub fn url(address: Address, client: Client, every: Duration, allowed: Vec<Algorithm>) -> Arc<Keys> {
+        let none = Generation { set: KeySet::default(), number: 0, text: Vec::new() };
+        Keys::new(Source::Url { address, client, every }, allowed, none)
+    }
+
+    fn new(source: Source, allowed: Vec<Algorithm>, first: Generation) -> Arc<Keys> {
+        let (asked, failing) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (current, asking) = (ArcSwap::from_pointee(first), Mutex::new(()));
+        Arc::new(Keys { source, allowed, current, asking, asked, failing })
+    }
+
+    /// The set that counts now.
+    pub(super) fn current(&self) -> arc_swap::Guard<Arc<Generation>> {
+        self.current.load()
+    }
+
+    /// The number of the set that counts now.
+    pub(super) fn generation(&self) -> u64 {
+        self.current.load().number
+    }
+
+    /// A token named a key that is not here: it may be new. `false` where nobody could be asked, so that nothing is known.
+    pub(super) async fn ask_for_unknown(self: &Arc<Self>, now: Timestamp) -> bool {
+        let keys = self.clone();
+        // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
+        let asked = tokio::spawn(async move {
+            if !matches!(keys.source, Source::Url { .. }) {
+                return;
+            }
+            let _one = keys.asking.lock().await;
+            let last = Timestamp(keys.asked.load(Ordering::SeqCst));
+            if last == Timestamp(0) || now.since(last) >= ASK_AGAIN {
+                keys.refresh(now).await;
+            }
+        });
+        asked.await.is_ok() && !self.failing.load(Ordering::SeqCst)
+    }
+
+    /// Read them anew. What fails is logged, and the last good ones stand.
+    pub async fn refresh(&self, now: Timestamp) {
+        self.asked.store(now.0, Ordering::SeqCst);
+        match self.load().await {
+            Ok(()) => self.failing.store(false, Ordering::SeqCst),
+            Err(error) => {
+                let first = !self.failing.swap(true, Ordering::SeqCst);
+                let error: &dyn std::error::Error = &error;
+                if first {
+                    tracing::warn!(error, "keys of tokens could not be read anew; the last ones stand");
+                }
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<(), KeysError> {
+        let text = match &self.source {
+            Source::Fixed => return Ok(()),
+            Source::File(path) => read_file(path)?,
+            Source::Url { address, client, .. } => {
+                let document = client.get(address, Credential::None).await?;
+                if !document.status.is_success() {
+                    return Err(KeysError::Status(address.clone(), document.status));
+                }
+                document.body.to_vec()
+            }
+        };
+        let current = self.current.load();
+        // The same text is the same generation: what was verified under it stays so.
+        if current.number == 0 || current.text != text {
+            let set = parse(&text, &self.allowed)?;
+            tracing::info!(keys = set.len(), "new keys of tokens");
+            self.current.store(Arc::new(Generation { set, number: current.number + 1, text }));
+        }
+        Ok(())
+    }
+
+    /// Keep them fresh until told to stop.
+    pub async fn maintain(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let (first, every) = match &self.source {
+            Source::Fixed => return,
+            Source::File(_) => (LOOK_EVERY, LOOK_EVERY),
+            Source::Url { every, .. } => (Duration::ZERO, *every),
+        };
+        let mut wait = first;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            let _one = self.asking.lock().await;
+            self.refresh(clock.now()).await;
+            wait = if self.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every };
+        }
+    }
+}
+
+fn read_file(path: &std::path::Path) -> Result<Vec<u8>, KeysError> {
+    std::fs::read(path).map_err(|source| KeysError::File { path: path.to_owned(), source })
+}
+
+/// A set, or one key in PEM where one algorithm is configured.
+fn parse(text: &[u8], allowed: &[Algorithm]) -> Result<KeySet, KeyError> {
+    match allowed {
+        [only] if text.trim_ascii_start().starts_with(b"-----BEGIN") => {
+            Ok(KeySet::one(super::keys::Key::from_pem(text, *only)?))
+        }
+        _ => KeySet::from_jwks(text, allowed),
+    }
+}

@@ -1,0 +1,190 @@
+//! Tokens: bearer tokens that somebody else signed, verified once.
+//!
+//! One decision: what is remembered is a fact about bytes – who signed them and what they say – never a decision: times, keys and
+//! revocation are compared on every request. jsonwebtoken stays inside this room. It knows nothing of routes, and of HTTP only
+//! where keys are fetched from.
+
+mod cache;
+mod claims;
+mod jwks;
+mod keys;
+mod limit;
+mod verify;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
+
+use cache::{Cache, Digest, Entry, digest_of};
+use limit::Failing;
+
+pub use claims::{Expected, Mapping, Span};
+pub use jwks::{Keys, KeysError, Source};
+pub use keys::{Algorithm, Key, KeyError, KeySet};
+pub use verify::{Presented, TOKEN_BYTES};
+
+/// Sign, verify and tamper once. A library built without its cryptography panics at the first use, or would let everything pass:
+/// better before the first request than at it.
+///
+/// # Errors
+/// What did not hold.
+pub fn self_test() -> Result<(), &'static str> {
+    let secret = [7; 32];
+    let key = KeySet::one(Key::from_secret(&secret).map_err(|_| "the key of the self-test is refused")?);
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    let claims = serde_json::json!({ "iss": "self-test", "aud": "self-test", "exp": 1 });
+    let signed = jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_secret(&secret));
+    let token = signed.map_err(|_| "a token could not be signed")?;
+    let verdict = |token: &str| Presented::parse(token).and_then(|presented| presented.verify(&key));
+    let end = token.len() - 5;
+    let other = if token.as_bytes()[end] == b'A' { "B" } else { "A" };
+    let tampered = format!("{}{other}{}", &token[..end], &token[end + 1..]);
+    match (verdict(&token), verdict(&tampered)) {
+        (Ok(()), Err(BadToken::Signature)) => Ok(()),
+        (Ok(()), _) => Err("a token that was changed is accepted"),
+        (Err(_), _) => Err("a token that was just signed is refused"),
+    }
+}
+
+/// Why a token lets nobody in.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It does not hold.
+    #[error("the token does not hold: {}", .0.as_str())]
+    Bad(BadToken),
+    /// Too many bad signatures came from this address.
+    #[error("too many tokens of this address failed")]
+    TooManyFailures,
+    /// The issuer's keys could not be had: nobody can say whether it holds.
+    #[error("the keys of {issuer} could not be had")]
+    Unavailable {
+        /// Whose.
+        issuer: String,
+    },
+}
+
+impl From<BadToken> for TokenError {
+    fn from(bad: BadToken) -> TokenError {
+        TokenError::Bad(bad)
+    }
+}
+
+/// What is accepted of one issuer.
+pub struct Verifier {
+    /// What its tokens must say.
+    pub expected: Expected,
+    /// `typ` of its tokens.
+    pub kinds: Vec<String>,
+    /// Who its tokens make of their bearers.
+    pub mapping: Mapping,
+    /// Its keys.
+    pub keys: Arc<Keys>,
+}
+
+/// All issuers.
+pub struct Tokens {
+    verifiers: Vec<Verifier>,
+    roles: RoleNames,
+    headers: IdentityHeaders,
+    cache: Cache,
+    failing: Failing,
+}
+
+impl Tokens {
+    /// Tokens of these issuers; `entries` of them are remembered.
+    pub fn new(verifiers: Vec<Verifier>, roles: RoleNames, headers: IdentityHeaders, entries: u64) -> Tokens {
+        Tokens { verifiers, roles, headers, cache: Cache::new(entries), failing: Failing::new() }
+    }
+
+    /// Whose token this is. Answered from memory where these very bytes were verified before.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn verify(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Arc<Caller>, TokenError> {
+        if token.len() > TOKEN_BYTES {
+            return Err(BadToken::TooLarge.into());
+        }
+        let digest = digest_of(token);
+        if let Some(entry) = self.cache.get(&digest) {
+            if self.verifiers[entry.verifier].keys.generation() == entry.generation {
+                entry.span.check(now)?;
+                return Ok(entry.caller.clone());
+            }
+            // Verified under keys that are no more: perhaps not under these.
+            self.cache.forget(&digest);
+        }
+        let entry = Arc::new(self.fresh(token, &digest, client, now).await?);
+        self.cache.put(digest, entry.clone());
+        Ok(entry.caller.clone())
+    }
+
+    async fn fresh(&self, token: &str, digest: &Digest, client: IpAddr, now: Timestamp) -> Result<Entry, TokenError> {
+        let presented = Presented::parse(token)?;
+        let of_issuer = |verifier: &&Verifier| presented.issuer() == Some(verifier.expected.issuer.as_str());
+        let verifier = self.verifiers.iter().find(of_issuer).ok_or(BadToken::Issuer)?;
+        let index = self.verifiers.iter().position(|other| std::ptr::eq(other, verifier)).unwrap_or_default();
+        if !presented.is_any(&verifier.kinds) {
+            return Err(BadToken::Kind.into());
+        }
+        let claims = presented.judge(&verifier.expected, now)?;
+        let generation = self.signed(&presented, (index, verifier), digest, client, now).await?;
+        let identity = verifier.mapping.identity(&claims.all, &self.roles)?;
+        let headers = self.headers.render(&identity);
+        let caller = Arc::new(Caller { identity, headers });
+        Ok(Entry { caller, span: claims.span, verifier: index, generation })
+    }
+
+    /// Verify the signature; answers under which generation of keys it holds.
+    async fn signed(
+        &self,
+        presented: &Presented<'_>,
+        (index, verifier): (usize, &Verifier),
+        digest: &Digest,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<u64, TokenError> {
+        let mut asked = false;
+        loop {
+            let generation = verifier.keys.current().number;
+            if self.cache.failed(digest, index, generation) {
+                return Err(BadToken::Signature.into());
+            }
+            if self.failing.is_blocked(client, now) {
+                return Err(TokenError::TooManyFailures);
+            }
+            let (verdict, generation) = {
+                let keys = verifier.keys.current();
+                (presented.verify(&keys.set), keys.number)
+            };
+            match verdict {
+                Ok(()) => return Ok(generation),
+                Err(BadToken::UnknownKey) if !asked => {
+                    asked = true;
+                    if !verifier.keys.ask_for_unknown(now).await {
+                        return Err(TokenError::Unavailable { issuer: verifier.expected.issuer.clone() });
+                    }
+                }
+                Err(bad) => {
+                    if bad == BadToken::Signature {
+                        self.cache.remember_failure(*digest, index, generation);
+                        self.failing.failed(client, now);
+                    }
+                    return Err(bad.into());
+                }
+            }
+        }
+    }
+
+    /// Keep all keys fresh until told to stop.
+    pub async fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for verifier in &self.verifiers {
+            tasks.spawn(verifier.keys.clone().maintain(clock.clone(), stop.clone()));
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,250 @@
+//! Bearer tokens at the running gateway: what a program with curl sees, and what the application behind sees of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Response;
+use portcullis::clock::{Clock, SystemClock, TestClock};
+use rcgen::ExtendedKeyUsagePurpose;
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::json;
+
+use crate::servers::Authority;
+use crate::support::{Running, Said, run_with, shipped};
+use crate::tokens::{Issuer, NOW, timed};
+use crate::wire::{Application, whole};
+
+const ROUTES: &str = r#"
+[[route]]
+name = "api"
+path = "/api"
+access = "authenticated"
+accept = ["token"]
+upstream = "app"
+[[route]]
+name = "api-admin"
+path = "/api/admin"
+access = { roles = ["admin"] }
+accept = ["token"]
+upstream = "app"
+[[route]]
+name = "both"
+path = "/both"
+access = "authenticated"
+accept = ["session", "token"]
+upstream = "app"
+[[route]]
+name = "relay"
+path = "/relay"
+access = "authenticated"
+accept = ["token"]
+forward_token = true
+upstream = "app"
+"#;
+
+fn table(keys: &str) -> String {
+    format!(
+        "[token]\nissuer = \"https://id.example\"\naudience = \"gateway\"\nalgorithms = [\"ES256\"]\n{keys}\n\
+         name_claim = \"profile.name\"\nroles_claim = \"realm.roles\"\nrole_map = {{ \"eng-admins\" = \"admin\" }}\n"
+    )
+}
+
+fn gateway(folder: tempfile::TempDir, token: &str, clock: Arc<dyn Clock>) -> Running {
+    run_with(folder, &format!("{}{ROUTES}{token}", shipped("memory")), clock, None)
+}
+
+/// One issuer whose set is a file, at a clock that stands still.
+fn started() -> (Running, Issuer, Arc<TestClock>) {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
+    write(folder.path(), &[("one", &issuer)]);
+    let clock = Arc::new(TestClock::at(NOW));
+    (gateway(folder, &table("jwks = \"keys.json\""), clock.clone()), issuer, clock)
+}
+
+fn set(issuers: &[(&str, &Issuer)]) -> String {
+    json!({ "keys": issuers.iter().map(|(kid, issuer)| issuer.jwk(kid)).collect::<Vec<_>>() }).to_string()
+}
+
+fn write(folder: &Path, issuers: &[(&str, &Issuer)]) {
+    std::fs::write(folder.join("keys.json"), set(issuers)).unwrap();
+}
+
+fn token(issuer: &Issuer, kid: &str, clock: &dyn Clock, more: &str) -> String {
+    let claims = format!(r#"{{"iss":"https://id.example","aud":"gateway","sub":"robot","iat":@0,"exp":@60{more}}}"#);
+    issuer.token(&format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#), &timed(&claims, clock.now()), "ES256")
+}
+
+fn ask(running: &Running, path: &str, token: &str) -> Said {
+    running.curl(path, &["-H", format!("Authorization: Bearer {token}").trim_end()])
+}
+
+fn reason(running: &Running) -> String {
+    let lines = running.lines.0.lock().unwrap();
+    let line: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    line["reason"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_program_with_a_token_is_let_in_and_the_application_learns_who_it_is() {
+    let (running, issuer, clock) = started();
+    let more = r#","email":"r@example.com","profile":{"name":"Robot Ä"},"realm":{"roles":["eng-admins","root"]}"#;
+    let told = token(&issuer, "one", &*clock, more);
+    for _ in 0..2 {
+        let said = ask(&running, "/api/admin/x", &told);
+        assert_eq!(said.status, 200, "{}", said.head);
+        for line in ["x-forwarded-user: robot", "x-forwarded-email: r@example.com", "x-forwarded-groups: admin"] {
+            assert!(said.body.contains(line), "{line} in {}", said.body);
+        }
+        assert!(!said.body.to_lowercase().contains("authorization"), "the token stays here: {}", said.body);
+    }
+    assert!(ask(&running, "/relay", &told).body.contains(&told), "unless the route says so");
+    assert!(!running.lines.0.lock().unwrap().iter().any(|line| line.contains(&told[..40])), "no token is written down");
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told_as_its_standard_says() {
+    let (running, issuer, clock) = started();
+    let said = running.curl("/api", &[]);
+    assert_eq!((said.status, said.header("www-authenticate").as_deref()), (401, Some("Bearer realm=\"portcullis\"")));
+    let said = running.curl("/api", &["-H", "Accept: text/html"]);
+    assert_eq!(said.status, 401, "a page to sign in at would not help");
+    let said = running.curl("/both", &[]);
+    assert_eq!(said.head.matches("www-authenticate").count(), 2, "{}", said.head);
+
+    let invalid = Some("Bearer realm=\"portcullis\", error=\"invalid_token\"");
+    for (bad, expected) in [
+        (token(&Issuer::es256(), "one", &*clock, ""), "token_signature"),
+        (token(&issuer, "two", &*clock, ""), "token_unknown_key"),
+        (token(&issuer, "one", &*clock, ",\"nbf\":@30"), "token_not_yet"),
+        ("x.y".to_owned(), "token_malformed"),
+        (String::new(), "token_malformed"),
+    ] {
+        let said = ask(&running, "/api", &bad);
+        assert_eq!((said.status, said.header("www-authenticate").as_deref()), (401, invalid), "{expected}");
+        assert_eq!(reason(&running), expected);
+        assert!(!said.body.contains("token_"), "what is wrong is for the log: {}", said.body);
+    }
+    let said = ask(&running, "/both", "x.y");
+    assert_eq!(said.status, 401);
+    let with_page = ["-H", "Authorization: Bearer x.y", "-H", "Accept: text/html"];
+    assert_eq!(running.curl("/both", &with_page).status, 401, "a bad token is not forgiven by signing in");
+
+    let good = token(&issuer, "one", &*clock, "");
+    let said = ask(&running, "/api/admin", &good);
+    let scope = "Bearer realm=\"portcullis\", error=\"insufficient_scope\"";
+    assert_eq!((said.status, said.header("www-authenticate").as_deref()), (403, Some(scope)));
+    assert_eq!(ask(&running, "/api", &good).status, 200);
+    clock.advance(Duration::from_secs(64));
+    assert_eq!(ask(&running, "/api", &good).status, 200, "within the leeway");
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(ask(&running, "/api", &good).status, 401, "remembered, and over all the same");
+    assert_eq!(reason(&running), "token_expired");
+}
+
+#[test]
+fn two_credentials_are_refused_and_a_route_that_reads_none_passes_them_on() {
+    let (running, issuer, clock) = started();
+    let good = token(&issuer, "one", &*clock, "");
+    assert_eq!(ask(&running, "/both", &good).status, 200);
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    assert_eq!(running.curl("/both", &[]).status, 200, "the session alone");
+    for presented in [good.as_str(), "x.y", ""] {
+        let said = ask(&running, "/both", presented);
+        assert_eq!(said.status, 400, "{presented}");
+        assert_eq!(reason(&running), "two_credentials");
+    }
+    let basic = running.curl("/both", &["-H", "Authorization: Basic YTpi"]);
+    assert!(basic.status == 200 && basic.body.contains("Basic YTpi"), "another scheme is the application's");
+    for path in ["/", "/public"] {
+        for presented in [good.as_str(), "x.y"] {
+            let said = ask(&running, path, presented);
+            assert!(said.status == 200 && said.body.contains(&format!("Bearer {presented}")), "{path}: {}", said.body);
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_taken_away_ends_what_was_verified_with_it() {
+    let (running, issuer, clock) = started();
+    let (old, other) = (token(&issuer, "one", &*clock, ""), Issuer::es256());
+    assert_eq!(ask(&running, "/api", &old).status, 200);
+    write(running.folder.path(), &[("two", &other)]);
+    let until = Instant::now() + Duration::from_secs(20);
+    while ask(&running, "/api", &old).status != 401 {
+        assert!(Instant::now() < until, "the file is read anew");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(ask(&running, "/api", &token(&other, "two", &*clock, "")).status, 200);
+    // A file that is broken for a moment leaves the last good set.
+    std::fs::write(running.folder.path().join("keys.json"), "{").unwrap();
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(ask(&running, "/api", &token(&other, "two", &*clock, ",\"jti\":\"b\"")).status, 200);
+}
+
+/// A key server, how often it was asked, and what it says.
+struct KeyServer {
+    application: Application,
+    asked: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
+    says: Arc<std::sync::Mutex<String>>,
+}
+
+fn key_server(authority: &Authority, says: String) -> KeyServer {
+    let (certificate, key) = authority.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private).unwrap();
+    let (asked, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let says = Arc::new(std::sync::Mutex::new(says));
+    let (count, fails, text) = (asked.clone(), broken.clone(), says.clone());
+    let application = Application::start_tls(config, move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let status = if fails.load(Ordering::SeqCst) { 500 } else { 200 };
+        let body = whole(text.lock().unwrap().clone());
+        async move {
+            // Long enough for others to come while it is being asked.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Response::builder().status(status).body(body).unwrap()
+        }
+    });
+    KeyServer { application, asked, broken, says }
+}
+
+#[test]
+fn a_key_server_is_asked_once_for_what_is_new_and_missed_by_nobody() {
+    let (folder, one, two) = (tempfile::tempdir().unwrap(), Issuer::es256(), Issuer::es256());
+    let server = key_server(&Authority::new(folder.path()), set(&[("one", &one)]));
+    server.broken.store(true, Ordering::SeqCst);
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let keys = format!("jwks = \"https://localhost:{}/keys\"\nca = \"ca.pem\"", server.application.port);
+    let running = gateway(folder, &table(&keys), clock.clone());
+    let said = ask(&running, "/api", &token(&one, "one", &*clock, ""));
+    assert_eq!((said.status, reason(&running)), (503, "keys_unavailable".into()), "nobody can say whether it holds");
+    server.broken.store(false, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(31));
+    assert_eq!(ask(&running, "/api", &token(&one, "one", &*clock, "")).status, 200);
+
+    // Rotation: many bring the new key's tokens at once, and one asks.
+    *server.says.lock().unwrap() = set(&[("one", &one), ("two", &two)]);
+    clock.advance(Duration::from_secs(31));
+    let before = server.asked.load(Ordering::SeqCst);
+    let new: Vec<String> = (0..6).map(|n| token(&two, "two", &*clock, &format!(",\"jti\":\"{n}\""))).collect();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = new.iter().map(|token| scope.spawn(|| ask(&running, "/api", token).status)).collect();
+        assert!(asked.into_iter().all(|said| said.join().unwrap() == 200));
+    });
+    assert_eq!(server.asked.load(Ordering::SeqCst), before + 1);
+    // Names that nobody knows ask no more often than that.
+    for n in 0..5 {
+        assert_eq!(ask(&running, "/api", &token(&two, &format!("k{n}"), &*clock, "")).status, 401);
+    }
+    assert_eq!(server.asked.load(Ordering::SeqCst), before + 1);
+    // And when it breaks, the last good set stands.
+    server.broken.store(true, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(31));
+    assert_eq!(ask(&running, "/api", &token(&two, "three", &*clock, "")).status, 503);
+    assert_eq!(ask(&running, "/api", &token(&one, "one", &*clock, "")).status, 200);
+}
