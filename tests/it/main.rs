@@ -9,6 +9,7 @@ mod browser;
 mod cli;
 mod config;
 mod contract;
+mod crowds;
 mod edge;
 mod exchange;
 mod fetch;

@@ -35,7 +35,7 @@ fn with(port: u16, more: &str) -> Running {
     run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{more}"))
 }
 
-async fn revoke_everyone(running: &Running) {
+pub async fn revoke_everyone(running: &Running) {
     let revoked = running.gateway.sessions().revoke(Revocation::Everyone, Wait::Fully, Timestamp(0));
     soon(revoked).await.unwrap();
 }

@@ -203,5 +203,6 @@ fn bodies_of_any_size_take_constant_memory() {
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), total.to_string(), "down, {version}");
     }
     let peak = peak(program.child.id());
+    println!("{} MiB resident at most for {mib} MiB each way", peak >> 20);
     assert!(peak < 128 << 20, "{} MiB resident", peak >> 20);
 }
