@@ -9,6 +9,7 @@ mod login;
 mod options;
 mod parse;
 mod problems;
+mod redis;
 mod routes;
 mod server;
 mod session;
@@ -143,6 +144,56 @@ pub enum Store {
     Memory,
     /// One file in this folder.
     Embedded(PathBuf),
+    /// Redis or Valkey, shared by several gateways.
+    Redis(Box<RedisStore>),
+}
+
+/// `session.store = "redis://…"` and `[session.redis]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisStore {
+    /// Hosts (without brackets) and ports; at least one.
+    pub addresses: Vec<(String, u16)>,
+    /// What they are.
+    pub deployment: RedisDeployment,
+    /// The numbered database.
+    pub database: u32,
+    /// Whose rights.
+    pub login: RedisLogin,
+    /// Whom to trust and how to show oneself; `None`: in clear text.
+    pub tls: Option<UpstreamTls>,
+    /// What every key begins with.
+    pub prefix: String,
+    /// Separates sites that share secret and store: a cookie of one is garbage to another.
+    pub site: String,
+    /// Into how many parts the store is divided: a power of two.
+    pub partitions: u8,
+    /// How long a connection may take to stand.
+    pub connect_timeout: Duration,
+}
+
+/// What the servers of a `redis://` address are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisDeployment {
+    /// One server.
+    Single,
+    /// Sentinels.
+    Sentinel {
+        /// What they call the master.
+        master: String,
+        /// Their own login.
+        login: RedisLogin,
+    },
+    /// Nodes of a cluster.
+    Cluster,
+}
+
+/// A user of a Redis server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisLogin {
+    /// The ACL user; `None`: the default one.
+    pub user: Option<String>,
+    /// The password; `None`: none is asked for.
+    pub password: Option<Secret>,
 }
 
 /// Where a secret comes from. The text itself never stands in the configuration.
@@ -228,7 +279,7 @@ pub enum Scheme {
     H2c,
 }
 
-/// `[upstream.NAME.tls]`.
+/// `[upstream.NAME.tls]`, and what [`RedisStore`] has of the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// PEM of the CAs; `None`: the system's.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::redis::{RedisUrl, redis_store, store_address};
 use super::table::{At, Table};
 use super::{Secret, SessionConfig, Store};
 
@@ -37,6 +38,10 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     let cookie = cookie(&mut table);
     let store = store(&mut table, base);
     let secret = secret(&mut table, "secret", base);
+    if let (Some(Store::Redis(_)), Some(None)) = (&store, &secret) {
+        let accepted = "gateways on one store need the same one; write { file = \"PATH\" } or { env = \"NAME\" }";
+        table.missing("secret", accepted);
+    }
     let max_sessions = table.number("max_sessions", 1..1_000_001).and_then(|most| u32::try_from(most).ok());
     let cache_entries = table.number("cache_entries", 1..100_000_001).unwrap_or(CACHE_ENTRIES);
     table.not_yet(&["mode", "on_outage"]);
@@ -70,25 +75,23 @@ fn cookie(table: &mut Table<'_, '_>) -> Option<String> {
 }
 
 fn store(table: &mut Table<'_, '_>, base: &Path) -> Option<Store> {
-    let accepted = "\"embedded:PATH\" (a folder) or \"memory\"";
-    let Some(At { value, span, .. }) = table.text("store", accepted) else {
-        if !table.has_problem("store") {
-            table.missing("store", &format!("write {accepted}"));
-        }
-        return None;
-    };
-    match value.split_once(':') {
-        None if value == "memory" => Some(Store::Memory),
-        Some(("embedded", path)) if !path.is_empty() => Some(Store::Embedded(base.join(path))),
-        Some(("redis" | "rediss", _)) => {
-            table.problem(&span, "store", format!("a shared store is not supported in this version; write {accepted}"));
-            None
-        }
-        _ => {
-            table.problem(&span, "store", format!("`{value}` is not a store; write {accepted}"));
-            None
-        }
+    let accepted = "\"embedded:PATH\" (a folder), \"memory\" or \"redis://HOST:PORT/DB\"";
+    let (mut url, mut wrong): (Option<RedisUrl>, bool) = (None, false);
+    let mut local = None;
+    match table.text("store", accepted) {
+        None if table.has_problem("store") => wrong = true,
+        None => table.missing("store", &format!("write {accepted}")),
+        Some(At { value, span, .. }) => match value.split_once(':') {
+            None if value == "memory" => local = Some(Store::Memory),
+            Some(("embedded", path)) if !path.is_empty() => local = Some(Store::Embedded(base.join(path))),
+            Some(("redis" | "rediss", _)) => {
+                url = store_address(table, &value, span);
+                wrong = url.is_none();
+            }
+            _ => table.problem(&span, "store", format!("`{value}` is not a store; write {accepted}")),
+        },
     }
+    redis_store(table, url, wrong, base).map(|redis| Store::Redis(Box::new(redis))).or(local)
 }
 
 /// `{ file = PATH }` or `{ env = NAME }`. The outer `None` is a mistake, the inner one an absent key.

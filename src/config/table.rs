@@ -166,13 +166,18 @@ impl<'f, 't> Table<'f, 't> {
 
     /// A whole number within a range.
     pub(super) fn number(&mut self, key: &'static str, range: Range<u64>) -> Option<u64> {
+        self.number_at(key, range).map(|at| at.value)
+    }
+
+    /// The same with its place.
+    pub(super) fn number_at(&mut self, key: &'static str, range: Range<u64>) -> Option<At<u64>> {
         let wanted = format!("a whole number from {} to {}", range.start, range.end - 1);
         let number = self.typed(key, &wanted, |value| match value {
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
             _ => None,
         })?;
         match u64::try_from(number.value) {
-            Ok(value) if range.contains(&value) => Some(value),
+            Ok(value) if range.contains(&value) => Some(At { value, span: number.span, key: number.key }),
             _ => {
                 self.findings.add(
                     &number.span,

@@ -128,6 +128,11 @@ impl TokenId {
     pub fn of(issuer: &str, id: &str) -> TokenId {
         TokenId(super::digest("portcullis/token/1", &[issuer.as_bytes(), id.as_bytes()]))
     }
+
+    /// Which part of a divided store remembers it.
+    pub fn shard(self) -> u8 {
+        self.0[15]
+    }
 }
 
 impl EventId {

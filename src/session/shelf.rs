@@ -39,6 +39,13 @@ impl ShelfKey {
     }
 }
 
+impl ShelfKey {
+    /// Which part of a divided store it lies in.
+    pub fn shard(self) -> u8 {
+        self.0[15]
+    }
+}
+
 impl std::fmt::Debug for ShelfKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         super::short(&self.0, f)

@@ -10,8 +10,9 @@ use crate::config::{Config, LocalLogin, Secret, Store};
 use crate::login;
 use crate::server::{CertificateFiles, Certificates, tls};
 use crate::session::store::{Embedded, Memory};
-use crate::session::{SessionKeys, SessionStore};
+use crate::session::{KeyError, SessionKeys, SessionStore};
 
+use super::redis::open_redis;
 use super::{Demo, StartError};
 
 pub(super) fn load_certificates(config: &Config) -> Result<Arc<Certificates>, StartError> {
@@ -32,6 +33,8 @@ pub(super) fn load_keys(config: &Config) -> Result<SessionKeys, StartError> {
     match (&config.session.secret, &config.session.store) {
         (Some(secret), _) => Ok(SessionKeys::from_secret(&read_secret("session.secret", secret)?)?),
         (None, Store::Memory) => Ok(SessionKeys::random()?),
+        // The configuration asks for one: a key of one node's own would make its cookies garbage to all others.
+        (None, Store::Redis(_)) => Err(KeyError::Short(0).into()),
         (None, Store::Embedded(folder)) => {
             make_folder(folder)?;
             Ok(SessionKeys::load_or_create(&folder.join("keys"))?)
@@ -46,7 +49,7 @@ pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> 
     match (configured, &config.session.store) {
         (Some(secret), _) => Ok(Some(Token::new(&read_secret("server.admin_token", secret)?)?)),
         (None, Store::Embedded(folder)) => Ok(Some(Token::load_or_create(&folder.join("admin-token"))?)),
-        (None, Store::Memory) => Ok(None),
+        (None, Store::Memory | Store::Redis(_)) => Ok(None),
     }
 }
 
@@ -64,8 +67,8 @@ pub(super) fn read_secret(key: &'static str, secret: &Secret) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-pub(super) fn open_store(store: &Store) -> Result<Arc<dyn SessionStore>, StartError> {
-    match store {
+pub(super) fn open_store(config: &Config) -> Result<Arc<dyn SessionStore>, StartError> {
+    match &config.session.store {
         Store::Memory => Ok(Arc::new(Memory::new())),
         Store::Embedded(folder) => {
             make_folder(folder)?;
@@ -73,6 +76,7 @@ pub(super) fn open_store(store: &Store) -> Result<Arc<dyn SessionStore>, StartEr
             let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
             Ok(Arc::new(store))
         }
+        Store::Redis(store) => Ok(Arc::new(open_redis(store, config.limits.store_timeout)?)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
 mod files;
+mod redis;
 mod tokens;
 mod upstreams;
 
@@ -15,16 +16,17 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
 use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, Forwarded};
+use crate::config::{Config, Forwarded, Store};
 use crate::login::{self, LocalUsers, Login};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
-use crate::session::store::OpenError;
+use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
 use crate::trust::ClientTlsError;
 use crate::upstream;
 use crate::whoami::Whoami;
 
+use self::redis::redis_options;
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
 use tokens::tokens;
 use upstreams::{upstreams, whoami};
@@ -59,6 +61,18 @@ pub enum StartError {
     /// What was revoked before could not be learnt.
     #[error("session.store")]
     Recall(#[source] StoreError),
+    /// A shared store that must not be used.
+    #[error("session.store: {address}")]
+    Redis {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: RedisError,
+    },
+    /// TLS towards it.
+    #[error("session.redis")]
+    RedisTls(#[source] ClientTlsError),
     /// The keys of cookies.
     #[error("session.secret")]
     Keys(#[from] KeyError),
@@ -154,7 +168,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let certificates = load_certificates(&config)?;
     let tls = tls::server_config(certificates.clone())?;
     let keys = load_keys(&config)?;
-    let store = store.map_or_else(|| open_store(&config.session.store), Ok)?;
+    let store = store.map_or_else(|| open_store(&config), Ok)?;
     let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;
@@ -224,13 +238,21 @@ fn open_sessions(
         max_sessions: config.session.max_sessions,
         store_timeout: config.limits.store_timeout,
     };
-    let sessions = Sessions::new(store, CookieCodec::new(keys, ""), settings);
+    let sessions = Sessions::new(store, CookieCodec::new(keys, site(config)), settings);
     recall(&sessions, now)?;
     Ok(sessions)
 }
 
 fn bind_admin(address: SocketAddr) -> Result<Socket, StartError> {
     Socket::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// What separates the sites of one secret.
+fn site(config: &Config) -> &str {
+    match &config.session.store {
+        Store::Redis(store) => &store.site,
+        Store::Memory | Store::Embedded(_) => "",
+    }
 }
 
 /// Everything `start` reads, without listening: what `portcullis check` adds to the text's own mistakes.
@@ -247,6 +269,9 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     if let Some(secret) = config.server.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
         Token::new(&read_secret("server.admin_token", secret)?)?;
+    }
+    if let Store::Redis(store) = &config.session.store {
+        redis_options(store, config.limits.store_timeout)?;
     }
     upstreams(config, None)?;
     tokens(config)?;

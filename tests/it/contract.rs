@@ -1,14 +1,23 @@
 //! One contract for every session store, and what the session layer promises over it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use portcullis::clock::Timestamp;
+use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::{Embedded, Memory, OpenError};
 use portcullis::session::{
     Activity, CookieCodec, Creation, EndedBecause, Event, Keep, Lifetimes, Lookup, NewSession, Part, Revocation,
     Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, TokenId, UserKey, Wait,
 };
+
+use crate::redis_server::{RedisCluster, RedisServer, valkey};
+
+/// A moment ago: stores that end records by a clock of their own must not end them during the test.
+static START: LazyLock<u64> = LazyLock::new(|| SystemClock.now().0 - 1_000);
+
+fn at(moment: u64) -> Timestamp {
+    Timestamp(*START + moment)
+}
 
 fn session(subject: &str, seen: u64) -> Session {
     Session {
@@ -17,18 +26,26 @@ fn session(subject: &str, seen: u64) -> Session {
         name: None,
         email: None,
         roles: vec!["admin".into()],
-        created: Timestamp(seen),
-        ends: Timestamp(1_000_000),
+        created: at(seen),
+        ends: at(1_000_000),
         idle_ms: 100_000,
-        last_seen: Timestamp(seen),
+        last_seen: at(seen),
         epoch: 0,
         device: "test".into(),
         provided: None,
     }
 }
 
+/// Every key carries the shard of its user.
 fn key(n: u8) -> SessionKey {
-    SessionKey([n; 16])
+    let subject = match n {
+        4 => "bob",
+        20.. => "carol",
+        _ => "alice",
+    };
+    let mut key = [n; 16];
+    key[15] = UserKey::of("local", subject).shard();
+    SessionKey(key)
 }
 
 async fn create(store: &dyn SessionStore, n: u8, subject: &str, limit: Option<u32>) {
@@ -37,7 +54,9 @@ async fn create(store: &dyn SessionStore, n: u8, subject: &str, limit: Option<u3
 }
 
 async fn keeps_the_contract(store: &dyn SessionStore) {
-    let (alice, now) = (UserKey::of("local", "alice"), Timestamp(10));
+    // What a log replays is not remembered beside it.
+    let replayed = store.shared().is_some();
+    let (alice, now) = (UserKey::of("local", "alice"), at(10));
     assert!(store.load(key(1)).await.unwrap().is_none());
     for n in 1..=3 {
         create(store, n, "alice", None).await;
@@ -48,16 +67,16 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
     assert_eq!(listed(store.list(alice).await.unwrap()), [3, 2, 1]);
 
     // A touch raises, never lowers, and never brings back.
-    let touches = vec![(key(1), Timestamp(500)), (key(1), Timestamp(400)), (key(9), Timestamp(500))];
+    let touches = vec![(key(1), at(500)), (key(1), at(400)), (key(9), at(500))];
     assert_eq!(store.touch(touches).await.unwrap(), [true, true, false]);
-    assert_eq!(store.load(key(1)).await.unwrap().unwrap().last_seen, Timestamp(500));
+    assert_eq!(store.load(key(1)).await.unwrap().unwrap().last_seen, at(500));
     assert!(store.load(key(9)).await.unwrap().is_none());
     assert_eq!(listed(store.list(alice).await.unwrap()), [1, 3, 2]);
 
     // All others: exactly the caller is spared, and a touch after it resurrects nobody (I5, I11).
     let others = Revocation::User { user: alice, except: Some(key(2)) };
     assert_eq!(store.revoke(others, now).await.unwrap().ended, 2);
-    assert_eq!(store.touch(vec![(key(1), Timestamp(600))]).await.unwrap(), [false]);
+    assert_eq!(store.touch(vec![(key(1), at(600))]).await.unwrap(), [false]);
     assert_eq!(listed(store.list(alice).await.unwrap()), [2]);
     let epoch = store.load(key(2)).await.unwrap().unwrap().epoch;
     assert!(epoch >= now.0, "epochs are of the store's clock");
@@ -67,16 +86,16 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
 
     // A replaced session ends in the same step; the limit ends the one unused longest.
     let creation = Creation { key: key(5), session: session("alice", 700), replaces: Some(key(2)), limit: None };
-    let ended = Event::Ended { key: key(2), until: Timestamp(1_000_000) };
+    let ended = Event::Ended { key: key(2), until: at(1_000_000) };
     assert_eq!(store.create(creation).await.unwrap(), [ended]);
-    assert!(store.remembered(now).await.unwrap().contains(&ended), "its tombstone stands");
+    assert!(replayed || store.remembered(now).await.unwrap().contains(&ended), "its tombstone stands");
     assert!(store.load(key(2)).await.unwrap().is_none());
     create(store, 6, "alice", Some(2)).await;
     create(store, 7, "alice", Some(2)).await;
     assert_eq!(listed(store.list(alice).await.unwrap()), [5, 7]);
 
     // What is over is swept, its index entries with it (I22).
-    assert_eq!(store.sweep(Timestamp(100_200), 10).await.unwrap(), 2);
+    assert_eq!(store.sweep(at(100_200), 10).await.unwrap(), 2);
     assert_eq!(listed(store.list(alice).await.unwrap()), [5]);
     assert_eq!(store.revoke(Revocation::Everyone, now).await.unwrap().ended, 1);
     assert!(store.list(alice).await.unwrap().is_empty());
@@ -88,9 +107,10 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
 /// Epochs never fall, whatever the clock says; tombstones stand until what they are for is over by itself.
 async fn revocations_are_remembered(store: &dyn SessionStore) {
     let (carol, id) = (UserKey::of("local", "carol"), TokenId::of("https://id.example.com", "1"));
-    let revoke = async |what| store.revoke(what, Timestamp(20)).await.unwrap().events.remove(0);
+    let mine = |event: &Event| !matches!(event, Event::Everyone { part, .. } if !part.holds(carol.shard()));
+    let revoke = async |what| store.revoke(what, at(20)).await.unwrap().events.into_iter().find(mine).unwrap();
     let epoch = |event| match event {
-        Event::UserEpoch { epoch, .. } | Event::Everyone { part: Part::WHOLE, epoch } => epoch,
+        Event::UserEpoch { epoch, .. } | Event::Everyone { epoch, .. } => epoch,
         other => panic!("{other:?}"),
     };
     let user = Revocation::User { user: carol, except: None };
@@ -102,27 +122,31 @@ async fn revocations_are_remembered(store: &dyn SessionStore) {
     let third = epoch(revoke(user).await);
     assert!(third > all, "of everybody, not only of the user");
 
-    let deny = |until| Revocation::Token { id, until: Timestamp(until) };
-    assert_eq!(revoke(deny(2_000_000)).await, Event::Token { id, until: Timestamp(2_000_000) });
-    assert_eq!(revoke(deny(1_500_000)).await, Event::Token { id, until: Timestamp(2_000_000) }, "never shortened");
-    let remembered = async |now| store.remembered(Timestamp(now)).await.unwrap();
+    let deny = |until| Revocation::Token { id, until: at(until) };
+    assert_eq!(revoke(deny(2_000_000)).await, Event::Token { id, until: at(2_000_000) });
+    assert_eq!(revoke(deny(1_500_000)).await, Event::Token { id, until: at(2_000_000) }, "never shortened");
+    let remembered = async |now| store.remembered(at(now)).await.unwrap();
     let tokens = async |now| remembered(now).await.iter().filter(|event| matches!(event, Event::Token { .. })).count();
     assert_eq!((tokens(1_999_999).await, tokens(2_000_000).await), (1, 0));
-    assert_eq!(store.sweep(Timestamp(5_000_000), 1_000).await.unwrap(), 0);
+    assert_eq!(store.sweep(at(5_000_000), 1_000).await.unwrap(), 0);
     let left = remembered(0).await;
     assert!(left.iter().all(|event| event.until().is_none()), "tombstones go when they are over: {left:?}");
     assert!(left.contains(&Event::UserEpoch { user: carol, epoch: third, spared: None }), "{left:?}");
-    assert!(left.contains(&Event::Everyone { part: Part::WHOLE, epoch: all }), "{left:?}");
+    let part = store.shared().map_or(Part::WHOLE, |log| {
+        let of = log.parts();
+        Part { index: carol.shard() % of, of }
+    });
+    assert!(left.contains(&Event::Everyone { part, epoch: all }), "{left:?}");
 }
 
 async fn the_shelf_is_written_by_one_of_many(store: &dyn SessionStore) {
     let (place, other) = (ShelfKey::of("test", b"a"), ShelfKey::of("test", b"b"));
     assert_ne!(ShelfKey::of("test", b"a"), ShelfKey::of("testa", b""));
     let keep = async |key, over, bytes: &[u8], until, now| {
-        let keep = Keep { key, over, bytes: bytes.to_vec(), until: Timestamp(until) };
-        store.keep(keep, Timestamp(now)).await.unwrap()
+        let keep = Keep { key, over, bytes: bytes.to_vec(), until: at(until) };
+        store.keep(keep, at(now)).await.unwrap()
     };
-    let kept = async |now| store.kept(place, Timestamp(now)).await.unwrap().map(|kept| (kept.version, kept.bytes));
+    let kept = async |now| store.kept(place, at(now)).await.unwrap().map(|kept| (kept.version, kept.bytes));
     assert_eq!(kept(0).await, None);
     let first = keep(place, None, b"one", 100, 0).await.unwrap();
     assert_eq!(keep(place, None, b"two", 100, 0).await, None, "somebody else was faster");
@@ -140,9 +164,10 @@ async fn the_shelf_is_written_by_one_of_many(store: &dyn SessionStore) {
     let fourth = keep(place, None, b"five", 300, 200).await.unwrap();
     assert!(![first, second, third].contains(&fourth), "no version is given twice");
     keep(other, None, b"kept", 400, 200).await.unwrap();
-    store.sweep(Timestamp(300), 1_000).await.unwrap();
-    assert!(store.kept(place, Timestamp(0)).await.unwrap().is_none(), "swept");
-    assert!(store.kept(other, Timestamp(300)).await.unwrap().is_some());
+    store.sweep(at(300), 1_000).await.unwrap();
+    // A server with a clock of its own needs no sweep for it.
+    assert!(store.shared().is_some() || store.kept(place, at(0)).await.unwrap().is_none(), "swept");
+    assert!(store.kept(other, at(300)).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -156,30 +181,48 @@ async fn the_embedded_store_keeps_the_contract_and_what_it_was_told() {
     let path = folder.path().join("s.redb");
     let store = Embedded::open(&path).unwrap();
     keeps_the_contract(&store).await;
-    create(&store, 8, "carol", None).await;
+    create(&store, 8, "alice", None).await;
     assert!(matches!(Embedded::open(&path), Err(OpenError::Locked)), "one file serves one process");
-    store.touch(vec![(key(8), Timestamp(900))]).await.unwrap();
+    store.touch(vec![(key(8), at(900))]).await.unwrap();
     drop(store);
     let again = Embedded::open(&path).unwrap();
-    assert_eq!(again.load(key(8)).await.unwrap().unwrap().last_seen, Timestamp(900));
-    let (place, until) = (ShelfKey::of("test", b"kept"), Timestamp(5_000));
+    assert_eq!(again.load(key(8)).await.unwrap().unwrap().last_seen, at(900));
+    let (place, until) = (ShelfKey::of("test", b"kept"), at(5_000));
     let keep = |over| Keep { key: place, over, bytes: b"here".to_vec(), until };
-    let version = again.keep(keep(None), Timestamp(0)).await.unwrap();
+    let version = again.keep(keep(None), at(0)).await.unwrap();
     let denied = Revocation::Token { id: TokenId::of("https://id.example.com", "2"), until };
-    again.revoke(denied, Timestamp(0)).await.unwrap();
-    let remembered = again.remembered(Timestamp(0)).await.unwrap();
+    again.revoke(denied, at(0)).await.unwrap();
+    let remembered = again.remembered(at(0)).await.unwrap();
     assert!(remembered.len() > 2, "{remembered:?}");
     drop(again);
     let again = Embedded::open(&path).unwrap();
-    assert_eq!(again.remembered(Timestamp(0)).await.unwrap(), remembered, "through a restart");
-    assert_eq!(again.kept(place, Timestamp(0)).await.unwrap().map(|kept| kept.version), version);
-    assert!(again.keep(keep(version), Timestamp(0)).await.unwrap() > version);
-    again.revoke(Revocation::Everyone, Timestamp(0)).await.unwrap();
+    assert_eq!(again.remembered(at(0)).await.unwrap(), remembered, "through a restart");
+    assert_eq!(again.kept(place, at(0)).await.unwrap().map(|kept| kept.version), version);
+    assert!(again.keep(keep(version), at(0)).await.unwrap() > version);
+    again.revoke(Revocation::Everyone, at(0)).await.unwrap();
     keeps_the_contract_after_reopening(&again).await;
 }
 
 async fn keeps_the_contract_after_reopening(store: &dyn SessionStore) {
     assert!(store.load(key(8)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract() {
+    let server = RedisServer::start(&[]);
+    keeps_the_contract(&server.store()).await;
+}
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract_over_a_cluster() {
+    let cluster = RedisCluster::start();
+    keeps_the_contract(&cluster.store()).await;
+}
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract_over_valkey() {
+    let server = RedisServer::start_as(&valkey(), &[]);
+    keeps_the_contract(&server.store()).await;
 }
 
 fn node(store: &Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {

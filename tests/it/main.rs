@@ -2,6 +2,7 @@
 //! talks to it with the real curl.
 
 mod admin;
+mod agreement;
 mod applications;
 mod architecture;
 mod bearer;
@@ -20,8 +21,10 @@ mod options;
 mod oracle;
 mod policy;
 mod process;
+mod redis_server;
 mod servers;
 mod sessions;
+mod shared_store;
 mod step_up;
 mod support;
 mod tokens;

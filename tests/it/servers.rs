@@ -113,6 +113,8 @@ impl Authority {
     pub fn new(folder: &Path) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        // A name of its own: OpenSSL takes a certificate that is named like its issuer for one that signed itself.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "the CA of the tests");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         let authority = Authority { issuer };

@@ -3,8 +3,10 @@
 mod embedded;
 mod memory;
 mod record;
+mod redis;
 mod standing;
 mod tables;
 
+pub use self::redis::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
 pub use embedded::{Embedded, OpenError};
 pub use memory::Memory;

@@ -1,0 +1,116 @@
+//! What can be wrong with the shared store. One decision: what a person has to mend is told with what to set; what passes by
+//! itself is told from it by [`RedisError::is_passing`]. Knows nothing of sessions.
+
+use std::io;
+
+use super::options::Address;
+
+/// The schema of keys and scripts that this program speaks.
+pub(super) const SCHEMA: u32 = 1;
+
+/// Why there is no connection, or no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// No connection.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where.
+        address: Address,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing came in time.
+    #[error("{0} did not answer in time")]
+    Late(Address),
+    /// Neither a DNS name nor an address, so no certificate can be for it.
+    #[error("`{0}` is not a name that a certificate can be for; write `server_name`")]
+    Name(String),
+    /// It answered with a refusal, or not at all any more.
+    #[error("{address} refused")]
+    Refused {
+        /// Who.
+        address: Address,
+        /// What it said.
+        #[source]
+        source: redis::RedisError,
+    },
+    /// The connection is being made anew; what it failed on was logged.
+    #[error("the store is not reachable at present")]
+    Down,
+    /// The store's thread is gone.
+    #[error("the store was closed")]
+    Closed,
+    /// Sentinels know no master.
+    #[error("no sentinel told where the master `{0}` is; check `sentinel` and the addresses")]
+    NoMaster(String, #[source] Option<Box<RedisError>>),
+    /// No node of the cluster told where a slot is.
+    #[error("no node of the cluster told where keys are; is it complete?")]
+    NoSlot(#[source] Option<Box<RedisError>>),
+    /// Writes to it would be refused or lost.
+    #[error("{0} is a replica; name its master, or let sentinels tell it (`sentinel`)")]
+    Replica(Address),
+    /// It was demoted, or is another one, since the link to it was opened.
+    #[error("{0} is no longer the master that it was")]
+    Demoted(Address),
+    /// It may forget a revocation whenever memory is short.
+    #[error(
+        "{address} evicts keys when memory is short (maxmemory-policy {policy}); set `maxmemory-policy noeviction`"
+    )]
+    Evicting {
+        /// Who.
+        address: Address,
+        /// Its policy.
+        policy: String,
+    },
+    /// Too old.
+    #[error("{address} is of version {version}; 6.2 or later is needed")]
+    Version {
+        /// Who.
+        address: Address,
+        /// Its version.
+        version: String,
+    },
+    /// One server where a cluster was named, or the other way round.
+    #[error("{0} is {1}")]
+    Mode(Address, &'static str),
+    /// Keys of another program version.
+    #[error(
+        "the store holds sessions of schema {found}, this program speaks {SCHEMA}; use another `prefix`, or that version"
+    )]
+    Schema {
+        /// What stands there.
+        found: String,
+    },
+    /// Another number of parts.
+    #[error("the store was divided into {found} parts, the configuration says {wanted}; set `partitions = {found}`")]
+    Partitions {
+        /// What stands there.
+        found: String,
+        /// What was asked for.
+        wanted: u8,
+    },
+    /// An answer of a shape that no script of ours gives.
+    #[error("the store answered something unexpected")]
+    Shape(#[source] Option<redis::ParsingError>),
+    /// No thread or no runtime.
+    #[error("the system gave no thread")]
+    Thread(#[source] io::Error),
+}
+
+impl RedisError {
+    /// Whether it may pass without anybody changing a setting: then a start goes on, and the store is asked again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            RedisError::Connect { .. } | RedisError::Late(_) | RedisError::Down | RedisError::Demoted(_) => true,
+            // A server that loads its data, a sentinel that has not heard yet.
+            RedisError::Refused { source, .. } => {
+                source.is_io_error()
+                    || source.is_timeout()
+                    || matches!(source.code(), Some("LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN"))
+            }
+            RedisError::NoMaster(_, Some(why)) | RedisError::NoSlot(Some(why)) => why.is_passing(),
+            _ => false,
+        }
+    }
+}

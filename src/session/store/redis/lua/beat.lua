@@ -1,0 +1,15 @@
+-- A heartbeat: node, term, place up to which it applied the log, silence in milliseconds after which others are forgotten.
+-- It is a write: a master that was cut off from its replicas still answers reads, but refuses this.
+local node, term, applied, silence = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local nodes, now = single('nodes'), clock()
+redis.call('HSET', nodes, node, term .. ' ' .. applied .. ' ' .. whole(now))
+-- Looked through once a second, by whichever node comes first.
+if now - tonumber(redis.call('HGET', nodes, 'looked') or '0') > 1000 then
+  redis.call('HSET', nodes, 'looked', whole(now))
+  local all = redis.call('HGETALL', nodes)
+  for at = 1, #all, 2 do
+    local heard = string.match(all[at + 1], '(%d+)$')
+    if all[at] ~= 'looked' and now - tonumber(heard) > silence then redis.call('HDEL', nodes, all[at]) end
+  end
+end
+return 1

@@ -1,0 +1,122 @@
+-- What every script begins with. All keys of a script carry one hash tag, so that a cluster keeps them in one slot.
+--   s session · u a user's sessions by due · a all sessions by due · x tombstone · n users' epochs · g everybody's epoch
+--   h highest epoch given · t denied tokens · k shelf · v highest version given · rl log · d what a revocation was answered
+--   nodes who holds a lease
+local prefix, tag = ARGV[1], ARGV[2]
+
+-- A record outlives its due by this much, in milliseconds: nodes compare the limits themselves, and their clocks may differ.
+local SLACK = 60000
+-- How long an event stays in the log, and its name known: whoever was away for longer starts over.
+local HORIZON = 3600000
+-- How long an epoch is remembered: tokens of other makers may live for days.
+local EPOCHS_KEPT = 30 * 86400000
+-- How long a tombstone stands where no record says how long the session could have lived.
+local UNKNOWN_ENDS = 3600000
+
+local function name(kind, id)
+  return prefix .. kind .. tag .. ':' .. id
+end
+
+local function single(kind)
+  return prefix .. kind .. tag
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Milliseconds made strictly increasing, so that one which was forgotten is never given again.
+local function next_epoch()
+  local epoch = math.max(clock(), tonumber(redis.call('GET', single('h')) or '0') + 1)
+  redis.call('SET', single('h'), whole(epoch))
+  return epoch
+end
+
+-- The epoch below which a user's sessions are over.
+local function epoch_of(user)
+  local mine = tonumber(redis.call('ZSCORE', single('n'), user) or '0')
+  return math.max(mine, tonumber(redis.call('GET', single('g')) or '0'))
+end
+
+-- Whether the record exists and its epoch still counts: seen, idle, ends, user – or nothing.
+local function live(key)
+  local found = redis.call('HMGET', name('s', key), 'l', 'i', 'a', 'u', 'e')
+  if not found[1] or tonumber(found[5]) < epoch_of(found[4]) then return nil end
+  return tonumber(found[1]), tonumber(found[2]), tonumber(found[3]), found[4]
+end
+
+-- Index entries, and the ends of record and index. The user's index goes with its last member.
+local function index(key, user, due)
+  redis.call('PEXPIREAT', name('s', key), whole(due + SLACK))
+  redis.call('ZADD', name('u', user), whole(due), key)
+  redis.call('ZADD', single('a'), whole(due), key)
+  local latest = redis.call('ZREVRANGE', name('u', user), 0, 0, 'WITHSCORES')
+  redis.call('PEXPIREAT', name('u', user), whole(tonumber(latest[2]) + SLACK))
+end
+
+-- Delete a record and its index entries; 1 where it was live.
+local function remove(key)
+  local alive, user = live(key), redis.call('HGET', name('s', key), 'u')
+  redis.call('DEL', name('s', key))
+  redis.call('ZREM', single('a'), key)
+  if user then redis.call('ZREM', name('u', user), key) end
+  return alive and 1 or 0
+end
+
+-- End a session: no record, and a tombstone for the rest of the life it could have had. Answers 1 where it was live, and the
+-- tombstone's end.
+local function finish(key, least)
+  local ends = tonumber(redis.call('HGET', name('s', key), 'a') or '0')
+  local stands = tonumber(redis.call('GET', name('x', key)) or '0')
+  if ends == 0 then ends = clock() + UNKNOWN_ENDS end
+  local last = math.max(ends, stands, least)
+  redis.call('SET', name('x', key), whole(last), 'PXAT', whole(math.max(last, clock() + SLACK)))
+  return remove(key), last
+end
+
+-- End a user's sessions of an older epoch and lift the spared one to it. Answers how many were live.
+local function raise(user, epoch, spared)
+  local keys, doomed, ended = redis.call('ZRANGE', name('u', user), 0, -1), {}, 0
+  for _, key in ipairs(keys) do
+    local at = tonumber(redis.call('HGET', name('s', key), 'e') or '0')
+    if key == spared then
+      if live(key) and at < epoch then redis.call('HSET', name('s', key), 'e', whole(epoch)) end
+    elseif at < epoch then
+      doomed[#doomed + 1] = key
+      if live(key) then ended = ended + 1 end
+    end
+  end
+  redis.call('ZADD', single('n'), 'GT', whole(epoch), user)
+  redis.call('ZREMRANGEBYSCORE', single('n'), '-inf', whole(clock() - EPOCHS_KEPT))
+  for _, key in ipairs(doomed) do
+    redis.call('DEL', name('s', key))
+    redis.call('ZREM', single('a'), key)
+    redis.call('ZREM', name('u', user), key)
+  end
+  return ended
+end
+
+-- Deny a token until it would have ended by itself.
+local function deny(token, last)
+  redis.call('ZREMRANGEBYSCORE', single('t'), '-inf', whole(clock()))
+  redis.call('ZADD', single('t'), 'GT', whole(last), token)
+  return tonumber(redis.call('ZSCORE', single('t'), token))
+end
+
+-- An event as text: kind, whom, epoch, until, spared.
+local function event(kind, whom, epoch, last, spared)
+  return kind .. ' ' .. whom .. ' ' .. whole(epoch) .. ' ' .. whole(last) .. ' ' .. spared
+end
+
+-- Tell all nodes, and keep what was answered for whoever asks again under the same name.
+local function tell(id, ended, text)
+  local at = redis.call('XADD', single('rl'), 'MINID', '~', whole(clock() - HORIZON), '*', 'u', id, 'e', text)
+  local answer = at .. ' ' .. whole(ended) .. ' ' .. text
+  redis.call('SET', name('d', id), answer, 'PX', whole(HORIZON))
+  return answer
+end

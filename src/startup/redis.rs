@@ -1,0 +1,59 @@
+//! From the configuration of a shared store to the store. One decision: files and variables are read once, here; a store that is
+//! away does not keep the gateway from starting, one that must not be used does. Knows nothing of sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{RedisDeployment, RedisLogin, RedisStore};
+use crate::session::store::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
+use crate::trust::{ClientTlsFiles, client_config, server_name};
+
+use super::StartError;
+use super::files::read_secret;
+
+/// Open it.
+pub(super) fn open_redis(store: &RedisStore, reply_timeout: Duration) -> Result<Redis, StartError> {
+    let failed = |source: RedisError| StartError::Redis { address: addresses(store), source };
+    Redis::open(redis_options(store, reply_timeout)?).map_err(failed)
+}
+
+/// What it would be opened with: everything that can be wrong on this machine.
+pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Result<RedisOptions, StartError> {
+    let deployment = match &store.deployment {
+        RedisDeployment::Single => Deployment::Single,
+        RedisDeployment::Sentinel { master, login: theirs } => {
+            Deployment::Sentinel { master: master.clone(), login: login(theirs)? }
+        }
+        RedisDeployment::Cluster => Deployment::Cluster,
+    };
+    Ok(RedisOptions {
+        addresses: store.addresses.iter().map(|(host, port)| Address { host: host.clone(), port: *port }).collect(),
+        deployment,
+        database: store.database,
+        login: login(&store.login)?,
+        tls: tls(store)?,
+        prefix: store.prefix.clone(),
+        partitions: store.partitions,
+        connect_timeout: store.connect_timeout,
+        reply_timeout,
+    })
+}
+
+fn login(login: &RedisLogin) -> Result<Login, StartError> {
+    let password = login.password.as_ref().map(|secret| read_secret("session.redis.password", secret)).transpose()?;
+    let password = password.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(Login { user: login.user.clone(), password })
+}
+
+fn tls(store: &RedisStore) -> Result<Option<Tls>, StartError> {
+    let Some(tls) = &store.tls else { return Ok(None) };
+    let files = ClientTlsFiles { ca: tls.ca.clone(), identity: tls.identity.clone() };
+    let config = client_config(&files).map_err(StartError::RedisTls)?;
+    let name = tls.server_name.as_ref().map(|name| server_name(name)).transpose().map_err(StartError::RedisTls)?;
+    Ok(Some(Tls { config: Arc::new(config), name }))
+}
+
+fn addresses(store: &RedisStore) -> String {
+    let told: Vec<String> = store.addresses.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+    told.join(",")
+}
