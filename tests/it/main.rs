@@ -24,6 +24,7 @@ mod process;
 mod redis_server;
 mod servers;
 mod sessions;
+mod shared_log;
 mod shared_store;
 mod step_up;
 mod support;

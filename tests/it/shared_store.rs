@@ -28,7 +28,7 @@ fn told(refused: Result<Redis, RedisError>) -> String {
     text
 }
 
-fn record(subject: &str, seen: Timestamp, idle: Duration) -> Session {
+pub fn record(subject: &str, seen: Timestamp, idle: Duration) -> Session {
     Session {
         provider: "local".into(),
         subject: subject.into(),
@@ -45,7 +45,7 @@ fn record(subject: &str, seen: Timestamp, idle: Duration) -> Session {
     }
 }
 
-fn key(subject: &str, n: u8) -> SessionKey {
+pub fn key(subject: &str, n: u8) -> SessionKey {
     let mut key = [n; 16];
     key[15] = UserKey::of("local", subject).shard();
     SessionKey(key)
@@ -57,7 +57,7 @@ async fn create(store: &dyn SessionStore, n: u8, session: Session) {
 }
 
 /// Until it holds.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !holds().await {
         assert!(Instant::now() < until, "{what}");

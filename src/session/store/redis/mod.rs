@@ -26,7 +26,6 @@ use crate::session::{
 
 use super::record::{decode, encode};
 pub use error::RedisError;
-use error::SCHEMA;
 use log::RedisLog;
 pub use options::{Address, Deployment, Login, RedisOptions, Tls};
 use scripts::Script;
@@ -59,7 +58,7 @@ impl Redis {
         let (theirs, (told, answer)) = (ways.clone(), std::sync::mpsc::channel());
         let work = async move {
             // Whoever opens may have left.
-            let _ = told.send(agree(&theirs, &options).await);
+            let _ = told.send(reach(&theirs).await);
             let _ = stopped.await;
         };
         let thread = std::thread::Builder::new()
@@ -108,19 +107,12 @@ impl Drop for Redis {
     }
 }
 
-/// The server's idea of schema and partitions, which whoever came first decided.
-async fn agree(ways: &[Way], options: &RedisOptions) -> Result<(), RedisError> {
-    let Some(first) = ways.first() else { return Ok(()) };
-    let (schema, partitions) = (SCHEMA.to_string(), options.partitions.to_string());
-    let arguments = [schema.as_bytes(), partitions.as_bytes()];
-    let [found, divided]: [String; 2] = first.run(Script::Meta, &arguments).await?;
-    if found != schema {
-        return Err(RedisError::Schema { found });
+/// The first partition, for a start that fails where it must.
+async fn reach(ways: &[Way]) -> Result<(), RedisError> {
+    match ways.first() {
+        Some(first) => first.term().await.map(drop),
+        None => Ok(()),
     }
-    if divided != partitions {
-        return Err(RedisError::Partitions { found: divided, wanted: options.partitions });
-    }
-    Ok(())
 }
 
 impl SessionStore for Redis {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
-use super::error::RedisError;
+use super::error::{RedisError, SCHEMA};
 use super::facts::{Facts, examine};
 use super::options::RedisOptions;
 use super::place::{Master, master};
@@ -97,7 +97,7 @@ impl Way {
     }
 
     async fn begin(&self, number: u64) -> Result<Term, RedisError> {
-        let (options, key) = (self.options.clone(), self.key("rl"));
+        let (options, key, tag) = (self.options.clone(), self.key("rl"), self.tag.clone());
         let begun = self.runtime.spawn(async move {
             let Master { address, has_replicas } = master(&options, &key).await?;
             let login = (&options.login, options.database);
@@ -105,6 +105,7 @@ impl Way {
             let mut facts = examine(&connection, &options).await?;
             facts.replicas |= has_replicas;
             let scripts = Scripts::load(&connection).await?;
+            agree(&connection, &scripts, &options, (&key, &tag)).await?;
             Ok(Term { number, connection, facts, scripts })
         });
         begun.await.unwrap_or(Err(RedisError::Closed))
@@ -207,14 +208,44 @@ impl Way {
 
     /// The command that runs a script. Its one key stands for all: they share a hash tag, and so a slot.
     pub(super) fn command(&self, term: &Term, script: Script, arguments: &[&[u8]]) -> redis::Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(term.scripts.digest(script)).arg(1).arg(self.key("rl"));
-        command.arg(&self.options.prefix).arg(&self.tag);
-        for argument in arguments {
-            command.arg(*argument);
-        }
-        command
+        command(&term.scripts, script, &self.options.prefix, (&self.key("rl"), &self.tag), arguments)
     }
+}
+
+fn command(
+    scripts: &Scripts,
+    script: Script,
+    prefix: &str,
+    (key, tag): (&str, &str),
+    arguments: &[&[u8]],
+) -> redis::Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(scripts.digest(script)).arg(1).arg(key).arg(prefix).arg(tag);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
+}
+
+/// The partition's idea of schema and division, which whoever came first decided. Asked on every connection: behind the address may
+/// be another store by now.
+async fn agree(
+    connection: &Connection,
+    scripts: &Scripts,
+    options: &RedisOptions,
+    place: (&str, &str),
+) -> Result<(), RedisError> {
+    let (schema, partitions) = (SCHEMA.to_string(), options.partitions.to_string());
+    let arguments = [schema.as_bytes(), partitions.as_bytes()];
+    let [found, divided]: [String; 2] =
+        connection.ask(&command(scripts, Script::Meta, &options.prefix, place, &arguments)).await?;
+    if found != schema {
+        return Err(RedisError::Schema { found });
+    }
+    if divided != partitions {
+        return Err(RedisError::Partitions { found: divided, wanted: options.partitions });
+    }
+    Ok(())
 }
 
 /// Whether the connection is of no use any more: broken, late (each later answer would be late as well), or to a server that

@@ -2,7 +2,11 @@
 -- for the spared one, g everybody's, t a token; r a session that was replaced, of which nothing is told where it is over. Answers where the log has it, how many sessions were live, and the event.
 local id, kind, whom, last, spared = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local known = redis.call('GET', name('d', id))
-if known then return known end
+if known then
+  -- Written again all the same: whoever waits for a replica waits for this, as what it repeats may stand on this server alone.
+  redis.call('SET', name('d', id), known, 'PX', whole(HORIZON))
+  return known
+end
 if kind == 'r' then
   if not live(whom) then return false end
   kind = 's'
