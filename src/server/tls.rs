@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -22,7 +23,7 @@ pub enum TlsError {
     File {
         /// Which.
         path: PathBuf,
-        /// `read` or `written`.
+        /// `read`, `written` or `replaced`.
         doing: &'static str,
         /// What the system said.
         #[source]
@@ -76,6 +77,8 @@ pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Shared by all workers and rotated by itself; without it rustls keeps 256 sessions in memory.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+    // Ours is the order: the strongest first, whatever an old client would rather have.
+    config.ignore_client_order = true;
     // RFC 8470: a replayed request must not be acted upon, so none is taken before the handshake is done.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
@@ -96,20 +99,52 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), doing: "read", source })
 }
 
-/// Make a development pair for `localhost` where neither file exists; answers whether it did.
+/// By this name a pair is known as one that was made here.
+const DEVELOPMENT: &str = "Portcullis development certificate";
+/// How long such a pair holds – browsers refuse more than 398 days – and when the next start makes another.
+const DEVELOPMENT_LASTS: Duration = Duration::from_secs(365 * 86_400);
+const DEVELOPMENT_RENEWED: Duration = Duration::from_secs(300 * 86_400);
+
+/// Make a development pair for `localhost` where neither file exists, or where there is one made here that ends soon; answers
+/// whether it did.
 ///
 /// # Errors
 /// [`TlsError`]: a file that cannot be written.
 pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, TlsError> {
     if certificate.exists() || key.exists() {
-        return Ok(false);
+        if !is_ours_and_old(certificate) {
+            return Ok(false);
+        }
+        for path in [certificate, key] {
+            fs::remove_file(path).map_err(|source| TlsError::File {
+                path: path.to_owned(),
+                doing: "replaced",
+                source,
+            })?;
+        }
     }
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let pair = rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
+    let mut params = rcgen::CertificateParams::new(names).map_err(TlsError::Make)?;
+    params.distinguished_name.push(rcgen::DnType::CommonName, DEVELOPMENT);
+    let now = SystemTime::now();
+    params.not_before = now.into();
+    params.not_after = (now + DEVELOPMENT_LASTS).into();
+    let signing_key = rcgen::KeyPair::generate().map_err(TlsError::Make)?;
+    let made = params.self_signed(&signing_key).map_err(TlsError::Make)?;
     // The key first and for its owner alone: a certificate without key is made anew by hand, a readable key never.
-    write(key, pair.signing_key.serialize_pem().as_bytes(), 0o600)?;
-    write(certificate, pair.cert.pem().as_bytes(), 0o644)?;
+    write(key, signing_key.serialize_pem().as_bytes(), 0o600)?;
+    write(certificate, made.pem().as_bytes(), 0o644)?;
     Ok(true)
+}
+
+/// Never true of somebody's own certificate, whatever its age.
+fn is_ours_and_old(certificate: &Path) -> bool {
+    let made = fs::metadata(certificate).and_then(|file| file.modified());
+    let old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > DEVELOPMENT_RENEWED));
+    let ours = |chain: Vec<CertificateDer<'_>>| {
+        chain[0].windows(DEVELOPMENT.len()).any(|window| window == DEVELOPMENT.as_bytes())
+    };
+    old && read_chain(certificate).is_ok_and(ours)
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {

@@ -159,6 +159,32 @@ async fn certificates_are_chosen_by_name_and_read_anew_under_running_connections
     assert_eq!(open.ask(Request::get("/"), "/public", whole("")).await.status(), 200, "the open connection goes on");
 }
 
+/// The pair of a first start ends within the year that browsers allow; a later start makes another in time, and never of a pair
+/// that somebody brought.
+#[test]
+fn a_development_certificate_is_made_anew_before_it_ends_and_nobodys_own_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["certs/gateway.pem", "certs/gateway.key"].map(|file| folder.path().join(file));
+    let start = || {
+        use portcullis::server::tls::make_development_pair;
+        make_development_pair(&files[0], &files[1]).unwrap()
+    };
+    let age = |days: u64| {
+        let then = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
+        std::fs::File::options().append(true).open(&files[0]).unwrap().set_modified(then).unwrap();
+    };
+    assert!(start() && !start());
+    let first = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    age(299);
+    assert!(!start());
+    age(301);
+    assert!(start());
+    assert!(files.iter().zip(&first).all(|(file, old)| std::fs::read(file).unwrap() != *old));
+    pair(&folder.path().join("certs"), "gateway", "localhost");
+    age(301);
+    assert!(!start());
+}
+
 /// attacks: policy 12
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn silent_slow_and_half_open_clients_are_closed() {

@@ -22,6 +22,7 @@ mod oracle;
 mod policy;
 mod process;
 mod redis_server;
+mod scanners;
 mod servers;
 mod sessions;
 mod shared_log;

@@ -115,6 +115,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         // A name of its own: OpenSSL takes a certificate that is named like its issuer for one that signed itself.
         params.distinguished_name.push(rcgen::DnType::CommonName, "the CA of the tests");
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         let authority = Authority { issuer };
@@ -127,6 +128,10 @@ impl Authority {
     pub fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages = vec![usage];
+        self.sign(&params)
+    }
+
+    pub fn sign(&self, params: &CertificateParams) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
