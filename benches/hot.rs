@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use portcullis::authn::{Asking, Authenticator, CookieName, NoDirectory};
+use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory};
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
@@ -150,10 +150,9 @@ fn cache_hit(c: &mut Criterion) {
     let begun = runtime.block_on(sessions.begin(new, None, Timestamp(0))).unwrap();
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());
-    let authenticator = {
-        let tokens = Arc::new(Tokens::new(Vec::new(), names.clone(), headers.clone(), 1));
-        Authenticator::new(Arc::new(NoDirectory), sessions, tokens, cookie, names, headers)
-    };
+    let tokens = Arc::new(Tokens::new(Vec::new(), sessions.clone(), names.clone(), headers.clone(), 1));
+    let carrier = Carrier::new(sessions, Arc::new(NoDirectory), cookie, None);
+    let authenticator = Authenticator::new(carrier, tokens, names, headers);
     let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={}", begun.cookie)).unwrap();
     let headers = HeaderMap::from_iter([(http::header::COOKIE, line)]);
     let accept = Accept { session: true, token: false };

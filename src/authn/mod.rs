@@ -3,6 +3,8 @@
 //! One decision: which credentials are read is the route's to say, and an answer that could not be had is an error, never
 //! *anonymous*. Knows nothing of how sessions are kept nor of what a caller may do.
 
+mod carry;
+pub mod cookies;
 mod credential;
 
 use std::net::IpAddr;
@@ -14,10 +16,12 @@ use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
 use crate::session::{Activity, EndedBecause, Lookup, Session, Sessions, StoreError, View};
 
-use crate::token::{TokenError, Tokens};
+use crate::token::{Learnt, TokenError, Tokens};
 
+use carry::Presented;
 use credential::bearer;
 
+pub use carry::Carrier;
 pub use credential::{CookieName, Repeated};
 
 /// Why nobody can say who calls.
@@ -44,12 +48,18 @@ pub struct Known {
     pub authentication: Authentication,
     /// For what outlives the request: open exchanges, the gateway's own pages.
     pub session: Option<Arc<View>>,
+    /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
+    pub cookies: HeaderMap,
 }
 
 impl Known {
     /// Nobody in particular.
     pub fn anonymous() -> Known {
-        Known { authentication: Authentication::Anonymous, session: None }
+        Known::without_session(Authentication::Anonymous)
+    }
+
+    fn without_session(authentication: Authentication) -> Known {
+        Known { authentication, session: None, cookies: HeaderMap::new() }
     }
 
     /// Whether a token said who calls.
@@ -99,35 +109,31 @@ pub struct Asking<'r> {
 
 /// Asks.
 pub struct Authenticator {
-    directory: Arc<dyn Directory>,
-    sessions: Arc<Sessions>,
+    carrier: Arc<Carrier>,
     tokens: Arc<Tokens>,
-    cookie: CookieName,
     roles: RoleNames,
     headers: IdentityHeaders,
 }
 
 impl Authenticator {
-    /// An authenticator over these sessions and tokens.
+    /// An authenticator over sessions, as they are carried, and tokens.
     pub fn new(
-        directory: Arc<dyn Directory>,
-        sessions: Arc<Sessions>,
+        carrier: Arc<Carrier>,
         tokens: Arc<Tokens>,
-        cookie: CookieName,
         roles: RoleNames,
         headers: IdentityHeaders,
     ) -> Authenticator {
-        Authenticator { directory, sessions, tokens, cookie, roles, headers }
+        Authenticator { carrier, tokens, roles, headers }
     }
 
     /// The session cookie's name.
     pub fn cookie(&self) -> &CookieName {
-        &self.cookie
+        self.carrier.name()
     }
 
     /// The sessions asked.
     pub fn sessions(&self) -> &Arc<Sessions> {
-        &self.sessions
+        self.carrier.sessions()
     }
 
     /// The tokens asked.
@@ -147,40 +153,53 @@ impl Authenticator {
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
     pub async fn ask(&self, request: Asking<'_>, now: Timestamp) -> Result<Known, AuthnError> {
         let Asking { headers, accept, activity, client } = request;
-        let cookie = if accept.session { self.cookie.find(headers)? } else { None };
+        let session = if accept.session { self.carrier.presented(headers)? } else { None };
         let token = if accept.token { bearer(headers) } else { None };
-        match (cookie, token) {
+        match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(cookie), None) => self.ask_session(cookie, activity, now).await,
+            (Some(session), None) => self.ask_session(session, headers, activity, now).await,
             (None, Some(token)) => self.ask_token(token, client, now).await,
             (None, None) => Ok(Known::anonymous()),
         }
     }
 
     async fn ask_token(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Known, AuthnError> {
-        let authentication = match self.tokens.verify(token, client, now).await {
-            Ok(caller) => Authentication::Identified(caller),
-            Err(TokenError::Bad(bad)) => Authentication::Rejected(Rejection::Token(bad)),
-            Err(error) => return Err(AuthnError::Token(error)),
-        };
-        Ok(Known { authentication, session: None })
+        match self.tokens.verify(token, client, now).await {
+            Ok(caller) => Ok(Known::without_session(Authentication::Identified(caller))),
+            Err(TokenError::Bad(bad)) => Ok(Known::without_session(Authentication::Rejected(Rejection::Token(bad)))),
+            Err(error) => Err(AuthnError::Token(error)),
+        }
     }
 
-    async fn ask_session(&self, cookie: &str, activity: Activity, now: Timestamp) -> Result<Known, AuthnError> {
-        match self.sessions.lookup(cookie, activity, now).await? {
+    async fn ask_session(
+        &self,
+        presented: Presented<'_>,
+        headers: &HeaderMap,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Known, AuthnError> {
+        let Learnt { lookup, renewed } = self.carrier.lookup(presented, activity, now).await?;
+        let rejected = |rejection| Known::without_session(Authentication::Rejected(rejection));
+        let mut known = match lookup {
             Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(&view.session)).clone() {
-                Some(caller) => Ok(Known { authentication: Authentication::Identified(caller), session: Some(view) }),
-                None => Ok(Known { authentication: Authentication::Rejected(Rejection::Revoked), session: None }),
+                Some(caller) => Known {
+                    authentication: Authentication::Identified(caller),
+                    session: Some(view),
+                    cookies: HeaderMap::new(),
+                },
+                None => rejected(Rejection::Revoked),
             },
-            Lookup::Ended(because) => {
-                Ok(Known { authentication: Authentication::Rejected(rejection(because)), session: None })
-            }
+            Lookup::Ended(because) => rejected(rejection(because)),
+        };
+        if let Some(pair) = renewed {
+            self.carrier.set(&pair, headers, &mut known.cookies)?;
         }
+        Ok(known)
     }
 
     /// An identity and its header lines, built once for as long as the session is in memory; `None` where the user is gone.
     fn caller(&self, session: &Session) -> Option<Arc<Caller>> {
-        let held = match self.directory.standing(session) {
+        let held = match self.carrier.directory().standing(session) {
             Standing::AsAtSignIn => session.roles.clone(),
             Standing::Roles(roles) => roles,
             Standing::Gone => return None,
@@ -211,5 +230,6 @@ fn rejection(because: EndedBecause) -> Rejection {
         EndedBecause::Idle => Rejection::Idle,
         EndedBecause::Absolute => Rejection::Expired,
         EndedBecause::Revoked => Rejection::Revoked,
+        EndedBecause::Reused => Rejection::Reused,
     }
 }

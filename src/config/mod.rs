@@ -14,6 +14,7 @@ mod routes;
 mod server;
 mod session;
 mod sign_in;
+mod signing;
 mod table;
 mod token;
 mod upstreams;
@@ -28,6 +29,7 @@ use ipnet::IpNet;
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
 
 pub use problems::{ConfigErrors, Problem};
+pub use signing::{JwtSessions, SessionMode, Signing};
 pub use token::{ClaimNames, TokenIssuer, TokenKeys};
 
 /// What the program may rely on.
@@ -43,6 +45,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Local users; `None` without `[login.local]`.
     pub local: Option<LocalLogin>,
+    /// What this gateway signs.
+    pub signing: Signing,
     /// Bearer tokens of others.
     pub tokens: Vec<TokenIssuer>,
     /// What applications are told.
@@ -121,6 +125,8 @@ pub struct Tls {
 /// `[session]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
+    /// What browsers carry.
+    pub mode: SessionMode,
     /// Unused for so long, it ends.
     pub idle_timeout: Duration,
     /// After so long it ends, used or not.

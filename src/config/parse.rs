@@ -15,6 +15,7 @@ use super::problems::{ConfigErrors, Problem};
 use super::routes::{Credentials, routes};
 use super::server::{server, tls};
 use super::session::session;
+use super::signing::signing;
 use super::table::{At, Findings, Table};
 use super::token::tokens;
 use super::upstreams::upstreams;
@@ -61,6 +62,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let identity_headers = identity_headers(root);
     let upstreams = upstreams(root, base);
     let tokens = tokens(root, &roles, base);
+    let signing = signing(root, session.as_ref());
     let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
     let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });
     let (limits, log) = (limits(root), log(root));
@@ -70,6 +72,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
         tls: tls?,
         session: session?,
         local: logins.local?,
+        signing: signing?,
         tokens: tokens?,
         identity_headers: identity_headers?,
         upstreams,

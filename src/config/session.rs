@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::redis::{RedisUrl, redis_store, store_address};
+use super::signing::session_mode;
 use super::table::{At, Table};
 use super::{Secret, SessionConfig, Store};
 
@@ -44,12 +45,14 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     }
     let max_sessions = table.number("max_sessions", 1..1_000_001).and_then(|most| u32::try_from(most).ok());
     let cache_entries = table.number("cache_entries", 1..100_000_001).unwrap_or(CACHE_ENTRIES);
-    table.not_yet(&["mode", "on_outage"]);
+    let mode = session_mode(&mut table);
+    table.not_yet(&["on_outage"]);
     table.done();
     let idle_timeout = idle.map_or(IDLE_TIMEOUT.min(max_age_value), |at| at.value);
     Some(SessionConfig {
         idle_timeout,
         max_age: max_age_value,
+        mode: mode?,
         cookie: cookie?,
         store: store?,
         secret: secret?,

@@ -10,7 +10,7 @@ use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 use super::form::{field, same_origin};
 use super::pages::{Device, WhoAmI};
 use super::return_to::{open, seal};
-use super::{Answer, Ask, Audit, Known, Login, cookies, plain, see_other};
+use super::{Answer, Ask, Audit, Known, Login, plain, see_other};
 
 const SIGN_IN: &str = "/.portcullis/login";
 
@@ -68,7 +68,7 @@ impl Login {
             None => None,
         };
         let mut response = self.pages.signed_out();
-        cookies::clear(response.headers_mut(), &self.settings.cookie);
+        self.carrier.take_back(ask.headers, response.headers_mut());
         // What pages of this person left in the browser's caches goes too. Not "cookies": applications own theirs.
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
         let audit = user.map(|user| Audit { event: "sign_out", user: Some(user), reason: None });

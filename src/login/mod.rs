@@ -4,7 +4,6 @@
 //! Knows nothing of upstreams, routes or TLS; it is handed what it may know in [`Ask`].
 
 mod account;
-mod cookies;
 mod directory;
 mod form;
 pub mod pages;
@@ -27,6 +26,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
+use crate::authn::{Carrier, cookies};
 use crate::clock::{Clock, Timestamp};
 use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, View, Wait};
 
@@ -114,6 +114,7 @@ pub struct Audit {
 pub struct Login {
     settings: Settings,
     sessions: Arc<Sessions>,
+    carrier: Arc<Carrier>,
     pages: Pages,
     users: Option<Arc<LocalUsers>>,
     passwords: Passwords,
@@ -160,11 +161,13 @@ impl Login {
         settings: Settings,
         users: Option<Arc<LocalUsers>>,
         sessions: Arc<Sessions>,
+        carrier: Arc<Carrier>,
         keys: &SessionKeys,
         clock: Arc<dyn Clock>,
     ) -> Result<Login, UsersError> {
         Ok(Login {
             sessions,
+            carrier,
             pages: Pages::new(),
             users,
             passwords: Passwords::new(settings.argon2)?,

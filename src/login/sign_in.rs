@@ -154,7 +154,7 @@ impl Login {
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
         let mut response = see_other(back.as_str());
         let headers = response.headers_mut();
-        cookies::set(headers, &self.settings.cookie, &begun.cookie, None);
+        self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await?;
         cookies::clear(headers, &self.browser_cookie());
         if let Some(device) = self.new_device(ask, name) {
             cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));

@@ -69,6 +69,8 @@ pub enum Rejection {
     Expired,
     /// Ended by its user or an administrator.
     Revoked,
+    /// A refresh token was used twice: its session was ended.
+    Reused,
     /// A bearer token that does not hold.
     Token(BadToken),
 }
@@ -140,6 +142,7 @@ impl Rejection {
             Rejection::Idle => "session_idle",
             Rejection::Expired => "session_expired",
             Rejection::Revoked => "session_revoked",
+            Rejection::Reused => "refresh_token_reused",
             Rejection::Token(bad) => bad.as_str(),
         }
     }

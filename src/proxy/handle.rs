@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use crate::authn::{Asking, AuthnError, Known};
@@ -39,8 +39,8 @@ pub async fn handle(
     let audience = Audience::of(request.headers());
     let http2 = request.version() == Version::HTTP_2;
     let mut record = begin(&worker, &trace, id, &request);
-    let mut reader = None;
-    let outcome = catch_panic(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut reader))).await;
+    let mut beside = Beside::default();
+    let outcome = catch_panic(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut beside))).await;
     let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
         Ok(response) => response,
         Err(refusal) => {
@@ -49,9 +49,7 @@ pub async fn handle(
             reply::refusal(&refusal, audience, id, worker.runtime.login.pages())
         }
     };
-    if let Some(reader) = reader {
-        reader.mark(response.headers_mut());
-    }
+    beside.mark(response.headers_mut());
     if http2 {
         // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
         response.headers_mut().remove(http::header::CONNECTION);
@@ -62,13 +60,44 @@ pub async fn handle(
     response.map(|body| body.recorded(recorder))
 }
 
+/// What the answer carries whatever it is.
+#[derive(Default)]
+struct Beside {
+    /// Who may read it from another site.
+    reader: Option<cors::Reader>,
+    /// A session that was renewed on the way.
+    cookies: HeaderMap,
+}
+
+impl Beside {
+    fn mark(self, headers: &mut HeaderMap) {
+        if let Some(reader) = self.reader {
+            reader.mark(headers);
+        }
+        set_cookies(&self.cookies, headers);
+    }
+}
+
+/// An answer that carries a credential is nobody else's to keep. What the answer says of a cookie itself – a sign-out – stands.
+pub(super) fn set_cookies(cookies: &HeaderMap, headers: &mut HeaderMap) {
+    fn name(line: &HeaderValue) -> &[u8] {
+        line.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()
+    }
+    for line in cookies.values() {
+        if !headers.get_all(header::SET_COOKIE).iter().any(|other| name(other) == name(line)) {
+            headers.append(header::SET_COOKIE, line.clone());
+        }
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
 /// Stops 2 to 6; stop 1 is the server's.
 async fn stops(
     worker: &Arc<Worker>,
     (connection, trace): (&Connection, &Trace),
     id: RequestId,
     request: Request<Incoming>,
-    (record, reader): (&mut Record, &mut Option<cors::Reader>),
+    (record, beside): (&mut Record, &mut Beside),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     // The head outlives the request it is read from: `forward` takes the request apart.
@@ -95,8 +124,8 @@ async fn stops(
     let route = matched.route;
     record.route = Some(route.name.clone());
     record.route_index = Some(route.index);
-    *reader = cors::reader(&route.options, &kept.headers);
-    if let Some(answer) = cors::preflight(&route.options, &head, reader.as_ref())? {
+    beside.reader = cors::reader(&route.options, &kept.headers);
+    if let Some(answer) = cors::preflight(&route.options, &head, beside.reader.as_ref())? {
         (record.decision, record.reason) = (Outcome::Preflight, "preflight");
         return Ok(answer);
     }
@@ -104,7 +133,8 @@ async fn stops(
     let now = runtime.clock.now();
 
     // 4: learn who is calling.
-    let known = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
+    let mut known = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
+    beside.cookies = std::mem::take(&mut known.cookies);
 
     // 5: decide.
     let by_token = known.by_token();

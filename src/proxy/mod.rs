@@ -32,6 +32,7 @@ use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::login::Login;
 use crate::policy::RouteTable;
+use crate::token::ring::KeyRing;
 use crate::upstream::{Pool, Upstream};
 
 pub use body::{RequestBody, ResponseBody};
@@ -52,6 +53,8 @@ pub struct Runtime {
     pub authenticator: Authenticator,
     /// The gateway's own pages.
     pub login: Login,
+    /// Keys of what this gateway signs.
+    pub ring: Option<Arc<KeyRing>>,
     /// Applications, by `UpstreamId`.
     pub upstreams: Vec<Upstream>,
     /// Where lines go.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
@@ -13,15 +13,20 @@ use crate::authn::{Asking, Known};
 use crate::login;
 use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
+use crate::token::ring::PUBLISHED_FOR;
 
-use super::Worker;
 use super::body::ResponseBody;
+use super::handle::set_cookies;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, gateway_headers};
 use super::request_id::RequestId;
+use super::{Runtime, Worker};
 
 /// A sign-in form has two fields and a sealed state.
 const FORM_BYTES: usize = 16 * 1024;
+
+/// Where the public keys are.
+const KEYS: &str = "/.portcullis/jwks.json";
 
 /// Whether the gateway answers this path itself. Read leniently as well: `/.Portcullis/login` must not reach an application
 /// that would take it for the gateway's.
@@ -45,6 +50,9 @@ pub async fn answer(
     let runtime = &worker.runtime;
     let now = runtime.clock.now();
     let (parts, body) = request.into_parts();
+    if let Some(answer) = published_keys(runtime, head, &parts.headers) {
+        return Ok(answer);
+    }
     let cookie = runtime.authenticator.cookie().find(&parts.headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
@@ -87,7 +95,30 @@ pub async fn answer(
     }
     let mut response = response.map(ResponseBody::own);
     gateway_headers(response.headers_mut());
+    set_cookies(&known.cookies, response.headers_mut());
     Ok(response)
+}
+
+/// The public keys of what this gateway signs (RFC 7517 §5), for whoever verifies it. Needs no caller, no store and no body.
+fn published_keys(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
+    let ring = runtime.ring.as_ref().filter(|_| head.path.decoded() == KEYS)?;
+    if !matches!(*head.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let (text, tag) = ring.published();
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|tags| tags.as_bytes() == tag.as_bytes());
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    match known {
+        true => *response.status_mut() = StatusCode::NOT_MODIFIED,
+        false => *response.body_mut() = ResponseBody::own(Bytes::from(text)),
+    }
+    let lines = response.headers_mut();
+    lines.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    lines.extend(HeaderValue::from_str(&tag).ok().map(|tag| (header::ETAG, tag)));
+    let kept = format!("public, max-age={}", PUBLISHED_FOR.as_secs());
+    lines.extend(HeaderValue::from_str(&kept).ok().map(|kept| (header::CACHE_CONTROL, kept)));
+    gateway_headers(lines);
+    Some(response)
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Refusal> {

@@ -171,6 +171,13 @@ impl Cache {
         Arc::new(new_view(key, user, session, Stamp { session: u64::MAX, user: u64::MAX, everyone: u64::MAX }))
     }
 
+    /// A view beside the cache, of the generations of this moment: of a session that a token tells of.
+    pub(super) fn adopted(&self, key: SessionKey, session: Session) -> Arc<View> {
+        let user = session.user();
+        let stamp = self.stamp(key, user);
+        Arc::new(new_view(key, user, session, stamp))
+    }
+
     /// Whether no generation of a view has moved.
     pub(super) fn counts(&self, view: &View) -> bool {
         view.stamp == self.stamp(view.key, view.user)

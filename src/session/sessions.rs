@@ -2,6 +2,8 @@
 //! a denial is the store's word. Whoever a revocation is learnt from, it takes effect in [`Sessions::apply`].
 //! Knows nothing of HTTP, roles or pages.
 
+mod adopt;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +83,8 @@ pub enum EndedBecause {
     Absolute,
     /// It was alive here, and the store says it is no more.
     Revoked,
+    /// A refresh token of it was used twice.
+    Reused,
 }
 
 /// The answer to a cookie.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
-use crate::authn::{Authenticator, CookieName, Directory, NoDirectory};
+use crate::authn::{Authenticator, Carrier, CookieName, Directory, NoDirectory};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Forwarded, Store};
 use crate::login::{self, LocalUsers, Login};
@@ -22,13 +22,14 @@ use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
+use crate::token::ring::RingError;
 use crate::trust::ClientTlsError;
 use crate::upstream;
 use crate::whoami::Whoami;
 
 use self::redis::redis_options;
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
-use tokens::tokens;
+use tokens::{own_tokens, ring, tokens, verifiers};
 use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
@@ -108,6 +109,9 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Our own keys of tokens.
+    #[error("keys of tokens")]
+    Ring(#[from] RingError),
     /// Signatures cannot be relied upon.
     #[error("token: {0}")]
     SelfTest(&'static str),
@@ -178,22 +182,19 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         None => Arc::new(NoDirectory),
     };
     let socket = config.server.admin.as_ref().map(|admin| bind_admin(admin.address)).transpose()?;
-    let login = Login::new(login_settings(&config), users, sessions.clone(), &keys, clock.clone())?;
-    let whoami = whoami(&config)?;
+    let ring = wait(ring(&config, &keys, sessions.clone(), clock.now()))?;
     let cookie = CookieName::new(config.session.cookie.clone());
-    let tokens = Arc::new(tokens(&config)?);
-    let authenticator = Authenticator::new(
-        directory,
-        sessions.clone(),
-        tokens,
-        cookie,
-        config.roles.clone(),
-        config.identity_headers.clone(),
-    );
+    let own = own_tokens(&config, &keys, &sessions, ring.as_ref());
+    let carrier = Carrier::new(sessions.clone(), directory, cookie, own);
+    let login = Login::new(login_settings(&config), users, sessions.clone(), carrier.clone(), &keys, clock.clone())?;
+    let whoami = whoami(&config)?;
+    let tokens = Arc::new(tokens(&config, sessions.clone())?);
+    let authenticator = Authenticator::new(carrier, tokens, config.roles.clone(), config.identity_headers.clone());
     let runtime = Arc::new(Runtime {
         routes: config.routes.clone(),
         authenticator,
         login,
+        ring,
         upstreams: upstreams(&config, whoami.as_ref())?,
         records,
         access_log: config.log.access,
@@ -274,7 +275,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
         redis_options(store, config.limits.store_timeout)?;
     }
     upstreams(config, None)?;
-    tokens(config)?;
+    verifiers(config)?;
     match &config.local {
         Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
         _ => Ok(()),
@@ -335,9 +336,14 @@ impl Drop for Gateway {
 /// What was revoked before this start, learnt before anything is answered. On a thread of its own: whoever starts the gateway may
 /// be running tasks already.
 fn recall(sessions: &Sessions, now: Timestamp) -> Result<(), StartError> {
+    wait(async { sessions.recall(now).await.map_err(StartError::Recall) })
+}
+
+/// Wait for the store, on a thread of its own: an embedding program may start the gateway from within a runtime.
+fn wait<T: Send>(ask: impl Future<Output = Result<T, StartError>> + Send) -> Result<T, StartError> {
     let ask = || {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-        tokio.block_on(sessions.recall(now)).map_err(StartError::Recall)
+        tokio.block_on(ask)
     };
     let asked = std::thread::scope(|scope| scope.spawn(ask).join());
     asked.unwrap_or_else(|_| Err(StartError::Recall(StoreError::Unavailable("the store panicked".into()))))
@@ -364,8 +370,13 @@ impl Background {
             let users = runtime.login.maintain(clock.clone(), stopped.clone());
             let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
             let certificates = certificates.watch(stopped.clone());
-            let keys = runtime.authenticator.tokens().maintain(clock, stopped);
-            tokio::join!(maintain, users, checks, certificates, keys);
+            let keys = runtime.authenticator.tokens().maintain(clock.clone(), stopped.clone());
+            let ring = async {
+                if let Some(ring) = &runtime.ring {
+                    ring.maintain(&*clock, &stopped).await;
+                }
+            };
+            tokio::join!(maintain, users, checks, certificates, keys, ring);
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }

@@ -3,20 +3,72 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, TokenIssuer, TokenKeys};
+use crate::clock::Timestamp;
+use crate::config::{Config, SessionMode, TokenIssuer, TokenKeys};
 use crate::fetch::{Address, Client, Settings};
-use crate::token::{self, Algorithm, Expected, Key, KeySet, Keys, Mapping, Tokens, Verifier};
+use crate::session::{SessionKeys, Sessions};
+use crate::token::ring::KeyRing;
+use crate::token::{
+    self, Algorithm, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, Tokens, Verifier,
+};
 use crate::trust::ClientTlsFiles;
 
 use super::StartError;
 use super::files::read_secret;
 
-pub(super) fn tokens(config: &Config) -> Result<Tokens, StartError> {
+pub(super) fn tokens(config: &Config, sessions: Arc<Sessions>) -> Result<Tokens, StartError> {
     if !config.tokens.is_empty() {
         token::self_test().map_err(StartError::SelfTest)?;
     }
-    let verifiers = config.tokens.iter().map(verifier).collect::<Result<Vec<_>, _>>()?;
-    Ok(Tokens::new(verifiers, config.roles.clone(), config.identity_headers.clone(), config.limits.tokens))
+    let verifiers = verifiers(config)?;
+    Ok(Tokens::new(verifiers, sessions, config.roles.clone(), config.identity_headers.clone(), config.limits.tokens))
+}
+
+/// The keys of what this gateway seals and signs, where it does.
+///
+/// # Errors
+/// [`StartError::Ring`].
+pub(super) async fn ring(
+    config: &Config,
+    keys: &SessionKeys,
+    sessions: Arc<Sessions>,
+    now: Timestamp,
+) -> Result<Option<Arc<KeyRing>>, StartError> {
+    let signs = config.signing.issuer.is_some();
+    if config.session.mode == SessionMode::Server && !signs {
+        return Ok(None);
+    }
+    token::self_test().map_err(StartError::SelfTest)?;
+    let algorithm = if config.signing.eddsa { Algorithm::EdDsa } else { Algorithm::Es256 };
+    let wrap = keys.derive("portcullis/ring/1");
+    Ok(Some(Arc::new(KeyRing::open(sessions, wrap, algorithm, now).await?)))
+}
+
+/// Sessions in tokens, where they are configured.
+pub(super) fn own_tokens(
+    config: &Config,
+    keys: &SessionKeys,
+    sessions: &Arc<Sessions>,
+    ring: Option<&Arc<KeyRing>>,
+) -> Option<OwnTokens> {
+    let SessionMode::Jwt(jwt) = &config.session.mode else { return None };
+    let format = match (&jwt.audience, &config.signing.issuer) {
+        (Some(audience), Some(issuer)) => Format::Signed { issuer: issuer.clone(), audience: audience.clone() },
+        _ => Format::Sealed,
+    };
+    let settings = OwnSettings {
+        format,
+        life: jwt.access_lifetime,
+        grace: jwt.grace,
+        site: config.session.cookie.clone(),
+        entries: config.session.cache_entries,
+    };
+    Some(OwnTokens::new(sessions.clone(), ring?.clone(), &keys.derive("portcullis/refresh/1"), settings))
+}
+
+/// Every issuer, its keys read.
+pub(super) fn verifiers(config: &Config) -> Result<Vec<Verifier>, StartError> {
+    config.tokens.iter().map(verifier).collect()
 }
 
 fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {

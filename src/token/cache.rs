@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::digest::{SHA256, digest};
 use moka::sync::Cache as Moka;
 
+use crate::clock::Timestamp;
 use crate::policy::Caller;
-use crate::session::FirstBytes;
+use crate::session::{FirstBytes, TokenId, UserKey};
 
 use super::claims::Span;
 
@@ -32,6 +33,12 @@ pub(super) struct Entry {
     pub(super) caller: Arc<Caller>,
     /// When it counts.
     pub(super) span: Span,
+    /// When it was issued.
+    pub(super) issued: Timestamp,
+    /// Its name, for revocation.
+    pub(super) id: Option<TokenId>,
+    /// Its bearer, for revocation.
+    pub(super) user: UserKey,
     /// Which verifier.
     pub(super) verifier: usize,
     /// Under which of its key sets.
@@ -40,30 +47,38 @@ pub(super) struct Entry {
 
 type Failure = (Digest, usize, u64);
 
-/// The cache.
+/// What was found out of tokens, by their bytes.
+pub(super) struct Remembered<E>(Moka<Digest, Arc<E>, BuildHasherDefault<FirstBytes>>)
+where
+    E: Send + Sync + 'static;
+
+impl<E: Send + Sync + 'static> Remembered<E> {
+    pub(super) fn new(entries: u64) -> Self {
+        Remembered(Moka::builder().max_capacity(entries).build_with_hasher(BuildHasherDefault::default()))
+    }
+
+    pub(super) fn get(&self, key: &Digest) -> Option<Arc<E>> {
+        self.0.get(key)
+    }
+
+    pub(super) fn put(&self, key: Digest, entry: Arc<E>) {
+        self.0.insert(key, entry);
+    }
+
+    pub(super) fn forget(&self, key: &Digest) {
+        self.0.invalidate(key);
+    }
+}
+
+/// Tokens of others.
 pub(super) struct Cache {
-    entries: Moka<Digest, Arc<Entry>, BuildHasherDefault<FirstBytes>>,
+    pub(super) verified: Remembered<Entry>,
     failures: Box<[Mutex<Option<Failure>>]>,
 }
 
 impl Cache {
     pub(super) fn new(entries: u64) -> Cache {
-        Cache {
-            entries: Moka::builder().max_capacity(entries).build_with_hasher(BuildHasherDefault::default()),
-            failures: (0..FAILURES).map(|_| Mutex::new(None)).collect(),
-        }
-    }
-
-    pub(super) fn get(&self, key: &Digest) -> Option<Arc<Entry>> {
-        self.entries.get(key)
-    }
-
-    pub(super) fn put(&self, key: Digest, entry: Arc<Entry>) {
-        self.entries.insert(key, entry);
-    }
-
-    pub(super) fn forget(&self, key: &Digest) {
-        self.entries.invalidate(key);
+        Cache { verified: Remembered::new(entries), failures: (0..FAILURES).map(|_| Mutex::new(None)).collect() }
     }
 
     /// Whether this very token failed under this very key set.

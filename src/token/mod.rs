@@ -9,6 +9,8 @@ mod claims;
 mod jwks;
 mod keys;
 mod limit;
+mod own;
+mod seal;
 mod verify;
 
 use std::net::IpAddr;
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
+use crate::session::{Sessions, TokenId, UserKey};
 
 use cache::{Cache, Digest, Entry, digest_of};
 use limit::Failing;
@@ -25,6 +28,8 @@ use limit::Failing;
 pub use claims::{Expected, Mapping, Span};
 pub use jwks::{Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
+pub use own::{Current, Format, Learnt, OwnSettings, OwnTokens, Pair, ring};
+pub use seal::Sealer;
 pub use verify::{Presented, TOKEN_BYTES};
 
 /// Sign, verify and tamper once. A library built without its cryptography panics at the first use, or would let everything pass:
@@ -88,6 +93,7 @@ pub struct Verifier {
 /// All issuers.
 pub struct Tokens {
     verifiers: Vec<Verifier>,
+    sessions: Arc<Sessions>,
     roles: RoleNames,
     headers: IdentityHeaders,
     cache: Cache,
@@ -95,9 +101,15 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens of these issuers; `entries` of them are remembered.
-    pub fn new(verifiers: Vec<Verifier>, roles: RoleNames, headers: IdentityHeaders, entries: u64) -> Tokens {
-        Tokens { verifiers, roles, headers, cache: Cache::new(entries), failing: Failing::new() }
+    /// Tokens of these issuers; `entries` of them are remembered. What is revoked, `sessions` know.
+    pub fn new(
+        verifiers: Vec<Verifier>,
+        sessions: Arc<Sessions>,
+        roles: RoleNames,
+        headers: IdentityHeaders,
+        entries: u64,
+    ) -> Tokens {
+        Tokens { verifiers, sessions, roles, headers, cache: Cache::new(entries), failing: Failing::new() }
     }
 
     /// Whose token this is. Answered from memory where these very bytes were verified before.
@@ -109,16 +121,26 @@ impl Tokens {
             return Err(BadToken::TooLarge.into());
         }
         let digest = digest_of(token);
-        if let Some(entry) = self.cache.get(&digest) {
+        if let Some(entry) = self.cache.verified.get(&digest) {
             if self.verifiers[entry.verifier].keys.generation() == entry.generation {
-                entry.span.check(now)?;
-                return Ok(entry.caller.clone());
+                return self.judge(&entry, now);
             }
             // Verified under keys that are no more: perhaps not under these.
-            self.cache.forget(&digest);
+            self.cache.verified.forget(&digest);
         }
         let entry = Arc::new(self.fresh(token, &digest, client, now).await?);
-        self.cache.put(digest, entry.clone());
+        self.cache.verified.put(digest, entry.clone());
+        self.judge(&entry, now)
+    }
+
+    /// What changes while the bytes stay the same: time, and what was revoked – a token by its id, everything of its bearer from
+    /// before some moment, everything of everybody.
+    fn judge(&self, entry: &Entry, now: Timestamp) -> Result<Arc<Caller>, TokenError> {
+        entry.span.check(now)?;
+        let by_id = entry.id.is_some_and(|id| self.sessions.is_token_revoked(id));
+        if by_id || entry.issued.0 < self.sessions.epoch(entry.user) {
+            return Err(BadToken::Revoked.into());
+        }
         Ok(entry.caller.clone())
     }
 
@@ -135,7 +157,11 @@ impl Tokens {
         let identity = verifier.mapping.identity(&claims.all, &self.roles)?;
         let headers = self.headers.render(&identity);
         let caller = Arc::new(Caller { identity, headers });
-        Ok(Entry { caller, span: claims.span, verifier: index, generation })
+        let issuer = &verifier.expected.issuer;
+        let user = UserKey::of(issuer, &caller.identity.subject);
+        let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));
+        let (span, issued) = (claims.span, claims.issued);
+        Ok(Entry { caller, span, issued, id, user, verifier: index, generation })
     }
 
     /// Verify the signature; answers under which generation of keys it holds.

@@ -19,6 +19,7 @@ mod grpc;
 mod hostile;
 mod options;
 mod oracle;
+mod own_tokens;
 mod policy;
 mod process;
 mod redis_server;

@@ -103,6 +103,14 @@ impl Running {
         Said::read(output)
     }
 
+    /// The same without them.
+    pub fn alone(&self, path: &str, arguments: &[&str]) -> Said {
+        let address = format!("https://localhost:{}{path}", self.gateway.address().port());
+        let mut asked = Command::new("curl");
+        asked.args(["-sk", "-i", "--path-as-is", "--max-time", "20"]).args(arguments).arg(address);
+        Said::read(asked.output().unwrap())
+    }
+
     /// Sign in as `demo` from the page that was asked for.
     pub fn sign_in(&self, start: &str, password: &str) -> Said {
         let page = self.curl(start, &["-H", "accept: text/html"]);

@@ -17,6 +17,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use portcullis::clock::Timestamp;
 use portcullis::policy::{IdentityHeaders, RoleNames};
+use portcullis::session::store::Memory;
+use portcullis::session::{CookieCodec, Lifetimes, SessionKeys, Sessions, Settings};
 use portcullis::token::{Algorithm, Expected, Key, KeySet, Keys, Mapping, TokenError, Tokens, Verifier};
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use serde_json::{Value, json};
@@ -150,7 +152,17 @@ fn verifier(keys: Arc<Keys>) -> Verifier {
 
 fn tokens(keys: Arc<Keys>) -> Tokens {
     let roles = RoleNames::new(vec!["admin".into()]).unwrap();
-    Tokens::new(vec![verifier(keys)], roles, IdentityHeaders::preset("x-forwarded").unwrap(), 1_000)
+    Tokens::new(vec![verifier(keys)], sessions(), roles, IdentityHeaders::preset("x-forwarded").unwrap(), 1_000)
+}
+
+fn sessions() -> Arc<Sessions> {
+    let settings = Settings {
+        lifetimes: Lifetimes::new(Duration::from_secs(100), Duration::from_secs(1_000)),
+        cache_entries: 10,
+        max_sessions: None,
+        store_timeout: Duration::from_secs(2),
+    };
+    Sessions::new(Arc::new(Memory::new()), CookieCodec::new(&SessionKeys::random().unwrap(), ""), settings)
 }
 
 fn set(issuers: &[(&str, &Issuer)]) -> String {

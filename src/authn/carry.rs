@@ -1,0 +1,199 @@
+//! How a browser carries its session: an opaque id in one cookie, or a pair of tokens in two or more. One decision: which of the
+//! two is configured is known here alone; whoever signs people in or out, and whoever asks, speaks of sessions.
+//! Knows nothing of what a session is good for.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::clock::Timestamp;
+use crate::session::{Activity, Begun, Lookup, Revocation, Session, Sessions, StoreError, Wait};
+use crate::token::{Current, Learnt, OwnTokens, Pair};
+
+use super::credential::{CookieName, Repeated};
+use super::{Directory, Standing, cookies};
+
+/// What browsers keep of one cookie with its name and attributes is 4,096 bytes (rfc6265bis §5.6); the rest is for those.
+const CHUNK: usize = 3_800;
+/// Three of them: what follows is more than servers read of all headers together.
+const MOST_CHUNKS: usize = 3;
+
+/// What a request brings.
+pub(super) enum Presented<'h> {
+    /// An id.
+    Id(&'h str),
+    /// An access token, a refresh token, or both.
+    Pair(Option<Cow<'h, str>>, Option<&'h str>),
+}
+
+/// Names of the cookies, and what is in them.
+pub struct Carrier {
+    sessions: Arc<Sessions>,
+    directory: Arc<dyn Directory>,
+    name: CookieName,
+    tokens: Option<OwnTokens>,
+    access: CookieName,
+    chunks: [CookieName; MOST_CHUNKS],
+    refresh: CookieName,
+}
+
+/// The directory's word, for a record that is put into a new token.
+impl Current for Carrier {
+    fn current(&self, mut session: Session) -> Option<Session> {
+        match self.directory.standing(&session) {
+            Standing::AsAtSignIn => {}
+            Standing::Roles(roles) => session.roles = roles,
+            Standing::Gone => return None,
+        }
+        Some(session)
+    }
+}
+
+impl Carrier {
+    /// Sessions under this name; in tokens where there are some.
+    pub fn new(
+        sessions: Arc<Sessions>,
+        directory: Arc<dyn Directory>,
+        name: CookieName,
+        tokens: Option<OwnTokens>,
+    ) -> Arc<Carrier> {
+        let under = |end: &str| CookieName::new(format!("{}-{end}", name.as_str()));
+        let (access, refresh) = (under("access"), under("refresh"));
+        let chunks = [0, 1, 2].map(|n| under(&format!("access.{n}")));
+        Arc::new(Carrier { sessions, directory, name, tokens, access, chunks, refresh })
+    }
+
+    /// The name that all cookies begin with.
+    pub fn name(&self) -> &CookieName {
+        &self.name
+    }
+
+    pub(super) fn directory(&self) -> &dyn Directory {
+        &*self.directory
+    }
+
+    pub(super) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// What a request brings.
+    pub(super) fn presented<'h>(&self, headers: &'h HeaderMap) -> Result<Option<Presented<'h>>, Repeated> {
+        if self.tokens.is_none() {
+            return Ok(self.name.find(headers)?.map(Presented::Id));
+        }
+        let refresh = self.refresh.find(headers)?;
+        let access = self.joined(headers)?;
+        Ok((access.is_some() || refresh.is_some()).then_some(Presented::Pair(access, refresh)))
+    }
+
+    /// The access token, whole. Pieces of two tokens do not open together; a piece that is missing or too many is no token.
+    fn joined<'h>(&self, headers: &'h HeaderMap) -> Result<Option<Cow<'h, str>>, Repeated> {
+        let whole = self.access.find(headers)?;
+        let mut pieces = Vec::new();
+        for name in &self.chunks {
+            pieces.push(name.find(headers)?);
+        }
+        if pieces.iter().all(Option::is_none) {
+            return Ok(whole.map(Cow::Borrowed));
+        }
+        let (first, rest) = (pieces[0].and_then(|first| first.split_once('~')), &pieces[1..]);
+        let joined = first.and_then(|(count, first)| {
+            let count = count.parse::<usize>().ok().filter(|count| (2..=MOST_CHUNKS).contains(count))?;
+            let fits = whole.is_none() && rest.iter().skip(count - 1).all(Option::is_none);
+            let rest = rest[..count - 1].iter().copied().collect::<Option<String>>()?;
+            fits.then(|| format!("{first}{rest}"))
+        });
+        Ok(Some(Cow::Owned(joined.unwrap_or_default())))
+    }
+
+    /// The session that a request brings.
+    pub(super) async fn lookup(
+        &self,
+        presented: Presented<'_>,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Learnt, StoreError> {
+        match (presented, &self.tokens) {
+            (Presented::Pair(access, refresh), Some(tokens)) => {
+                tokens.lookup((access.as_deref(), refresh), self, activity, now).await
+            }
+            (Presented::Id(cookie), _) => {
+                let lookup = self.sessions.lookup(cookie, activity, now).await?;
+                Ok(Learnt { lookup, renewed: None })
+            }
+            (Presented::Pair(..), None) => {
+                Ok(Learnt { lookup: Lookup::Ended(crate::session::EndedBecause::Unknown), renewed: None })
+            }
+        }
+    }
+
+    /// Hand a session that was just begun to the browser. What it carried before ends.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the browser has nothing.
+    pub async fn hand_over(
+        &self,
+        begun: &Begun,
+        request: &HeaderMap,
+        response: &mut HeaderMap,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(tokens) = &self.tokens else {
+            cookies::set(response, self.name.as_str(), &begun.cookie, None);
+            return Ok(());
+        };
+        let pair = tokens.begin(&begun.view, now).await?;
+        let before = self.refresh.find(request).ok().flatten().and_then(|token| tokens.session_of(token));
+        if let Some(before) = before.filter(|before| *before != begun.view.key) {
+            self.sessions.revoke(Revocation::Session(before), Wait::BROWSER, now).await?;
+        }
+        self.set(&pair, request, response)
+    }
+
+    /// Write a pair into an answer.
+    pub(super) fn set(&self, pair: &Pair, request: &HeaderMap, response: &mut HeaderMap) -> Result<(), StoreError> {
+        let pieces: Vec<&str> = pieces(&pair.access);
+        if pieces.len() > MOST_CHUNKS {
+            tracing::error!(
+                bytes = pair.access.len(),
+                "a session is too large for cookies, most likely by its roles; use `mode = \"server\"`"
+            );
+            return Err(StoreError::Unavailable("the session is too large for cookies".into()));
+        }
+        cookies::set(response, self.refresh.as_str(), &pair.refresh, None);
+        if let [whole] = pieces[..] {
+            cookies::set(response, self.access.as_str(), whole, None);
+            self.clear(&self.chunks, request, response);
+            return Ok(());
+        }
+        for (n, piece) in pieces.iter().enumerate() {
+            let piece = if n == 0 { format!("{}~{piece}", pieces.len()) } else { (*piece).to_owned() };
+            cookies::set(response, self.chunks[n].as_str(), &piece, None);
+        }
+        self.clear(&self.chunks[pieces.len()..], request, response);
+        self.clear(std::slice::from_ref(&self.access), request, response);
+        Ok(())
+    }
+
+    /// Clear what the request brought under these names.
+    fn clear(&self, names: &[CookieName], request: &HeaderMap, response: &mut HeaderMap) {
+        for name in names.iter().filter(|name| name.find(request) != Ok(None)) {
+            cookies::clear(response, name.as_str());
+        }
+    }
+
+    /// Take everything back from the browser: it signed out.
+    pub fn take_back(&self, request: &HeaderMap, response: &mut HeaderMap) {
+        if self.tokens.is_none() {
+            return cookies::clear(response, self.name.as_str());
+        }
+        cookies::clear(response, self.access.as_str());
+        cookies::clear(response, self.refresh.as_str());
+        self.clear(&self.chunks, request, response);
+    }
+}
+
+fn pieces(text: &str) -> Vec<&str> {
+    text.as_bytes().chunks(CHUNK).filter_map(|piece| std::str::from_utf8(piece).ok()).collect()
+}

@@ -1,0 +1,210 @@
+//! Tokens of our own making: sessions that browsers carry themselves.
+//!
+//! One decision: a token saves asking the store, it does not replace it: the session's record exists as in any mode, so that lists,
+//! limits, sign-out and administration know of it, and what ends there is over here with the next request. Knows nothing of
+//! cookies' names and attributes.
+
+mod access;
+mod family;
+pub mod ring;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::session::{
+    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, View, Wait,
+};
+
+use super::cache::{Remembered, digest_of};
+use access::{Access, Codec, Unread};
+use family::{Families, Turned};
+use ring::KeyRing;
+
+pub use access::Format;
+
+/// How such sessions are kept.
+#[derive(Clone, Debug)]
+pub struct OwnSettings {
+    /// How access tokens are made.
+    pub format: Format,
+    /// How long one lives.
+    pub life: Duration,
+    /// How long the refresh token before the last is still answered, with the same one.
+    pub grace: Duration,
+    /// Keeps gateways apart that share keys.
+    pub site: String,
+    /// Access tokens kept in memory.
+    pub entries: u64,
+}
+
+/// What a browser is handed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The access token.
+    pub access: String,
+    /// The refresh token.
+    pub refresh: String,
+}
+
+/// What was learnt of a pair.
+pub struct Learnt {
+    /// The session, or why there is none.
+    pub lookup: Lookup,
+    /// What the browser has to be handed now.
+    pub renewed: Option<Pair>,
+}
+
+impl Learnt {
+    fn ended(because: EndedBecause) -> Learnt {
+        Learnt { lookup: Lookup::Ended(because), renewed: None }
+    }
+}
+
+/// Gives a record the roles of this moment; `None` where its user is gone.
+pub trait Current: Send + Sync {
+    /// The record as of now.
+    fn current(&self, session: Session) -> Option<Session>;
+}
+
+/// An access token that was read.
+struct Read {
+    view: Arc<View>,
+    access: Access,
+}
+
+/// Sessions in tokens.
+pub struct OwnTokens {
+    sessions: Arc<Sessions>,
+    ring: Arc<KeyRing>,
+    codec: Codec,
+    families: Families,
+    read: Remembered<Read>,
+}
+
+impl OwnTokens {
+    /// Over these sessions and keys; `mac` is the key of refresh tokens.
+    pub fn new(sessions: Arc<Sessions>, ring: Arc<KeyRing>, mac: &[u8; 32], settings: OwnSettings) -> OwnTokens {
+        let OwnSettings { format, life, grace, site, entries } = settings;
+        let codec = Codec::new(format, life, site);
+        OwnTokens { sessions, ring, codec, families: Families::new(mac, grace), read: Remembered::new(entries) }
+    }
+
+    /// A pair for a session that was just begun.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then there is none.
+    pub async fn begin(&self, view: &View, now: Timestamp) -> Result<Pair, StoreError> {
+        let refresh = self.families.found(&self.sessions, view.key, view.session.ends, now).await?;
+        Ok(Pair { access: self.make(view.key, &view.session, now)?, refresh })
+    }
+
+    /// The session of a refresh token, whatever became of it; `None` where it is none of ours.
+    pub fn session_of(&self, refresh: &str) -> Option<SessionKey> {
+        self.families.read(refresh).map(|token| token.key)
+    }
+
+    fn make(&self, key: SessionKey, session: &Session, now: Timestamp) -> Result<String, StoreError> {
+        let made = self.codec.make(&self.ring, key, session, now);
+        made.ok_or_else(|| StoreError::Unavailable("a token could not be made".into()))
+    }
+
+    /// The session of a pair. The store is asked only where the access token is over, about to be, or contradicted.
+    ///
+    /// # Errors
+    /// [`StoreError`] where only the store could have said.
+    pub async fn lookup(
+        &self,
+        (access, refresh): (Option<&str>, Option<&str>),
+        current: &dyn Current,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Learnt, StoreError> {
+        let mut because = EndedBecause::Unknown;
+        if let Some(token) = access {
+            match self.by_access(token, activity, now).await? {
+                Ok(lookup @ Lookup::Alive(_)) => return Ok(Learnt { lookup, renewed: None }),
+                Ok(Lookup::Ended(ended)) => because = ended,
+                // What was changed is not forgiven: a good refresh token beside it does not make it good.
+                Err(Unread::Forged) => return Ok(Learnt::ended(EndedBecause::Forged)),
+                Err(Unread::Over) => because = EndedBecause::Absolute,
+            }
+        }
+        match refresh {
+            Some(token) => self.by_refresh(token, current, activity, now).await,
+            None => Ok(Learnt::ended(because)),
+        }
+    }
+
+    async fn by_access(
+        &self,
+        token: &str,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Result<Lookup, Unread>, StoreError> {
+        let digest = digest_of(token);
+        if let Some(read) = self.read.get(&digest) {
+            if now >= read.access.ends {
+                return Ok(Err(Unread::Over));
+            }
+            if self.is_denied(&read.access) {
+                return Ok(Ok(Lookup::Ended(EndedBecause::Revoked)));
+            }
+            if self.sessions.still_alive(&read.view) {
+                return Ok(Ok(self.sessions.using(&read.view, activity, now).await?));
+            }
+        }
+        let mut read = self.codec.read(&self.ring, token, now);
+        if read == Err(Unread::Over) {
+            // Perhaps another node's new key.
+            self.ring.look(now).await;
+            read = self.codec.read(&self.ring, token, now);
+        }
+        let access = match read {
+            Ok(access) if self.is_denied(&access) => return Ok(Ok(Lookup::Ended(EndedBecause::Revoked))),
+            Ok(access) => access,
+            Err(unread) => return Ok(Err(unread)),
+        };
+        let Some(view) = self.sessions.adopt(access.key, access.session.clone()) else {
+            return Ok(Ok(Lookup::Ended(EndedBecause::Revoked)));
+        };
+        self.read.put(digest, Arc::new(Read { view: view.clone(), access }));
+        Ok(Ok(self.sessions.using(&view, activity, now).await?))
+    }
+
+    fn is_denied(&self, access: &Access) -> bool {
+        access.id.is_some_and(|id| self.sessions.is_token_revoked(id))
+    }
+
+    async fn by_refresh(
+        &self,
+        token: &str,
+        current: &dyn Current,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Result<Learnt, StoreError> {
+        let Some(refresh) = self.families.read(token) else { return Ok(Learnt::ended(EndedBecause::Forged)) };
+        // The record first: a session that is over must not be given another token, whoever asks.
+        let session = match self.sessions.record(refresh.key, activity, now).await? {
+            Ok(session) => session,
+            Err(because) => return Ok(Learnt::ended(because)),
+        };
+        let Some(session) = current.current(session) else { return Ok(Learnt::ended(EndedBecause::Revoked)) };
+        let next = match self.families.turn(&self.sessions, &refresh, now).await? {
+            Turned::Next(next, _) => next,
+            Turned::Gone => return Ok(Learnt::ended(EndedBecause::Unknown)),
+            Turned::Reused => {
+                // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
+                tracing::warn!(session = ?refresh.key, "a refresh token was used again; its session is over");
+                self.sessions.revoke(Revocation::Session(refresh.key), Wait::BROWSER, now).await?;
+                return Ok(Learnt::ended(EndedBecause::Reused));
+            }
+        };
+        let access = self.make(refresh.key, &session, now)?;
+        let Some(view) = self.sessions.adopt(refresh.key, session) else {
+            return Ok(Learnt::ended(EndedBecause::Revoked));
+        };
+        let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }) })
+    }
+}

@@ -1,0 +1,444 @@
+//! Sessions that browsers carry themselves: an access token for minutes, a refresh token that is good once. The same pages, the same
+//! headers, and what ends a session elsewhere ends it here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis::clock::{Clock, SystemClock, TestClock, Timestamp};
+use portcullis::session::store::{Embedded, Memory};
+use portcullis::session::{
+    Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKeys, SessionStore,
+    Sessions, Settings, UserKey, Wait,
+};
+use portcullis::token::ring::KeyRing;
+use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
+
+use crate::support::{Running, Said, run_with, shipped};
+use crate::tokens::NOW;
+
+const ACCESS: &str = "__Host-portcullis-access";
+const REFRESH: &str = "__Host-portcullis-refresh";
+
+fn text(store: &str, jwt: &str) -> String {
+    let mode = format!("mode = \"jwt\"\n[session.jwt]\n{jwt}\n[login.local]");
+    shipped(store).replacen("[login.local]", &mode, 1)
+}
+
+const SIGNED: &str = "format = \"jws\"\naudience = \"apps\"";
+
+fn gateway(folder: tempfile::TempDir, store: &str, jwt: &str, clock: Arc<dyn Clock>) -> Running {
+    let signing = "\n[signing]\nissuer = \"https://gateway.example\"\n";
+    run_with(folder, &format!("{}{signing}", text(store, jwt)), clock, None)
+}
+
+fn started(jwt: &str) -> (Running, Arc<TestClock>) {
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    (gateway(tempfile::tempdir().unwrap(), "memory", jwt, clock.clone()), clock)
+}
+
+/// What an answer sets: names and values, in order.
+fn set(said: &Said) -> Vec<(String, String)> {
+    let lines = said.head.lines().filter_map(|line| line.strip_prefix("set-cookie: "));
+    lines
+        .map(|line| line.split(';').next().unwrap().split_once('=').unwrap())
+        .map(|(n, v)| (n.into(), v.into()))
+        .collect()
+}
+
+fn value(said: &Said, name: &str) -> Option<String> {
+    set(said).into_iter().find(|(other, _)| other == name).map(|(_, value)| value)
+}
+
+/// Ask with these cookies and no jar.
+fn with(running: &Running, path: &str, cookies: &[(&str, &str)], more: &[&str]) -> Said {
+    let line: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let line = format!("Cookie: {}", line.join("; "));
+    let mut arguments = vec!["-H", line.as_str()];
+    arguments.extend(more);
+    running.alone(path, &arguments)
+}
+
+fn signed_in(running: &Running) -> (String, String) {
+    let said = running.sign_in("/", &running.password);
+    assert_eq!(said.status, 303, "{}", said.body);
+    (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap())
+}
+
+#[test]
+fn signing_in_and_out_is_as_in_any_mode() {
+    for jwt in ["", SIGNED] {
+        let (running, _) = started(jwt);
+        let said = running.sign_in("/admin?a=b", &running.password);
+        assert_eq!((said.status, said.header("location").as_deref()), (303, Some("/admin?a=b")));
+        for name in [ACCESS, REFRESH] {
+            let line = said.head.lines().find(|line| line.contains(&format!("set-cookie: {name}="))).unwrap();
+            for attribute in ["HttpOnly", "Secure", "SameSite=Lax", "Path=/"] {
+                assert!(line.contains(attribute), "{line}");
+            }
+            assert!(line.len() < 4_096 && !line.contains("Domain"), "{line}");
+        }
+        assert!(value(&said, "__Host-portcullis").is_none());
+        let page = running.curl("/admin", &["-H", "Cookie: theme=dark"]);
+        assert_eq!(page.status, 200);
+        assert!(page.body.contains("x-forwarded-user: demo") && page.body.contains("x-forwarded-groups: admin,staff"));
+        let (access, refresh) = (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap());
+        assert!(!page.body.contains(&access) && !page.body.contains(&refresh), "no application sees them");
+        assert!(!access.contains("demo"), "sealed or encoded");
+        let devices = running.curl("/.portcullis/sessions", &[]);
+        assert!(devices.body.contains("curl"), "the session is in the list of devices");
+        assert!(running.curl("/.portcullis/whoami", &["-H", "Accept: application/json"]).body.contains("\"demo\""));
+
+        let form = running.curl("/.portcullis/logout", &[]);
+        let csrf = crate::support::between(&form.body, "name=\"csrf\" value=\"", "\"").to_owned();
+        let out = running.curl("/.portcullis/logout", &["--data-urlencode", &format!("csrf={csrf}")]);
+        assert_eq!(out.status, 200, "{}", out.body);
+        assert_eq!((value(&out, ACCESS).as_deref(), value(&out, REFRESH).as_deref()), (Some(""), Some("")));
+        for cookies in [&[(ACCESS, &*access), (REFRESH, &*refresh)][..], &[(ACCESS, &access)], &[(REFRESH, &refresh)]] {
+            assert_eq!(with(&running, "/", cookies, &[]).status, 401, "whoever kept a copy is out as well");
+        }
+        let lines = running.lines.0.lock().unwrap().join("\n");
+        assert!(!lines.contains(&access[..40]) && !lines.contains(&refresh[..40]), "neither is written down");
+    }
+}
+
+#[test]
+fn a_session_is_renewed_on_the_way_whatever_is_asked() {
+    for jwt in ["", SIGNED] {
+        let (running, clock) = started(jwt);
+        let (mut access, mut refresh) = signed_in(&running);
+        let kinds: [&[&str]; 3] = [&["-H", "Accept: text/html"], &["-H", "Accept: application/json"], &["-d", "a=b"]];
+        for more in kinds {
+            let said = with(&running, "/", &[(ACCESS, &access), (REFRESH, &refresh)], more);
+            assert_eq!((said.status, set(&said)), (200, vec![]), "nothing to renew");
+            clock.advance(Duration::from_secs(301));
+            assert_eq!(with(&running, "/", &[(ACCESS, &access)], &[]).status, 401, "the access token alone is over");
+            let said = with(&running, "/", &[(ACCESS, &access), (REFRESH, &refresh)], more);
+            assert_eq!(
+                (said.status, said.header("cache-control").as_deref()),
+                (200, Some("no-store")),
+                "{}",
+                said.head
+            );
+            let next = (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap());
+            assert!(next.0 != access && next.1 != refresh);
+            (access, refresh) = next;
+        }
+        // A refusal hands them over too, and so do the gateway's own pages.
+        clock.advance(Duration::from_secs(301));
+        let said = with(&running, "/.portcullis/whoami", &[(REFRESH, &refresh)], &[]);
+        assert_eq!((said.status, set(&said).len()), (200, 2));
+        // Unused for longer than the idle limit, and used until the absolute end.
+        let refresh = value(&said, REFRESH).unwrap();
+        clock.advance(Duration::from_secs(1_801));
+        assert_eq!(with(&running, "/", &[(REFRESH, &refresh)], &[]).status, 401);
+        let (_, mut refresh) = signed_in(&running);
+        for _ in 0..24 {
+            clock.advance(Duration::from_secs(1_790));
+            let said = with(&running, "/", &[(REFRESH, &refresh)], &[]);
+            assert_eq!(said.status, 200);
+            refresh = value(&said, REFRESH).unwrap();
+        }
+        clock.advance(Duration::from_secs(12 * 3_600 - 24 * 1_790));
+        assert_eq!(with(&running, "/", &[(REFRESH, &refresh)], &[]).status, 401, "the absolute end");
+    }
+}
+
+/// I32; attacks: 65
+#[test]
+fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
+    let (running, clock) = started("");
+    let (_, first) = signed_in(&running);
+    let second = with(&running, "/", &[(REFRESH, &first)], &[]);
+    // Lost answers and other tabs: within the grace the same successor comes again.
+    clock.advance(Duration::from_secs(10));
+    let again = with(&running, "/", &[(REFRESH, &first)], &[]);
+    assert_eq!(value(&again, REFRESH), value(&second, REFRESH));
+    let (access, second) = (value(&again, ACCESS).unwrap(), value(&second, REFRESH).unwrap());
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(with(&running, "/", &[(REFRESH, &first)], &[]).status, 401);
+    let lines = running.lines.0.lock().unwrap().clone();
+    assert!(lines.iter().any(|line| line.contains("refresh_token_reused")), "it is in the log");
+    assert_eq!(with(&running, "/", &[(REFRESH, &second)], &[]).status, 401, "the newest is dead too");
+    assert_eq!(with(&running, "/", &[(ACCESS, &access)], &[]).status, 401, "and what it made");
+
+    // The one before the last but one is stolen, however fast.
+    let (_, first) = signed_in(&running);
+    let second = value(&with(&running, "/", &[(REFRESH, &first)], &[]), REFRESH).unwrap();
+    let third = value(&with(&running, "/", &[(REFRESH, &second)], &[]), REFRESH).unwrap();
+    assert_eq!(with(&running, "/", &[(REFRESH, &first)], &[]).status, 401);
+    assert_eq!(with(&running, "/", &[(REFRESH, &third)], &[]).status, 401);
+}
+
+#[test]
+fn what_ends_a_session_elsewhere_ends_its_tokens_at_once() {
+    let (running, clock) = started(SIGNED);
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let revoke = |what| tokio.block_on(running.gateway.sessions().revoke(what, Wait::Fully, clock.now())).unwrap();
+    let asks = |(access, refresh): &(String, String)| {
+        let alone = with(&running, "/", &[(ACCESS, access)], &[]).status;
+        (alone, with(&running, "/", &[(ACCESS, access), (REFRESH, refresh)], &[]).status)
+    };
+    let user = UserKey::of("local", "demo");
+    let (one, two) = (signed_in(&running), {
+        std::fs::remove_file(running.folder.path().join("jar")).unwrap();
+        signed_in(&running)
+    });
+    assert_eq!((asks(&one), asks(&two)), ((200, 200), (200, 200)));
+    let list = tokio.block_on(running.gateway.sessions().list(user, clock.now())).unwrap();
+    assert_eq!(list.len(), 2);
+    // One device.
+    revoke(Revocation::Session(list[0].key));
+    let (first, second) = (asks(&one), asks(&two));
+    assert!(first != second && [first, second].contains(&(401, 401)), "{first:?} {second:?}");
+    let left = if first == (200, 200) { &one } else { &two };
+    // All but this one: the access token is of an older epoch, and the refresh token makes a new one.
+    revoke(Revocation::User { user, except: Some(list[1].key) });
+    let said = with(&running, "/", &[(ACCESS, &left.0), (REFRESH, &left.1)], &[]);
+    assert_eq!(said.status, 200, "the one that was spared goes on");
+    let left = (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap());
+    assert_eq!(asks(&left), (200, 200));
+    // A user who is disabled is out with the next look at the file.
+    let users = std::fs::read_to_string(running.folder.path().join("users.toml")).unwrap();
+    let disabled = users.replace("[user.demo]", "[user.demo]\ndisabled = true");
+    assert_ne!(users, disabled);
+    std::fs::write(running.folder.path().join("users.toml"), disabled).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while asks(&left) != (401, 401) {
+        assert!(Instant::now() < until, "a disabled user is out");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn everybody_stays_signed_in_over_a_restart_and_over_a_rotation() {
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    for jwt in ["", SIGNED] {
+        let running = gateway(tempfile::tempdir().unwrap(), "embedded:data", jwt, clock.clone());
+        let (access, refresh) = signed_in(&running);
+        let keys = running.curl("/.portcullis/jwks.json", &[]);
+        let Running { gateway: first, folder, .. } = running;
+        first.stop();
+        let running = gateway(folder, "embedded:data", jwt, clock.clone());
+        assert_eq!(running.curl("/.portcullis/jwks.json", &[]).body, keys.body, "the same keys");
+        let said = with(&running, "/", &[(ACCESS, &access)], &[]);
+        assert_eq!(said.status, 200, "by the access token alone, and nothing is set: {:?}", set(&said));
+        assert_eq!(with(&running, "/", &[(REFRESH, &refresh)], &[]).status, 200);
+    }
+}
+
+#[test]
+fn tokens_that_were_changed_or_made_by_others_are_refused() {
+    let (running, clock) = started("");
+    let (access, refresh) = signed_in(&running);
+    let at = |text: &str, n: usize| {
+        let other = if text.as_bytes()[n] == b'A' { "B" } else { "A" };
+        format!("{}{other}{}", &text[..n], &text[n + 1..])
+    };
+    for n in (0..access.len()).step_by(7).filter(|n| access.as_bytes()[*n] != b'~') {
+        assert_eq!(with(&running, "/", &[(ACCESS, &at(&access, n))], &[]).status, 401, "{n}");
+    }
+    for n in (0..refresh.len()).step_by(5) {
+        assert_eq!(with(&running, "/", &[(REFRESH, &at(&refresh, n))], &[]).status, 401, "{n}");
+    }
+    let last = at(&access, access.len() - 20);
+    let said = with(&running, "/", &[(ACCESS, &last), (REFRESH, &refresh)], &[]);
+    assert_eq!(said.status, 401, "a good one beside it forgives nothing");
+    let said = with(&running, "/", &[(ACCESS, &access), (ACCESS, &access)], &[]);
+    assert_eq!(said.status, 400, "twice");
+    let other = started("").0;
+    let stranger = signed_in(&other);
+    assert_eq!(with(&running, "/", &[(ACCESS, &stranger.0)], &[]).status, 401);
+    assert_eq!(with(&running, "/", &[(REFRESH, &stranger.1)], &[]).status, 401);
+    assert_eq!(with(&running, "/", &[(ACCESS, &access), (REFRESH, &refresh)], &[]).status, 200, "nothing of it hurt");
+
+    // Signed ones: somebody else's key, somebody else's word.
+    let (signing, issuer) =
+        (gateway(tempfile::tempdir().unwrap(), "memory", SIGNED, clock.clone()), crate::tokens::Issuer::es256());
+    let (access, _) = signed_in(&signing);
+    let [header, claims, signature] = access.split('.').collect::<Vec<_>>()[..] else { panic!("{access}") };
+    use base64::Engine;
+    let decoded =
+        |part: &str| String::from_utf8(base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
+    let forged = issuer.token(&decoded(header), &decoded(claims), "ES256");
+    let none = format!("{}.{claims}.", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode("{\"alg\":\"none\"}"));
+    let swapped = issuer.token(&decoded(header), &decoded(claims).replace("demo", "root"), "ES256");
+    let grafted = format!("{}.{signature}", swapped.rsplit_once('.').unwrap().0);
+    for bad in [&forged, &none, &swapped, &grafted] {
+        assert_eq!(with(&signing, "/", &[(ACCESS, bad)], &[]).status, 401, "{bad}");
+    }
+    assert_eq!(with(&signing, "/", &[(ACCESS, &access)], &[]).status, 200);
+    assert_eq!(signing.curl("/", &["-H", &format!("Authorization: Bearer {access}"), "-b", ""]).status, 200);
+}
+
+/// I35
+#[test]
+fn a_session_that_is_too_large_for_one_cookie_is_cut_in_pieces_that_hold_together() {
+    let roles: Vec<String> = (0..80).map(|n| format!("role-{n:0>60}")).collect();
+    let listed = format!("roles = {roles:?}").replace('\\', "");
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let config = text("memory", "").replacen("roles = [\"admin\", \"staff\"]", &listed, 1);
+    let config = config.replace("{ roles = [\"admin\"] }", "\"authenticated\"");
+    let running = run_with(tempfile::tempdir().unwrap(), &config, clock, None);
+    let said = running.sign_in("/", &running.password);
+    let pieces: Vec<(String, String)> = set(&said).into_iter().filter(|(name, _)| name.contains("-access.")).collect();
+    assert!(pieces.len() >= 2, "{:?}", set(&said));
+    assert!(said.head.lines().all(|line| line.len() < 4_096));
+    let all: Vec<(&str, &str)> = pieces.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(with(&running, "/", &all, &[]).status, 200);
+    std::fs::remove_file(running.folder.path().join("jar")).unwrap();
+    let other = running.sign_in("/", &running.password);
+    let others: Vec<(String, String)> = set(&other).into_iter().filter(|(name, _)| name.contains("-access.")).collect();
+    let mut mixed = all.clone();
+    mixed[1] = (&others[1].0, &others[1].1);
+    let shortened = [all[0]];
+    let twice = [all[0], all[1], all[0]];
+    let mut both = all.clone();
+    both.push((ACCESS, all[1].1));
+    assert_eq!(with(&running, "/", &mixed, &[]).status, 401, "pieces of two");
+    assert_eq!(with(&running, "/", &shortened, &[]).status, 401, "a piece is missing");
+    assert_eq!(with(&running, "/", &both, &[]).status, 401, "whole and in pieces");
+    assert_eq!(with(&running, "/", &twice, &[]).status, 400, "a piece twice");
+    assert_eq!(with(&running, "/", &all, &[]).status, 200);
+}
+
+/// Without a gateway: the tokens and a store.
+struct AsBegun;
+
+impl Current for AsBegun {
+    fn current(&self, session: Session) -> Option<Session> {
+        Some(session)
+    }
+}
+
+fn layer(store: Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {
+    let settings = Settings {
+        lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(400 * 3_600)),
+        cache_entries: 1_000,
+        max_sessions: None,
+        store_timeout: Duration::from_secs(20),
+    };
+    Sessions::new(store, CookieCodec::new(keys, ""), settings)
+}
+
+async fn node(
+    store: Arc<dyn SessionStore>,
+    keys: &SessionKeys,
+    format: Format,
+    now: Timestamp,
+) -> (Arc<Sessions>, Arc<KeyRing>, OwnTokens) {
+    let sessions = layer(store, keys);
+    let ring = KeyRing::open(sessions.clone(), keys.derive("ring"), Algorithm::EdDsa, now).await.unwrap();
+    let ring = Arc::new(ring);
+    let (life, grace) = (Duration::from_secs(300), Duration::from_secs(10));
+    let settings = OwnSettings { format, life, grace, site: "t".into(), entries: 1_000 };
+    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &keys.derive("mac"), settings);
+    (sessions, ring, tokens)
+}
+
+fn alice() -> NewSession {
+    let (name, email, roles, provided) = (None, None, vec!["staff".into()], None);
+    NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "t".into(), provided }
+}
+
+async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timestamp) -> Learnt {
+    tokens.lookup(pair, &AsBegun, Activity::Active, now).await.unwrap()
+}
+
+/// Twelve tabs ask at once with the same pair, whose access token is over; round after round.
+async fn tabs(store: Arc<dyn SessionStore>, rounds: usize) {
+    let keys = SessionKeys::random().unwrap();
+    // Two nodes: a browser's tabs need not come to the same one.
+    let one = node(store.clone(), &keys, Format::Sealed, NOW).await;
+    let two = node(store, &keys, Format::Sealed, NOW).await;
+    let begun = one.0.begin(alice(), None, NOW).await.unwrap();
+    let mut pair = one.2.begin(&begun.view, NOW).await.unwrap();
+    let nodes = [Arc::new(one.2), Arc::new(two.2)];
+    let mut now = NOW;
+    for round in 0..rounds {
+        now = Timestamp(now.0 + 301_000);
+        let mut tasks = tokio::task::JoinSet::new();
+        for tab in 0..12 {
+            let (tokens, pair) = (nodes[tab % 2].clone(), pair.clone());
+            tasks.spawn(async move { ask(&tokens, (Some(&pair.access), Some(&pair.refresh)), now).await });
+        }
+        let said = tasks.join_all().await;
+        assert!(
+            said.iter().all(|learnt| matches!(learnt.lookup, Lookup::Alive(_))),
+            "round {round}: nobody is signed out"
+        );
+        let successors: BTreeSet<String> = said.iter().map(|learnt| learnt.renewed.clone().unwrap().refresh).collect();
+        assert_eq!(successors.len(), 1, "round {round}: one successor");
+        assert!(!successors.contains(&pair.refresh), "round {round}: and a new one");
+        for learnt in &said {
+            let Pair { access, .. } = learnt.renewed.clone().unwrap();
+            let learnt = ask(&nodes[round % 2], (Some(&access), None), now).await;
+            assert!(matches!(learnt.lookup, Lookup::Alive(_)), "every access token counts, on either node");
+        }
+        pair = said.into_iter().next().unwrap().renewed.unwrap();
+    }
+    // One rotation each: the token of two rounds ago is not the one before the last.
+    let learnt = ask(&nodes[0], (None, Some(&pair.refresh)), now).await;
+    assert!(matches!(learnt.lookup, Lookup::Alive(_)));
+}
+
+/// I31
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twelve_tabs_that_renew_at_once_get_one_successor_and_stay_signed_in() {
+    tabs(Arc::new(Memory::new()), 200).await;
+    let folder = tempfile::tempdir().unwrap();
+    tabs(Arc::new(Embedded::open(&folder.path().join("s.redb")).unwrap()), 20).await;
+}
+
+#[tokio::test]
+async fn keys_rotate_without_a_sign_out_and_a_node_learns_of_it() {
+    for format in [Format::Sealed, Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }]
+    {
+        let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+        let (sessions, ring, tokens) = node(store.clone(), &keys, format.clone(), NOW).await;
+        let (_, other_ring, other) = node(store, &keys, format, NOW).await;
+        let begun = sessions.begin(alice(), None, NOW).await.unwrap();
+        let mut pair = tokens.begin(&begun.view, NOW).await.unwrap();
+        let before = ring.published();
+        ring.rotate(NOW).await.unwrap();
+        ring.rotate(NOW).await.unwrap();
+        let states = |now| ring.list(now).iter().map(|key| format!("{:?}", key.state)).collect::<Vec<_>>();
+        assert_eq!(states(NOW), ["Active", "Active", "Pending", "Pending"], "asking twice is asking once");
+        assert_ne!(ring.published().1, before.1, "published before it signs, under another tag");
+        let mut now = NOW;
+        for _ in 0..12 {
+            now = Timestamp(now.0 + 200_000);
+            // The other node has not looked at the shelf: it learns of the key by the token that names it.
+            let learnt = ask(&other, (Some(&pair.access), None), now).await;
+            assert!(matches!(learnt.lookup, Lookup::Alive(_)), "{:?} at {}", learnt.lookup, now.0 - NOW.0);
+            let learnt = ask(&tokens, (None, Some(&pair.refresh)), now).await;
+            pair = learnt.renewed.expect("nobody is signed out");
+        }
+        assert_eq!(states(now), ["Gone", "Gone", "Active", "Active"]);
+        ring.rotate(now).await.unwrap();
+        assert_eq!(states(now), ["Active", "Active", "Pending", "Pending"], "what is gone is forgotten");
+        assert!(other_ring.list(now).len() == 4);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_read_holds_nothing_that_works() {
+    let (store, keys) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+    let (sessions, _, tokens) = node(store.clone(), &keys, Format::Sealed, NOW).await;
+    let begun = sessions.begin(alice(), None, NOW).await.unwrap();
+    let first = tokens.begin(&begun.view, NOW).await.unwrap();
+    let second = ask(&tokens, (None, Some(&first.refresh)), NOW).await.renewed.unwrap();
+    let place = portcullis::session::ShelfKey::of("refresh family", &begun.view.key.0);
+    let kept = store.kept(place, NOW).await.unwrap().unwrap();
+    use base64::Engine;
+    for pair in [first, second] {
+        let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(pair.refresh).unwrap();
+        let secret: Vec<String> = raw[17..49].iter().map(u8::to_string).collect();
+        assert!(!String::from_utf8_lossy(&kept.bytes).contains(&secret.join(",")), "no secret of a token");
+    }
+    // Another secret than the one the keys were sealed with does not open them.
+    let foreign = KeyRing::open(sessions, [9; 32], Algorithm::EdDsa, NOW).await;
+    assert!(foreign.is_err());
+    let gone = ask(&tokens, (None, Some("x")), NOW).await;
+    assert!(matches!(gone.lookup, Lookup::Ended(EndedBecause::Forged)));
+}
