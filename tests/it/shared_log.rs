@@ -231,3 +231,16 @@ async fn a_master_without_its_replica_takes_no_heartbeat() {
     assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
     assert!(store.load(key("alice", 1)).await.is_ok(), "it still answers reads, which is why they renew nothing");
 }
+
+/// A tombstone that was lost is told again even where no record came back with it: nodes may have the session in memory.
+#[tokio::test]
+async fn a_lost_tombstone_is_told_again_without_a_record() {
+    let server = RedisServer::start(&[]);
+    let store = server.store();
+    let link = link(&store, 0).await;
+    let lost = vec![(id(1), Event::Ended { key: key("alice", 1), until: SystemClock.now().plus(A_MINUTE) })];
+    for _ in 0..2 {
+        link.reassert(lost.clone()).await.unwrap();
+        assert_eq!(link.cycle(beat(1, BEGIN), BEGIN).await.unwrap().entries.len(), 1);
+    }
+}

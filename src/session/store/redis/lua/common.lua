@@ -43,52 +43,65 @@ local function epoch_of(user)
   return math.max(mine, tonumber(redis.call('GET', single('g')) or '0'))
 end
 
--- Whether the record exists and its epoch still counts: seen, idle, ends, user – or nothing.
-local function live(key)
-  local found = redis.call('HMGET', name('s', key), 'l', 'i', 'a', 'u', 'e')
-  if not found[1] or tonumber(found[5]) < epoch_of(found[4]) then return nil end
-  return tonumber(found[1]), tonumber(found[2]), tonumber(found[3]), found[4]
+-- A record is one text – seen, idle, ends, epoch, user, and what nodes wrote – because a hash of these would take twice the memory.
+local function read(key)
+  local value = redis.call('GET', name('s', key))
+  if not value then return nil end
+  local seen, idle, ends, epoch, user, from = string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%x+) ()')
+  return { seen = tonumber(seen), idle = tonumber(idle), ends = tonumber(ends), epoch = tonumber(epoch), user = user,
+    record = string.sub(value, from) }
 end
 
--- Index entries, and the ends of record and index. The user's index goes with its last member.
-local function index(key, user, due)
-  redis.call('PEXPIREAT', name('s', key), whole(due + SLACK))
-  redis.call('ZADD', name('u', user), whole(due), key)
+-- The record, if its epoch still counts.
+local function live(key)
+  local session = read(key)
+  if session and session.epoch >= epoch_of(session.user) then return session end
+end
+
+-- Write a record and its index entries. The user's index goes with its last member.
+local function write(key, session)
+  local due = math.min(session.seen + session.idle, session.ends)
+  local head = { whole(session.seen), whole(session.idle), whole(session.ends), whole(session.epoch), session.user, session.record }
+  redis.call('SET', name('s', key), table.concat(head, ' '), 'PXAT', whole(due + SLACK))
+  redis.call('ZADD', name('u', session.user), whole(due), key)
   redis.call('ZADD', single('a'), whole(due), key)
-  local latest = redis.call('ZREVRANGE', name('u', user), 0, 0, 'WITHSCORES')
-  redis.call('PEXPIREAT', name('u', user), whole(tonumber(latest[2]) + SLACK))
+  local latest = redis.call('ZREVRANGE', name('u', session.user), 0, 0, 'WITHSCORES')
+  redis.call('PEXPIREAT', name('u', session.user), whole(tonumber(latest[2]) + SLACK))
 end
 
 -- Delete a record and its index entries; 1 where it was live.
 local function remove(key)
-  local alive, user = live(key), redis.call('HGET', name('s', key), 'u')
+  local session, alive = read(key), live(key)
   redis.call('DEL', name('s', key))
   redis.call('ZREM', single('a'), key)
-  if user then redis.call('ZREM', name('u', user), key) end
+  if session then redis.call('ZREM', name('u', session.user), key) end
   return alive and 1 or 0
 end
 
 -- End a session: no record, and a tombstone for the rest of the life it could have had. Answers 1 where it was live, and the
 -- tombstone's end.
 local function finish(key, least)
-  local ends = tonumber(redis.call('HGET', name('s', key), 'a') or '0')
-  local stands = tonumber(redis.call('GET', name('x', key)) or '0')
-  if ends == 0 then ends = clock() + UNKNOWN_ENDS end
-  local last = math.max(ends, stands, least)
+  local session = read(key)
+  local ends = session and session.ends or clock() + UNKNOWN_ENDS
+  local last = math.max(ends, tonumber(redis.call('GET', name('x', key)) or '0'), least)
   redis.call('SET', name('x', key), whole(last), 'PXAT', whole(math.max(last, clock() + SLACK)))
   return remove(key), last
 end
 
 -- End a user's sessions of an older epoch and lift the spared one to it. Answers how many were live.
 local function raise(user, epoch, spared)
-  local keys, doomed, ended = redis.call('ZRANGE', name('u', user), 0, -1), {}, 0
-  for _, key in ipairs(keys) do
-    local at = tonumber(redis.call('HGET', name('s', key), 'e') or '0')
+  local doomed, ended = {}, 0
+  for _, key in ipairs(redis.call('ZRANGE', name('u', user), 0, -1)) do
+    local session = read(key)
+    local alive = session and session.epoch >= epoch_of(user)
     if key == spared then
-      if live(key) and at < epoch then redis.call('HSET', name('s', key), 'e', whole(epoch)) end
-    elseif at < epoch then
+      if alive and session.epoch < epoch then
+        session.epoch = epoch
+        write(key, session)
+      end
+    elseif not session or session.epoch < epoch then
       doomed[#doomed + 1] = key
-      if live(key) then ended = ended + 1 end
+      if alive then ended = ended + 1 end
     end
   end
   redis.call('ZADD', single('n'), 'GT', whole(epoch), user)

@@ -15,13 +15,12 @@ local function over(other)
 end
 
 if replaced ~= '-' then over(replaced) end
-redis.call('HSET', name('s', key), 'u', user, 'r', record, 'l', seen, 'i', idle, 'a', ends, 'e', whole(epoch_of(user)))
-index(key, user, math.min(tonumber(seen) + tonumber(idle), tonumber(ends)))
+write(key, { seen = tonumber(seen), idle = tonumber(idle), ends = tonumber(ends), epoch = epoch_of(user), user = user, record = record })
 if limit > 0 then
   local others = {}
   for _, other in ipairs(redis.call('ZRANGE', name('u', user), 0, -1)) do
-    local last = live(other)
-    if last and other ~= key then others[#others + 1] = { last, other } end
+    local session = live(other)
+    if session and other ~= key then others[#others + 1] = { session.seen, other } end
   end
   table.sort(others, function(one, two)
     if one[1] ~= two[1] then return one[1] > two[1] end

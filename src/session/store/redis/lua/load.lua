@@ -1,4 +1,4 @@
--- A record with what may have moved since it was written, in one round trip with both epochs.
-local key = ARGV[3]
-if not live(key) then return false end
-return redis.call('HMGET', name('s', key), 'r', 'l', 'e')
+-- A record with what may have moved since it was written, in one round trip with both epochs: record, seen, epoch.
+local session = live(ARGV[3])
+if not session then return false end
+return { session.record, whole(session.seen), whole(session.epoch) }

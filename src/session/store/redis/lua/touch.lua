@@ -2,11 +2,11 @@
 local told = {}
 for at = 3, #ARGV, 2 do
   local key, moment = ARGV[at], tonumber(ARGV[at + 1])
-  local seen, idle, ends, user = live(key)
-  if seen and moment > seen then
-    redis.call('HSET', name('s', key), 'l', ARGV[at + 1])
-    index(key, user, math.min(moment + idle, ends))
+  local session = live(key)
+  if session and moment > session.seen then
+    session.seen = moment
+    write(key, session)
   end
-  told[#told + 1] = seen and 1 or 0
+  told[#told + 1] = session and 1 or 0
 end
 return told
