@@ -146,6 +146,13 @@ fn target(parts: &Parts) -> Result<&str, HeadError> {
     Ok(path)
 }
 
+/// Whether an answer's head says in one way only where its body ends (RFC 9112 §6.3). hyper takes a coding and a length together,
+/// reads by the one and hands on the other: the client would get another end than the application meant.
+pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let lines = |name| headers.get_all(name).iter().count();
+    lines(header::CONTENT_LENGTH) + lines(header::TRANSFER_ENCODING) <= 1 && check_framing(headers).is_ok()
+}
+
 /// hyper accepts `gzip, chunked`, two codings, and `Content-Length: 01` or `+1`; a server behind us may not read them alike.
 fn check_framing(headers: &HeaderMap) -> Result<(), HeadError> {
     let coding = headers.get(header::TRANSFER_ENCODING);

@@ -18,7 +18,7 @@ mod route;
 pub use access::AccessRule;
 pub use decide::{Decision, Permit, Reason, decide};
 pub use explain::{Explained, Miss, explain};
-pub use head::{HeadError, RequestHead};
+pub use head::{HeadError, RequestHead, is_plainly_framed};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Authentication, BadToken, Caller, Identity, Proof, Rejection, SignedIn};
 pub use identity_headers::{HeaderNameError, IdentityHeaders, alias};

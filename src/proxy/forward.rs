@@ -7,7 +7,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
-use crate::policy::{Permit, RequestHead};
+use crate::policy::{Permit, RequestHead, is_plainly_framed};
 use crate::session::View;
 use crate::upstream::PooledBody;
 
@@ -88,6 +88,9 @@ pub async fn forward(
     let answered = pool.send(rebuilt, progress.sending(), switch.is_some(), options.response_timeout).await;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
+    if !is_plainly_framed(response.headers()) {
+        return Err(Refusal::AnswerFraming);
+    }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {

@@ -64,6 +64,9 @@ pub enum Refusal {
     /// The application switched protocols unasked.
     #[error("the application switched protocols unasked")]
     UnaskedUpgrade,
+    /// The application's answer could be read in more than one way.
+    #[error("the application's answer could be read in more than one way")]
+    AnswerFraming,
     /// A panic.
     #[error("a request panicked")]
     Panic,
@@ -125,7 +128,7 @@ impl Refusal {
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
             }
-            Refusal::UnaskedUpgrade | Refusal::Forward(ForwardError::NoUpgrade(_)) => {
+            Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.")
             }
             Refusal::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake."),

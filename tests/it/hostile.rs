@@ -1,9 +1,13 @@
 //! Hostile input from data files, a case a line: raw heads, paths, cookies; and what HTTP/2 lets through.
 
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::oracle::{Seen, Witness, is_under};
-use crate::support::{Running, run, run_text, shipped};
+use crate::support::{Running, between, run, run_text, shipped};
 use crate::tools::{Lines, program, python};
-use crate::wire::raw;
+use crate::wire::{Application, raw};
 
 /// The lines of a data file that are cases: the first `fields` words, and the rest.
 fn cases<'t>(text: &'t str, fields: usize) -> Vec<(Vec<&'t str>, &'t str)> {
@@ -39,7 +43,12 @@ fn told(seen: &Seen) -> String {
 }
 
 fn unescape(text: &str) -> Vec<u8> {
-    let text = text.replace('Z', "\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n");
+    unescape_with(text, "\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
+}
+
+/// The bytes of a line, where `Z` stands for something that comes often.
+fn unescape_with(text: &str, z: &str) -> Vec<u8> {
+    let text = text.replace('Z', z);
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes().iter());
     while let Some(&byte) = rest.next() {
         if byte != b'\\' {
@@ -192,6 +201,64 @@ fn hostile_frames_have_their_answer_and_reach_the_application_in_one_reading_or_
         if !right {
             wrong.push(format!("the application saw {seen:?}: {line}"));
         }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An application that answers with the bytes of a case, whose number the path ends in, and keeps the connection.
+fn answering(cases: Vec<Vec<u8>>) -> Application {
+    let cases = Arc::new(cases);
+    Application::on_streams(move |mut stream| {
+        let cases = cases.clone();
+        async move {
+            let (mut head, mut chunk) = (Vec::new(), [0; 1024]);
+            while let Ok(read @ 1..) = stream.read(&mut chunk).await {
+                head.extend_from_slice(&chunk[..read]);
+                if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+                    let line = String::from_utf8_lossy(&head[..end]).into_owned();
+                    let number: usize = between(&line, "GET /public/", " ").parse().unwrap();
+                    head.drain(..end + 4);
+                    if stream.write_all(&cases[number]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// attacks: policy 11. Whatever an application answers, the client gets one answer in one reading, and nobody gets the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn hostile_answers_end_where_they_begin() {
+    let cases = cases(include_str!("../data/hostile_answers.txt"), 2);
+    assert!(cases.len() > 40);
+    let bytes = |text: &&str| unescape_with(text, "Content-Length: 5\\r\\n\\r\\nhello");
+    let application = answering(cases.iter().map(|(_, text)| bytes(text)).collect());
+    let text = shipped("memory")
+        .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port))
+        .replace("[upstream.app]", "[upstream.app]\nresponse_timeout = \"500ms\"\neject_after = 0");
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    let mut wrong = Vec::new();
+    for (number, (expected, text)) in cases.iter().enumerate() {
+        let request = format!("GET /public/{number} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let said = raw(running.port(), request.as_bytes(), "").await;
+        let lower = said.to_lowercase();
+        let told = lower.contains("\r\n0\r\n\r\n") || !lower.contains("transfer-encoding: chunked");
+        let status = if told && !said.is_empty() { said.split(' ').nth(1).unwrap_or("none") } else { "cut" };
+        let has = |word: &str| word == "-" || said.contains(word);
+        let framed = lower.matches("content-length:").count() + lower.matches("transfer-encoding:").count() <= 1;
+        if status != expected[0]
+            || !has(expected[1])
+            || said.matches("HTTP/1.").count() > 1
+            || !framed
+            || lower.contains("evil")
+        {
+            wrong.push(format!("{text}\n    gave {said:?}"));
+        }
+        // The next one, over whatever connection, gets its own.
+        let next =
+            raw(running.port(), b"GET /public/0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "").await;
+        assert!(next.starts_with("HTTP/1.1 200 ") && next.ends_with("hello"), "after {text}: {next}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
