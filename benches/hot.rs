@@ -121,6 +121,7 @@ fn rebuild(c: &mut Criterion) {
                 permit: &permit,
                 version: http::Version::HTTP_11,
                 switch: None,
+                access_token: None,
             };
             request_headers(black_box(&parts.headers), outgoing)
         });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::session::{Activity, Begun, Lookup, Revocation, Session, Sessions, StoreError, Wait};
+use crate::session::{Activity, Begun, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
 use crate::token::{Current, Learnt, OwnTokens, Pair};
 
 use super::credential::{CookieName, Repeated};
@@ -40,8 +40,8 @@ pub struct Carrier {
 
 /// The directory's word, for a record that is put into a new token.
 impl Current for Carrier {
-    fn current(&self, mut session: Session) -> Option<Session> {
-        match self.directory.standing(&session) {
+    fn current(&self, key: SessionKey, mut session: Session) -> Option<Session> {
+        match self.directory.standing(key, &session) {
             Standing::AsAtSignIn => {}
             Standing::Roles(roles) => session.roles = roles,
             Standing::Gone => return None,

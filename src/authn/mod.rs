@@ -14,7 +14,7 @@ use http::HeaderMap;
 
 use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
-use crate::session::{Activity, EndedBecause, Lookup, Session, Sessions, StoreError, View};
+use crate::session::{Activity, EndedBecause, Lookup, Session, SessionKey, Sessions, StoreError, View};
 
 use crate::token::{Learnt, TokenError, Tokens};
 
@@ -82,14 +82,14 @@ pub enum Standing {
 /// A directory of users. Asked when a session comes into memory; whoever changes it makes sessions be loaded anew.
 pub trait Directory: Send + Sync + 'static {
     /// From memory, without waiting.
-    fn standing(&self, session: &Session) -> Standing;
+    fn standing(&self, key: SessionKey, session: &Session) -> Standing;
 }
 
 /// A directory that knows nobody better than their sign-in.
 pub struct NoDirectory;
 
 impl Directory for NoDirectory {
-    fn standing(&self, _: &Session) -> Standing {
+    fn standing(&self, _: SessionKey, _: &Session) -> Standing {
         Standing::AsAtSignIn
     }
 }
@@ -181,7 +181,7 @@ impl Authenticator {
         let Learnt { lookup, renewed } = self.carrier.lookup(presented, activity, now).await?;
         let rejected = |rejection| Known::without_session(Authentication::Rejected(rejection));
         let mut known = match lookup {
-            Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(&view.session)).clone() {
+            Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone() {
                 Some(caller) => Known {
                     authentication: Authentication::Identified(caller),
                     session: Some(view),
@@ -198,8 +198,8 @@ impl Authenticator {
     }
 
     /// An identity and its header lines, built once for as long as the session is in memory; `None` where the user is gone.
-    fn caller(&self, session: &Session) -> Option<Arc<Caller>> {
-        let held = match self.carrier.directory().standing(session) {
+    fn caller(&self, key: SessionKey, session: &Session) -> Option<Arc<Caller>> {
+        let held = match self.carrier.directory().standing(key, session) {
             Standing::AsAtSignIn => session.roles.clone(),
             Standing::Roles(roles) => roles,
             Standing::Gone => return None,

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::LocalLogin;
+use crate::policy::RoleNames;
+
+use super::oidc::providers;
 use super::table::Table;
+use super::{LocalLogin, OidcLogin};
 
 /// OWASP's first recommendation for argon2id; stronger ones are the user's to choose.
 const ARGON2: (u32, u32, u32) = (19 * 1024, 2, 1);
@@ -11,22 +14,24 @@ const ARGON2: (u32, u32, u32) = (19 * 1024, 2, 1);
 /// Where people sign in. `None` stands for a mistake.
 pub(super) struct Logins {
     pub(super) local: Option<Option<LocalLogin>>,
+    pub(super) oidc: Option<Vec<OidcLogin>>,
     /// The names that a route may ask for, right or mistaken.
     pub(super) names: Vec<String>,
 }
 
 /// All places.
-pub(super) fn login(root: &mut Table<'_, '_>, base: &Path) -> Logins {
+pub(super) fn login(root: &mut Table<'_, '_>, roles: &RoleNames, base: &Path) -> Logins {
     let Some(mut login) = root.table("login") else {
         let fine = !root.has_problem("login");
-        return Logins { local: fine.then_some(None), names: Vec::new() };
+        return Logins { local: fine.then_some(None), oidc: fine.then(Vec::new), names: Vec::new() };
     };
     let local = login.table("local").map(|table| local_login(table, base));
-    let names: Vec<String> = local.iter().map(|_| "local".to_owned()).collect();
-    login.not_yet(&["oidc"]);
+    let mut names: Vec<String> = local.iter().map(|_| "local".to_owned()).collect();
+    names.extend(login.names("oidc"));
+    let oidc = providers(&mut login, local.is_some(), roles, base);
     let local = local.map_or_else(|| (!login.has_problem("local")).then_some(None), |local| local.map(Some));
     login.done();
-    Logins { local, names }
+    Logins { local, oidc, names }
 }
 
 fn local_login(mut table: Table<'_, '_>, base: &Path) -> Option<LocalLogin> {

@@ -6,6 +6,7 @@
 
 mod identity;
 mod login;
+mod oidc;
 mod options;
 mod parse;
 mod problems;
@@ -19,6 +20,7 @@ mod table;
 mod token;
 mod upstreams;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct Config {
     pub signing: Signing,
     /// Bearer tokens of others.
     pub tokens: Vec<TokenIssuer>,
+    /// OpenID providers.
+    pub oidc: Vec<OidcLogin>,
     /// What applications are told.
     pub identity_headers: IdentityHeaders,
     /// Applications, in the order of the file; a route's `UpstreamId` is an index into it.
@@ -64,7 +68,8 @@ pub struct Config {
 impl Config {
     /// The names of the places to sign in.
     pub fn places(&self) -> impl Iterator<Item = &str> {
-        self.local.iter().map(|_| "local")
+        let local = self.local.iter().map(|_| "local");
+        local.chain(self.oidc.iter().map(|provider| provider.name.as_str()))
     }
 }
 
@@ -224,6 +229,64 @@ pub struct LocalLogin {
     pub argon2_passes: u32,
     /// argon2id lanes.
     pub argon2_lanes: u32,
+}
+
+/// `[login.oidc.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcLogin {
+    /// Its name in addresses and logs.
+    pub name: String,
+    /// What the button says.
+    pub title: String,
+    /// Byte for byte as its tokens carry it.
+    pub issuer: String,
+    /// It is on this machine and asked over plain HTTP: for tests and development.
+    pub plain_http: bool,
+    /// The name it knows this gateway by.
+    pub client_id: String,
+    /// How this gateway proves that name.
+    pub client_auth: OidcClientAuth,
+    /// What ID tokens may be signed with.
+    pub algorithms: Vec<String>,
+    /// What is asked for; holds `openid`.
+    pub scopes: Vec<String>,
+    /// Every e-mail address counts as verified, unless the provider denies it.
+    pub trust_email: bool,
+    /// Where roles or groups stand.
+    pub roles_claim: Option<String>,
+    /// From a value there to a declared role. Where it is empty, a value is the role of its name.
+    pub role_map: BTreeMap<String, String>,
+    /// What applications are told as the user's name.
+    pub user_claim: String,
+    /// What stands before it.
+    pub user_prefix: String,
+    /// Domains of verified e-mail addresses that may sign in, lower-case; with `allow_emails` empty: anybody.
+    pub allow_domains: Vec<String>,
+    /// Verified e-mail addresses that may sign in, lower-case.
+    pub allow_emails: Vec<String>,
+    /// Values of `roles_claim` of which one is needed; empty: none is.
+    pub allow_groups: Vec<String>,
+    /// PEM of the CAs; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM chain and key shown to the provider.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Whether its front-channel logout is heard.
+    pub frontchannel_logout: bool,
+    /// Whether signing out here leads on to signing out there.
+    pub logout_there: bool,
+}
+
+/// `login.oidc.NAME.client_auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OidcClientAuth {
+    /// `client_secret_basic`.
+    Basic(Secret),
+    /// `client_secret_post`.
+    Post(Secret),
+    /// `private_key_jwt`: PEM of the key, and its name at the provider.
+    Key(PathBuf, Option<String>),
+    /// `tls_client_auth`: the certificate of `[tls]`.
+    Certificate,
 }
 
 /// `[upstream.NAME]`.

@@ -58,7 +58,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let tls = required(root, "tls", "write [tls] with `certificate` and `private_key`, or `self_signed = true`")
         .and_then(|table| tls(table, base));
     let session = session(root, base);
-    let logins = login(root, base);
+    let logins = login(root, &roles, base);
     let identity_headers = identity_headers(root);
     let upstreams = upstreams(root, base);
     let tokens = tokens(root, &roles, base);
@@ -74,6 +74,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
         local: logins.local?,
         signing: signing?,
         tokens: tokens?,
+        oidc: logins.oidc?,
         identity_headers: identity_headers?,
         upstreams,
         routes: routes?,

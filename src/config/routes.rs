@@ -91,7 +91,7 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
         table.problem(
             &table.span().clone(),
             "access",
-            "asks for a sign-in, and nobody can sign in; write [login.local] with `users`",
+            "asks for a sign-in, and nobody can sign in; write [login.local] with `users`, or [login.oidc.NAME]",
         );
     }
     let options = options(&mut table);

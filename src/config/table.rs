@@ -95,6 +95,19 @@ impl<'f, 't> Table<'f, 't> {
         self.findings.line(&self.span)
     }
 
+    /// A mistake of another table, by its whole key.
+    pub(super) fn problem_at(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
+        self.findings.add(span, key, message);
+    }
+
+    /// The keys within a table that was not taken yet.
+    pub(super) fn names(&self, key: &str) -> Vec<String> {
+        match self.entries.get(key).map(|(_, value)| value.get_ref()) {
+            Some(DeValue::Table(table)) => table.keys().map(|name| name.get_ref().to_string()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// A mistake at a line that is known already.
     pub(super) fn problem_at_line(&self, line: usize, key: &str, message: impl Into<String>) {
         let problem = Problem { line, key: key.to_owned(), message: message.into() };

@@ -66,7 +66,7 @@ impl Client {
     /// # Errors
     /// [`FetchError`], which says at what step.
     pub async fn get(&self, address: &Address, credential: Credential<'_>) -> Result<Document, FetchError> {
-        self.ask(address, Method::GET, None, credential).await
+        self.send(address, request(Method::GET, None, credential)).await
     }
 
     /// POST a form.
@@ -80,18 +80,21 @@ impl Client {
         credential: Credential<'_>,
     ) -> Result<Document, FetchError> {
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        self.ask(address, Method::POST, Some(form), credential).await
+        self.send(address, request(Method::POST, Some(form), credential)).await
     }
 
-    async fn ask(
-        &self,
-        address: &Address,
-        method: Method,
-        form: Option<String>,
-        credential: Credential<'_>,
-    ) -> Result<Document, FetchError> {
+    /// Send a request that somebody else wrote; its target and `Host` are the address's.
+    ///
+    /// # Errors
+    /// [`FetchError`], which says at what step.
+    pub async fn send(&self, address: &Address, mut request: Request<Bytes>) -> Result<Document, FetchError> {
         let deadline = Instant::now() + self.timeout;
-        let request = request(address, method, form, credential);
+        *request.uri_mut() = address.target();
+        let headers = request.headers_mut();
+        headers.extend(address.host_line().map(|host| (header::HOST, host)));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("portcullis"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let request = request.map(Full::new);
         let stream = within(deadline, address, Step::Connect, connect(address)).await?;
         let stream = stream.map_err(|error| FetchError::Connect(address.clone(), error))?;
         if !address.is_secure() {
@@ -158,19 +161,9 @@ async fn connect(address: &Address) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn request(
-    address: &Address,
-    method: Method,
-    form: Option<String>,
-    credential: Credential<'_>,
-) -> Request<Full<Bytes>> {
+fn request(method: Method, form: Option<String>, credential: Credential<'_>) -> Request<Bytes> {
     let mut headers = HeaderMap::new();
-    if let Some(host) = address.host_line() {
-        headers.insert(header::HOST, host);
-    }
-    headers.insert(header::USER_AGENT, HeaderValue::from_static("portcullis"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     if let Some(line) = authorization(credential) {
         headers.insert(header::AUTHORIZATION, line);
     }
@@ -178,9 +171,8 @@ fn request(
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(header::CONTENT_TYPE, kind);
     }
-    let mut request = Request::new(Full::new(Bytes::from(form.unwrap_or_default())));
+    let mut request = Request::new(Bytes::from(form.unwrap_or_default()));
     *request.method_mut() = method;
-    *request.uri_mut() = address.target();
     *request.headers_mut() = headers;
     request
 }

@@ -56,18 +56,20 @@ impl Login {
     /// Sign out. The session is over in the store before this answers; a store that does not answer is an error, and the
     /// cookie stays, because saying *signed out* of a session that lives would be a lie.
     pub(super) async fn sign_out(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+        let mut there = None;
         let user = match ask.caller {
             Some(known) if !self.proves(&ask, known.view) => {
                 let response = self.pages.sign_out(&self.csrf(known.view));
                 return Ok(refused(response, known.view));
             }
             Some(known) => {
+                there = self.sign_out_there(&ask, known.view).await;
                 self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await?;
-                Some(known.view.session.subject.clone())
+                Some(known.view.session.user_name().to_owned())
             }
             None => None,
         };
-        let mut response = self.pages.signed_out();
+        let mut response = there.map_or_else(|| self.pages.signed_out(), |there| self.pages.signed_out_here(&there));
         self.carrier.take_back(ask.headers, response.headers_mut());
         // What pages of this person left in the browser's caches goes too. Not "cookies": applications own theirs.
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
@@ -104,7 +106,7 @@ impl Login {
         };
         self.sessions.revoke(what, Wait::BROWSER, ask.now).await?;
         let reason = Some(if handle == "others" { "all_others" } else { "one" });
-        let audit = Audit { event: "session_ended", user: Some(known.view.session.subject.clone()), reason };
+        let audit = Audit { event: "session_ended", user: Some(known.view.session.user_name().to_owned()), reason };
         let response = see_other("/.portcullis/sessions");
         Ok(Answer { response, audit: Some(audit) })
     }
@@ -121,7 +123,7 @@ impl Login {
 
 fn refused(mut response: Response<Bytes>, view: &View) -> Answer {
     *response.status_mut() = StatusCode::FORBIDDEN;
-    let user = Some(view.session.subject.clone());
+    let user = Some(view.session.user_name().to_owned());
     Answer { response, audit: Some(Audit { event: "form_refused", user, reason: Some("csrf") }) }
 }
 
@@ -132,7 +134,7 @@ fn who(known: Known<'_>) -> WhoAmI {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     WhoAmI {
-        subject: session.subject.clone(),
+        subject: session.user_name().to_owned(),
         name: session.name.clone(),
         email: session.email.clone(),
         roles: known.roles.to_vec(),

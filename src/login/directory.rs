@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::authn::{Directory, Standing};
-use crate::session::Session;
+use crate::session::{Session, SessionKey};
 
 use super::LOCAL;
+use super::oidc::Cache;
 use super::users::{User, Users, UsersError};
 
 /// What became of a user between two readings.
@@ -92,14 +93,27 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-impl Directory for LocalUsers {
-    fn standing(&self, session: &Session) -> Standing {
+/// Everybody: local users by their file, others by what their provider said last.
+pub struct People {
+    local: Option<Arc<LocalUsers>>,
+    provided: Arc<Cache>,
+}
+
+impl People {
+    /// Of these.
+    pub fn new(local: Option<Arc<LocalUsers>>, provided: Arc<Cache>) -> People {
+        People { local, provided }
+    }
+}
+
+impl Directory for People {
+    fn standing(&self, key: SessionKey, session: &Session) -> Standing {
         if session.provider != LOCAL {
-            return Standing::AsAtSignIn;
+            return self.provided.roles(key).map_or(Standing::AsAtSignIn, Standing::Roles);
         }
-        match self.user(&session.subject) {
-            Some(user) => Standing::Roles(user.roles),
-            None => Standing::Gone,
+        match &self.local {
+            None => Standing::AsAtSignIn,
+            Some(local) => local.user(&session.subject).map_or(Standing::Gone, |user| Standing::Roles(user.roles)),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod account;
 mod directory;
 mod form;
+pub mod oidc;
 pub mod pages;
 pub mod password;
 mod return_to;
@@ -16,6 +17,7 @@ mod wanted;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,14 +30,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Carrier, cookies};
 use crate::clock::{Clock, Timestamp};
-use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, View, Wait};
+use crate::session::{Revocation, SessionKeys, Sessions, UserKey, View, Wait};
 
-pub use directory::LocalUsers;
+pub use directory::{LocalUsers, People};
 pub use password::Argon2Params;
 pub use users::UsersError;
 pub use wanted::Wanted;
 
+pub use oidc::LoginError;
+
 use directory::Change;
+use oidc::Oidc;
 use pages::Pages;
 use password::Passwords;
 use throttle::Throttle;
@@ -78,6 +83,8 @@ pub struct Ask<'r> {
     pub session_cookie: Option<&'r str>,
     /// Now.
     pub now: Timestamp,
+    /// To be quoted to whoever runs the gateway.
+    pub request_id: &'r str,
 }
 
 /// Who asks.
@@ -117,6 +124,7 @@ pub struct Login {
     carrier: Arc<Carrier>,
     pages: Pages,
     users: Option<Arc<LocalUsers>>,
+    oidc: Oidc,
     passwords: Passwords,
     throttle: Throttle,
     key: hmac::Key,
@@ -125,7 +133,9 @@ pub struct Login {
 /// Whether a page wants to know who asks. Style sheets and the sign-in itself must work while the store is away.
 pub fn needs_caller(path: &str) -> bool {
     let page = path.strip_prefix(PREFIX).unwrap_or_default();
+    let of_provider = |page: &str| page.ends_with("/start") || page.ends_with("/callback");
     matches!(page, "login" | "logout" | "whoami" | "sessions" | "sessions/end")
+        || page.strip_prefix("oidc/").is_some_and(of_provider)
 }
 
 /// Read and check a user file, as `portcullis check` does.
@@ -160,6 +170,7 @@ impl Login {
     pub fn new(
         settings: Settings,
         users: Option<Arc<LocalUsers>>,
+        oidc: Oidc,
         sessions: Arc<Sessions>,
         carrier: Arc<Carrier>,
         keys: &SessionKeys,
@@ -170,11 +181,17 @@ impl Login {
             carrier,
             pages: Pages::new(),
             users,
+            oidc,
             passwords: Passwords::new(settings.argon2)?,
             throttle: Throttle::new(clock),
             key: hmac::Key::new(hmac::HMAC_SHA256, &keys.derive("portcullis/forms/1")),
             settings,
         })
+    }
+
+    /// Sign-in at providers, for whoever counts.
+    pub fn oidc(&self) -> &Oidc {
+        &self.oidc
     }
 
     /// The pages themselves, for refusals.
@@ -187,14 +204,17 @@ impl Login {
         if *wanted == Wanted::default() {
             return format!("{PREFIX}login");
         }
+        if let Some(provider) = wanted.login.as_deref().filter(|login| self.oidc.provider(login).is_some()) {
+            return self.location_at(provider, wanted);
+        }
         format!("{PREFIX}login?return={}", wanted.seal(&self.key))
     }
 
     /// Answer.
     ///
     /// # Errors
-    /// [`StoreError`] where the page needs the store and it does not answer.
-    pub async fn answer(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+    /// [`LoginError`] where the page needs the store or a provider, and it does not answer.
+    pub async fn answer(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let page = ask.path.strip_prefix(PREFIX).unwrap_or_default();
         if let Some(asset) = page.strip_prefix("assets/") {
             return Ok(match self.pages.asset(asset) {
@@ -203,16 +223,19 @@ impl Login {
                 None => self.nothing_here(),
             });
         }
+        if let Some(page) = page.strip_prefix("oidc/") {
+            return boxed(self.oidc_page(&ask, page)).await;
+        }
         let get = *ask.method == Method::GET || *ask.method == Method::HEAD;
         let post = *ask.method == Method::POST;
         match page {
-            "login" if get => Ok(plain(self.sign_in_page(&ask))),
-            "login" if post => self.sign_in(ask).await,
+            "login" if get => boxed(self.sign_in_page(&ask)).await,
+            "login" if post => Ok(self.sign_in(ask).await?),
             "logout" if get => Ok(plain(self.sign_out_page(&ask))),
-            "logout" if post => self.sign_out(ask).await,
+            "logout" if post => Ok(self.sign_out(ask).await?),
             "whoami" if get => Ok(plain(self.whoami(&ask))),
-            "sessions" if get => self.list_sessions(&ask).await.map(plain),
-            "sessions/end" if post => self.end_session(ask).await,
+            "sessions" if get => Ok(plain(self.list_sessions(&ask).await?)),
+            "sessions/end" if post => Ok(self.end_session(ask).await?),
             "login" | "logout" => Ok(plain(other_method("GET, HEAD, POST"))),
             "whoami" | "sessions" => Ok(plain(other_method("GET, HEAD"))),
             "sessions/end" => Ok(plain(other_method("POST"))),
@@ -249,6 +272,11 @@ impl Login {
             }
         }
     }
+}
+
+/// Kept off the stack of every request: sign-ins are rare and their futures large.
+fn boxed<'f, T>(future: impl Future<Output = T> + Send + 'f) -> Pin<Box<dyn Future<Output = T> + Send + 'f>> {
+    Box::pin(future)
 }
 
 fn plain(response: Response<Bytes>) -> Answer {

@@ -25,6 +25,8 @@ pub struct Problem<'p> {
     pub title: &'p str,
     /// One sentence.
     pub message: &'p str,
+    /// Where to sign in, on this host, where that would help.
+    pub link: Option<&'p str>,
     /// To be quoted to whoever runs the gateway.
     pub request_id: &'p str,
 }
@@ -38,6 +40,73 @@ pub struct SignIn {
     pub user: String,
     /// What went wrong, if something did.
     pub error: Option<String>,
+    /// Whether there are local users, who have passwords.
+    pub local: bool,
+    /// Other places to sign in.
+    pub choices: Vec<Choice>,
+}
+
+/// Another place to sign in.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// What it is called.
+    pub title: String,
+    /// Where it begins, on this host.
+    pub href: String,
+}
+
+/// Why a sign-in at a provider led to a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignInProblem {
+    /// It was not begun by a page load.
+    NotAPage,
+    /// What came back belongs to no attempt of this browser, or came too late.
+    Stale,
+    /// The provider, or the person there, said no.
+    Declined,
+    /// Not as strongly or recently as asked for.
+    TooWeak,
+    /// Known there, and on no list here.
+    NotAllowed,
+}
+
+impl SignInProblem {
+    fn words(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            SignInProblem::NotAPage => {
+                (StatusCode::BAD_REQUEST, "This is a page of its own", "Sign-in begins when its page is opened.")
+            }
+            SignInProblem::Stale => (
+                StatusCode::BAD_REQUEST,
+                "This sign-in cannot go on",
+                "It took too long, was used already, or belongs to another browser. You are not signed in by it.",
+            ),
+            SignInProblem::Declined => {
+                (StatusCode::FORBIDDEN, "You were not signed in", "The sign-in was declined or did not succeed there.")
+            }
+            SignInProblem::TooWeak => (
+                StatusCode::FORBIDDEN,
+                "A stronger sign-in is needed",
+                "It was not confirmed that you signed in as recently or as strongly as this page asks for.",
+            ),
+            SignInProblem::NotAllowed => (
+                StatusCode::FORBIDDEN,
+                "Your account may not come in",
+                "You are known there, but your account is not allowed here.",
+            ),
+        }
+    }
+}
+
+/// What a page of [`SignInProblem`] is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct SignInPage<'p> {
+    /// What the provider is called.
+    pub title: &'p str,
+    /// Where the sign-in begins anew, on this host.
+    pub again: &'p str,
+    /// To be quoted to whoever runs the gateway.
+    pub request_id: &'p str,
 }
 
 /// One row of the list of devices.
@@ -97,8 +166,10 @@ impl Pages {
         let templates = [
             ("base", include_str!("templates/base.html")),
             ("sign_in", include_str!("templates/sign_in.html")),
+            ("sign_in_problem", include_str!("templates/sign_in_problem.html")),
             ("sign_out", include_str!("templates/sign_out.html")),
             ("signed_out", include_str!("templates/signed_out.html")),
+            ("signed_out_here", include_str!("templates/signed_out_here.html")),
             ("whoami", include_str!("templates/whoami.html")),
             ("sessions", include_str!("templates/sessions.html")),
             ("problem", include_str!("templates/problem.html")),
@@ -111,13 +182,29 @@ impl Pages {
 
     /// A refusal.
     pub fn problem(&self, problem: &Problem<'_>) -> Response<Bytes> {
-        let Problem { status, title, message, request_id } = *problem;
-        self.page("problem", StatusCode::OK, context! { status, title, message, request_id })
+        let Problem { status, title, message, link, request_id } = *problem;
+        self.page("problem", StatusCode::OK, context! { status, title, message, link, request_id })
     }
 
     /// The sign-in page.
     pub fn sign_in(&self, status: StatusCode, form: &SignIn) -> Response<Bytes> {
         self.page("sign_in", status, context! { form => Serde(form) })
+    }
+
+    /// Why a sign-in at a provider did not succeed.
+    pub fn sign_in_problem(&self, problem: SignInProblem, page: &SignInPage<'_>) -> Response<Bytes> {
+        let (status, title, message) = problem.words();
+        let SignInPage { title: provider, again, request_id } = *page;
+        self.page("sign_in_problem", status, context! { title, message, provider, again, request_id })
+    }
+
+    /// Signed out here, and on the way to `location` to sign out there. A page and not a redirect: browsers hold redirects
+    /// that follow a form to the form's policy, which names this host alone.
+    pub fn signed_out_here(&self, location: &str) -> Response<Bytes> {
+        let mut response = self.page("signed_out_here", StatusCode::OK, context! { location });
+        // The address holds the ID token.
+        response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
     }
 
     /// The page with the sign-out button.

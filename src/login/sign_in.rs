@@ -1,6 +1,7 @@
 //! Signing in by password. One decision: every refusal of a sign-in is the same page, with the same work behind it, so that
 //! it tells nobody which user names exist. Knows nothing of roles.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -13,13 +14,14 @@ use zeroize::Zeroizing;
 use crate::session::{NewSession, StoreError};
 
 use super::form::{Browser, field, same_origin};
-use super::pages::SignIn;
+use super::oidc::{LoginError, Provider};
+use super::pages::{Choice, SignIn};
 use super::password::{Checked, LONGEST, PasswordError};
 use super::return_to::{ReturnTo, open, seal};
 use super::throttle::Attempt;
 use super::users::{User, Users, canonical};
 use super::wanted::Wanted;
-use super::{Answer, Ask, Audit, LOCAL, Login, cookies, see_other};
+use super::{Answer, Ask, Audit, LOCAL, Login, cookies, plain, see_other};
 
 /// How long a browser is known as one that signed in here; half a year, as others remember devices.
 const DEVICE_LIFE: Duration = Duration::from_secs(180 * 86_400);
@@ -38,20 +40,38 @@ impl Login {
     }
 
     /// The page. Whoever is signed in already goes on to where they wanted, unless that is what asks for a sign-in again.
-    pub(super) fn sign_in_page(&self, ask: &Ask<'_>) -> Response<Bytes> {
-        let sealed = ask.query.and_then(|query| field(query.as_bytes(), "return"));
-        let wanted = sealed.and_then(|sealed| Wanted::open(&sealed, &self.key)).unwrap_or_default();
+    pub(super) async fn sign_in_page(&self, ask: &Ask<'_>) -> Result<Answer, LoginError> {
+        let wanted = self.wanted(ask);
         if ask.caller.is_some() && !wanted.again {
-            return see_other(wanted.back().as_str());
+            return Ok(plain(see_other(wanted.back().as_str())));
         }
-        self.form(ask, StatusCode::OK, &wanted.back(), String::new(), None)
+        if let Some(provider) = self.only_provider(&wanted) {
+            return self.leave_for(ask, &provider, wanted, 0).await;
+        }
+        Ok(plain(self.form(ask, StatusCode::OK, &wanted, String::new(), None)))
+    }
+
+    /// What the address of a page says that a sign-in is wanted for.
+    pub(super) fn wanted(&self, ask: &Ask<'_>) -> Wanted {
+        let sealed = ask.query.and_then(|query| field(query.as_bytes(), "return"));
+        sealed.and_then(|sealed| Wanted::open(&sealed, &self.key)).unwrap_or_default()
+    }
+
+    /// The provider, where there is nothing to choose.
+    fn only_provider(&self, wanted: &Wanted) -> Option<Arc<Provider>> {
+        if let Some(login) = &wanted.login {
+            return self.oidc.provider(login).cloned();
+        }
+        let mut all = self.oidc.titles();
+        let (only, _) = all.next().filter(|_| self.users.is_none())?;
+        if all.next().is_some() { None } else { self.oidc.provider(only).cloned() }
     }
 
     fn form(
         &self,
         ask: &Ask<'_>,
         status: StatusCode,
-        back: &ReturnTo,
+        wanted: &Wanted,
         user: String,
         error: Option<&str>,
     ) -> Response<Bytes> {
@@ -61,8 +81,12 @@ impl Login {
             tracing::error!("the random generator failed");
             return self.pages.sign_in(StatusCode::SERVICE_UNAVAILABLE, &SignIn::default());
         };
-        let state = browser.state(&self.key, back, ask.now);
-        let form = SignIn { state, user, error: error.map(str::to_owned) };
+        let state = browser.state(&self.key, &wanted.back(), ask.now);
+        let choice =
+            |(name, title): (&str, &str)| Choice { title: title.to_owned(), href: self.location_at(name, wanted) };
+        // Whoever has to sign in here for a page is not led elsewhere.
+        let choices = if wanted.login.is_none() { self.oidc.titles().map(choice).collect() } else { Vec::new() };
+        let form = SignIn { state, user, error: error.map(str::to_owned), local: self.users.is_some(), choices };
         let mut response = self.pages.sign_in(status, &form);
         if fresh {
             cookies::set(response.headers_mut(), &self.browser_cookie(), browser.as_str(), None);
@@ -78,13 +102,13 @@ impl Login {
             Answer { response, audit: Some(Audit { event, user, reason: Some(reason) }) }
         };
         if !same_origin(ask.headers, ask.authority) {
-            let response = self.form(&ask, StatusCode::FORBIDDEN, &ReturnTo::start(), String::new(), Some(STALE));
+            let response = self.form(&ask, StatusCode::FORBIDDEN, &Wanted::default(), String::new(), Some(STALE));
             return Ok(refused("sign_in_refused", "other_origin", response));
         }
         let browser = cookies::value(ask.headers, &self.browser_cookie()).and_then(Browser::of);
         let state = field(&ask.body, "state").unwrap_or_default();
         let Some(back) = browser.and_then(|browser| browser.open_state(&self.key, &state, ask.now)) else {
-            let response = self.form(&ask, StatusCode::BAD_REQUEST, &ReturnTo::start(), typed.clone(), Some(STALE));
+            let response = self.form(&ask, StatusCode::BAD_REQUEST, &Wanted::default(), typed.clone(), Some(STALE));
             return Ok(refused("sign_in_refused", "stale_form", response));
         };
         let name = canonical(&typed);
@@ -96,7 +120,7 @@ impl Login {
             let wait = wait.as_secs().max(1);
             let told = format!("Too many attempts. Please wait {wait} seconds and try again.");
             let status = StatusCode::TOO_MANY_REQUESTS;
-            let mut response = self.form(&ask, status, &back, typed.clone(), Some(&told));
+            let mut response = self.form(&ask, status, &Wanted::back_to(&back), typed.clone(), Some(&told));
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
             return Ok(refused("sign_in_throttled", "too_many_failures", response));
         }
@@ -121,7 +145,7 @@ impl Login {
                     tracing::error!(error = &error as &dyn std::error::Error, "a password could not be checked");
                 }
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                let mut response = self.form(&ask, status, &back, typed.clone(), Some(BUSY));
+                let mut response = self.form(&ask, status, &Wanted::back_to(&back), typed.clone(), Some(BUSY));
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
                 Ok(refused("sign_in_refused", "busy", response))
             }
@@ -129,7 +153,7 @@ impl Login {
     }
 
     fn wrong(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str) -> Response<Bytes> {
-        self.form(ask, StatusCode::UNAUTHORIZED, back, typed.to_owned(), Some(WRONG))
+        self.form(ask, StatusCode::UNAUTHORIZED, &Wanted::back_to(back), typed.to_owned(), Some(WRONG))
     }
 
     async fn check(&self, user: Option<&User>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
@@ -195,7 +219,7 @@ impl Login {
 }
 
 /// What the browser calls itself, in a few words.
-fn device_label(ask: &Ask<'_>) -> String {
+pub(super) fn device_label(ask: &Ask<'_>) -> String {
     let agent = ask.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let named =
         |words: &[(&str, &'static str)]| words.iter().find(|(word, _)| agent.contains(word)).map(|(_, name)| *name);

@@ -44,6 +44,11 @@ impl Wanted {
         }
     }
 
+    /// Nothing but a way back.
+    pub(super) fn back_to(back: &ReturnTo) -> Wanted {
+        Wanted { back: back.as_str().to_owned(), ..Wanted::default() }
+    }
+
     /// The way back. Sealed by us, and still read with the same suspicion.
     pub(super) fn back(&self) -> ReturnTo {
         let (path, query) = self.back.split_once('?').map_or((self.back.as_str(), None), |(p, q)| (p, Some(q)));

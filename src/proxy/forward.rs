@@ -7,6 +7,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
+use crate::login::oidc::AccessToken;
 use crate::policy::{Permit, RequestHead, is_plainly_framed};
 use crate::session::View;
 use crate::upstream::PooledBody;
@@ -34,6 +35,8 @@ pub struct Passage<'r> {
     pub switch: Option<Switch>,
     /// The session it was made in.
     pub session: Option<Arc<View>>,
+    /// The access token of its provider, where that is kept.
+    pub access_token: Option<AccessToken>,
 }
 
 /// Forward and wait for the response head.
@@ -47,7 +50,7 @@ pub async fn forward(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, trace, head, id, switch, session } = passage;
+    let Passage { connection, trace, head, id, switch, session, access_token } = passage;
     if switch.is_some() && session.is_some() && !upgrade::same_origin(request.headers(), head.authority) {
         return Err(Refusal::Origin);
     }
@@ -70,6 +73,7 @@ pub async fn forward(
         identity: runtime.authenticator.headers(),
         permit,
         switch: switch.as_ref(),
+        access_token: access_token.as_ref(),
     };
     let headers = request_headers(request.headers(), outgoing);
     // What follows the head of an extended CONNECT is the WebSocket's, no body.

@@ -11,9 +11,10 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 
-use crate::authn::{Asking, AuthnError, Known};
+use crate::authn::{Asking, Known};
 use crate::clock::Timestamp;
 use crate::login::Wanted;
+use crate::login::oidc::{AccessToken, Followed};
 use crate::policy::{AccessRule, Decision, Found, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
@@ -21,7 +22,7 @@ use super::body::ResponseBody;
 use super::client::Trace;
 use super::forward::{Passage, forward};
 use super::record::{self, Record, Recorder};
-use super::reply::{self, Audience, Refusal};
+use super::reply::{self, Audience, Challenge, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::{Connection, Runtime, Worker, cors, own_pages, upgrade};
@@ -133,7 +134,7 @@ async fn stops(
     let now = runtime.clock.now();
 
     // 4: learn who is calling.
-    let mut known = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
+    let (mut known, access_token) = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
     beside.cookies = std::mem::take(&mut known.cookies);
 
     // 5: decide.
@@ -146,34 +147,50 @@ async fn stops(
         Decision::Forward(permit, _) => {
             record.subject = permit.caller().map(|caller| caller.identity.subject.clone());
             record.upstream = Some(worker.pools[permit.route().upstream.0].name().to_owned());
-            let passage = Passage { connection, trace, head: &head, id, switch, session: known.session };
+            let passage = Passage { connection, trace, head: &head, id, switch, session: known.session, access_token };
             let asked = Instant::now();
             let response = forward(worker, &permit, passage, request).await;
             record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),
-        Decision::Unauthenticated(reason, route) => Err(Refusal::Unauthenticated(reason, route.accept)),
+        Decision::Unauthenticated(reason, route) => Err(challenge(runtime, &head, &kept.headers, &route, reason)),
         Decision::Forbidden(_) if by_token => Err(Refusal::InsufficientScope),
         Decision::Forbidden(_) => Err(Refusal::Forbidden),
     }
 }
 
-/// Stop 4. Never on public routes: they work while the store is away.
+/// Stop 4. Never on public routes: they work while the store is away. In a session whose provider's tokens are kept, these are
+/// seen to as well: roles may have changed, or the provider may have ended it.
 async fn learn(
     runtime: &Runtime,
     matched: &Matched<'_>,
     headers: &HeaderMap,
     client: IpAddr,
     now: Timestamp,
-) -> Result<Known, AuthnError> {
+) -> Result<(Known, Option<AccessToken>), Refusal> {
     let is_public = |route: &Route| route.access == AccessRule::Public;
     let route = matched.route;
     if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
-        return Ok(Known::anonymous());
+        return Ok((Known::anonymous(), None));
     }
     let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
-    runtime.authenticator.ask(Asking { headers, accept: route.accept, activity, client }, now).await
+    let asking = Asking { headers, accept: route.accept, activity, client };
+    let known = runtime.authenticator.ask(asking, now).await?;
+    let Some(view) = &known.session else { return Ok((known, None)) };
+    match runtime.login.follow(view, now).await? {
+        Followed::Nothing => Ok((known, None)),
+        Followed::Token { access, changed: false } => Ok((known, access)),
+        Followed::Token { access, changed: true } => {
+            let mut anew = runtime.authenticator.ask(asking, now).await?;
+            if anew.cookies.is_empty() {
+                // What the first asking renewed is still to be handed over.
+                anew.cookies = known.cookies;
+            }
+            Ok((anew, access))
+        }
+        Followed::Ended => Ok((runtime.authenticator.ask(asking, now).await?, None)),
+    }
 }
 
 fn outcome(decision: &Decision) -> Outcome {
@@ -185,9 +202,23 @@ fn outcome(decision: &Decision) -> Outcome {
     }
 }
 
+/// Whether somebody who is signed in has to sign in again.
+fn is_again(reason: Reason) -> bool {
+    matches!(reason, Reason::OtherLogin | Reason::SignInTooOld | Reason::SignInTooWeak)
+}
+
+/// A program is told where its user signs in for this route; so is a person whose form went nowhere, because a redirect would
+/// lose it without a word.
+fn challenge(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap, route: &Route, reason: Reason) -> Refusal {
+    let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, is_again(reason)));
+    let loads = headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
+    let not_sent = loads && !head.method.is_safe() && Audience::of(headers) == Audience::Person;
+    Refusal::Unauthenticated(Box::new(Challenge { reason, accept: route.accept, login, not_sent }))
+}
+
 /// To the place where one signs in for this route, and back.
 fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Reason) -> Response<ResponseBody> {
-    let again = matches!(reason, Reason::OtherLogin | Reason::SignInTooOld | Reason::SignInTooWeak);
+    let again = is_again(reason);
     let wanted = Wanted::new(head.path.raw(), head.query, &route.sign_in, again);
     reply::see_other(&runtime.login.sign_in_location(&wanted))
 }

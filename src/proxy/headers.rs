@@ -6,7 +6,8 @@ use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::authn::CookieName;
-use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof};
+use crate::login::oidc::AccessToken;
+use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, alias};
 
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
 use super::request_id::RequestId;
@@ -52,6 +53,8 @@ pub struct Outgoing<'r> {
     pub permit: &'r Permit,
     /// The protocol to switch to.
     pub switch: Option<&'r Switch>,
+    /// The access token of the session's provider.
+    pub access_token: Option<&'r AccessToken>,
 }
 
 /// What is done with an answer's header list.
@@ -107,6 +110,9 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
     if !headers.contains_key(TRACEPARENT) {
         headers.insert(TRACEPARENT, outgoing.id.traceparent());
     }
+    if let Some(name) = &outgoing.permit.route().sign_in.access_token {
+        access_token(&mut headers, name, outgoing.access_token);
+    }
     // Last, so that nothing above can shadow or remove them.
     if let Some(caller) = outgoing.permit.caller() {
         // A token that was used here is not the application's to use again, elsewhere, in the caller's name.
@@ -118,6 +124,20 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
         }
     }
     headers
+}
+
+/// The provider's token in the header of the route's choice. What the client sent under the name goes in every spelling, whether
+/// there is a token or not.
+fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&AccessToken>) {
+    let owned = alias(name.as_str());
+    let theirs: Vec<HeaderName> = headers.keys().filter(|other| alias(other.as_str()) == owned).cloned().collect();
+    for other in theirs {
+        headers.remove(other);
+    }
+    if let Some(token) = token {
+        let value = if *name == header::AUTHORIZATION { &token.bearer } else { &token.plain };
+        headers.insert(name.clone(), value.clone());
+    }
 }
 
 /// The header list of the application's answer on its way to the client.

@@ -68,6 +68,7 @@ pub async fn answer(
         }
         _ => None,
     };
+    let request_id = id.to_string();
     let ask = login::Ask {
         method: head.method,
         path: head.path.decoded(),
@@ -79,6 +80,7 @@ pub async fn answer(
         caller,
         session_cookie: cookie,
         now,
+        request_id: &request_id,
     };
     let login::Answer { response, audit } = runtime.login.answer(ask).await?;
     if let Some(audit) = audit {

@@ -7,6 +7,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::authn::AuthnError;
+use crate::login::LoginError;
+use crate::login::oidc::ProviderError;
 use crate::login::pages::{Pages, Problem};
 use crate::policy::{Accept, HeadError, Reason, Rejection};
 use crate::session::StoreError;
@@ -36,7 +38,7 @@ pub enum Refusal {
     Authn(#[from] AuthnError),
     /// No credential, or none that holds; a program asked. With what the route reads.
     #[error("not signed in")]
-    Unauthenticated(Reason, Accept),
+    Unauthenticated(Box<Challenge>),
     /// Signed in, role missing.
     #[error("role missing")]
     Forbidden,
@@ -46,6 +48,15 @@ pub enum Refusal {
     /// A WebSocket asked for from another site with this site's cookie.
     #[error("a WebSocket was asked for from another origin")]
     Origin,
+    /// A provider of sign-ins did not answer, or not with anything that could be used.
+    #[error("nobody can sign in at `{login}`")]
+    Provider {
+        /// Its name.
+        login: String,
+        /// Why.
+        #[source]
+        source: ProviderError,
+    },
     /// The body is larger than allowed.
     #[error("body too large")]
     TooLarge,
@@ -78,6 +89,53 @@ impl From<StoreError> for Refusal {
     }
 }
 
+/// What a 401 tells.
+#[derive(Debug)]
+pub struct Challenge {
+    /// Why.
+    pub reason: Reason,
+    /// What the route reads.
+    pub accept: Accept,
+    /// Where a person signs in for it, on this host.
+    pub login: String,
+    /// A form that a person sent; it went nowhere.
+    pub not_sent: bool,
+}
+
+impl Challenge {
+    fn is_token(&self) -> bool {
+        matches!(self.reason, Reason::Rejected(Rejection::Token(_)))
+    }
+
+    fn words(&self) -> (StatusCode, &'static str, &'static str) {
+        let (code, sentence) = match () {
+            () if self.is_token() => ("invalid_token", "The token is not accepted."),
+            () if self.not_sent => (
+                "not_sent",
+                "You have to sign in for this, and what you entered was not sent. Sign in in a new tab, then load this page again: \
+                 your browser will offer to send it once more.",
+            ),
+            () if self.is_insufficient() => ("sign_in_again", "You have to sign in again for this."),
+            () => ("unauthenticated", "You are not signed in."),
+        };
+        (StatusCode::UNAUTHORIZED, code, sentence)
+    }
+
+    /// RFC 9470 §3: signed in, but not as asked.
+    fn is_insufficient(&self) -> bool {
+        matches!(self.reason, Reason::OtherLogin | Reason::SignInTooOld | Reason::SignInTooWeak)
+    }
+}
+
+impl From<LoginError> for Refusal {
+    fn from(error: LoginError) -> Refusal {
+        match error {
+            LoginError::Store(error) => error.into(),
+            LoginError::Provider { login, source } => Refusal::Provider { login, source },
+        }
+    }
+}
+
 impl Refusal {
     /// Status, stable code, title, sentence. The whole table of answers.
     fn words(&self) -> (StatusCode, &'static str, &'static str) {
@@ -98,10 +156,7 @@ impl Refusal {
             Refusal::Method(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
             }
-            Refusal::Unauthenticated(Reason::Rejected(Rejection::Token(_)), _) => {
-                (StatusCode::UNAUTHORIZED, "invalid_token", "The token is not accepted.")
-            }
-            Refusal::Unauthenticated(..) => (StatusCode::UNAUTHORIZED, "unauthenticated", "You are not signed in."),
+            Refusal::Unauthenticated(challenge) => challenge.words(),
             Refusal::InsufficientScope => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "The token does not allow this.")
             }
@@ -113,6 +168,16 @@ impl Refusal {
             }
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your account may not open this page."),
             Refusal::Origin => (StatusCode::FORBIDDEN, "forbidden_origin", "This was asked for from another site."),
+            Refusal::Provider { source, .. } if source.is_outage() => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "provider_unavailable",
+                "The place where you sign in does not answer at the moment. Please try again.",
+            ),
+            Refusal::Provider { .. } => (
+                StatusCode::BAD_GATEWAY,
+                "provider_unusable",
+                "The place where you sign in gave an answer that makes no sense.",
+            ),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
             Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request's body stopped coming."),
             Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
@@ -142,7 +207,7 @@ impl Refusal {
             Refusal::AmbiguousPath => "path_ambiguous",
             Refusal::Authn(AuthnError::Ambiguous(_)) => "cookie_repeated",
             Refusal::Authn(AuthnError::Both) => "two_credentials",
-            Refusal::Unauthenticated(reason, _) => reason.as_str(),
+            Refusal::Unauthenticated(challenge) => challenge.reason.as_str(),
             Refusal::Forbidden | Refusal::InsufficientScope => Reason::RoleMissing.as_str(),
             Refusal::Forward(ForwardError::ConnectTimeout(_)) => "upstream_connect_timeout",
             other => other.words().1,
@@ -173,10 +238,13 @@ impl Refusal {
                 }
             }
             // RFC 9110 §11.6.1: a 401 names a way to authenticate. Never whether the session existed.
-            Refusal::Unauthenticated(reason, accept) => {
+            Refusal::Unauthenticated(challenge) => {
+                let Challenge { reason, accept, login, .. } = &**challenge;
                 if accept.session {
-                    let challenge = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
-                    headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+                    let more =
+                        if challenge.is_insufficient() { ", error=\"insufficient_user_authentication\"" } else { "" };
+                    let line = HeaderValue::from_str(&format!("Session realm=\"portcullis\", login=\"{login}\"{more}"));
+                    headers.extend(line.ok().map(|line| (header::WWW_AUTHENTICATE, line)));
                 }
                 // RFC 6750 §3.1: who brought no token is told no error. What is wrong with one is the log's to know.
                 if accept.token {
@@ -190,6 +258,9 @@ impl Refusal {
             Refusal::InsufficientScope => {
                 let challenge = "Bearer realm=\"portcullis\", error=\"insufficient_scope\"";
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Refusal::Provider { source, .. } if source.is_outage() => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
             Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
@@ -241,7 +312,11 @@ pub fn refusal(refusal: &Refusal, audience: Audience, id: RequestId, pages: &Pag
         Audience::Person => {
             let title = status.canonical_reason().unwrap_or("Error");
             let request_id = id.to_string();
-            let problem = Problem { status: status.as_u16(), title, message: sentence, request_id: &request_id };
+            let link = match refusal {
+                Refusal::Unauthenticated(challenge) if challenge.accept.session => Some(challenge.login.as_str()),
+                _ => None,
+            };
+            let problem = Problem { status: status.as_u16(), title, message: sentence, link, request_id: &request_id };
             let mut response = pages.problem(&problem).map(ResponseBody::own);
             *response.status_mut() = status;
             response

@@ -85,6 +85,9 @@ pub struct Provided {
     pub proven: Timestamp,
     /// How strongly (`acr`).
     pub acr: Option<String>,
+    /// Whether the provider's tokens are kept for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
 }
 
 /// One entry of a list of sessions.
@@ -208,6 +211,11 @@ impl Session {
     /// The moment it ends if nothing more is heard of it.
     pub fn due(&self) -> Timestamp {
         Timestamp(self.last_seen.0.saturating_add(self.idle_ms)).min(self.ends)
+    }
+
+    /// What applications are told as the user's name.
+    pub fn user_name(&self) -> &str {
+        self.provided.as_ref().map_or(&self.subject, |provided| &provided.user)
     }
 
     /// The user this session belongs to.

@@ -2,6 +2,7 @@
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
 mod files;
+mod oidc;
 mod redis;
 mod tokens;
 mod upstreams;
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
-use crate::authn::{Authenticator, Carrier, CookieName, Directory, NoDirectory};
+use crate::authn::{Authenticator, Carrier, CookieName};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Forwarded, Store};
-use crate::login::{self, LocalUsers, Login};
+use crate::login::{self, LocalUsers, Login, People};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::store::{OpenError, RedisError};
@@ -29,6 +30,7 @@ use crate::whoami::Whoami;
 
 use self::redis::redis_options;
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+use oidc::{oidc, providers};
 use tokens::{own_tokens, ring, tokens, verifiers};
 use upstreams::{upstreams, whoami};
 
@@ -112,6 +114,15 @@ pub enum StartError {
     /// Our own keys of tokens.
     #[error("keys of tokens")]
     Ring(#[from] RingError),
+    /// An OpenID provider's secret, key or certificates.
+    #[error("login.oidc.{login}")]
+    Oidc {
+        /// Which.
+        login: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Signatures cannot be relied upon.
     #[error("token: {0}")]
     SelfTest(&'static str),
@@ -177,16 +188,16 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
-    let directory: Arc<dyn Directory> = match &users {
-        Some(users) => users.clone(),
-        None => Arc::new(NoDirectory),
-    };
+    let tokens_of_sessions = Arc::new(login::oidc::Cache::default());
+    let directory = Arc::new(People::new(users.clone(), tokens_of_sessions.clone()));
     let socket = config.server.admin.as_ref().map(|admin| bind_admin(admin.address)).transpose()?;
     let ring = wait(ring(&config, &keys, sessions.clone(), clock.now()))?;
+    let oidc = oidc(&config, tokens_of_sessions, &keys)?;
     let cookie = CookieName::new(config.session.cookie.clone());
     let own = own_tokens(&config, &keys, &sessions, ring.as_ref());
     let carrier = Carrier::new(sessions.clone(), directory, cookie, own);
-    let login = Login::new(login_settings(&config), users, sessions.clone(), carrier.clone(), &keys, clock.clone())?;
+    let login =
+        Login::new(login_settings(&config), users, oidc, sessions.clone(), carrier.clone(), &keys, clock.clone())?;
     let whoami = whoami(&config)?;
     let tokens = Arc::new(tokens(&config, sessions.clone())?);
     let authenticator = Authenticator::new(carrier, tokens, config.roles.clone(), config.identity_headers.clone());
@@ -276,6 +287,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     upstreams(config, None)?;
     verifiers(config)?;
+    providers(config)?;
     match &config.local {
         Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
         _ => Ok(()),

@@ -20,7 +20,7 @@ const LONGEST_TEXT: usize = 255;
 const LAST_SECOND: f64 = 8.64e12;
 
 /// A JSON object of a token: its header or its claims.
-pub(super) type Object = Map<String, Value>;
+pub type Object = Map<String, Value>;
 
 /// Decode one part of a token. The alphabet is base64url without padding and a value has one spelling (RFC 7515 §2).
 pub(super) fn object(part: &str) -> Option<Object> {
@@ -254,7 +254,7 @@ fn printable(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control)
 }
 
-fn words(value: &Value) -> Vec<&str> {
+pub fn words(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => text.split_ascii_whitespace().collect(),
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
@@ -263,7 +263,7 @@ fn words(value: &Value) -> Vec<&str> {
 }
 
 /// A claim by its name, or by the names on the way to it. A name may itself hold dots, as in `https://example.com/roles`.
-fn find<'c>(claims: &'c Object, path: &str) -> Option<&'c Value> {
+pub fn find<'c>(claims: &'c Object, path: &str) -> Option<&'c Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
     }

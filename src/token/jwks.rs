@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::fetch::{Address, Client, Credential, FetchError};
+use crate::policy::BadToken;
 
 use super::keys::{Algorithm, KeyError, KeySet};
+use super::verify::Presented;
 
 /// How often an unknown name makes us ask for new keys.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -60,6 +62,11 @@ pub enum KeysError {
     #[error(transparent)]
     Key(#[from] KeyError),
 }
+
+/// The keys could not be had: nobody can say whether a token holds.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys could not be had")]
+pub struct Away;
 
 /// A set, and how many there were before it.
 pub(super) struct Generation {
@@ -133,6 +140,24 @@ impl Keys {
             }
         });
         asked.await.is_ok() && !self.failing.load(Ordering::SeqCst)
+    }
+
+    /// Verify a signature, and ask for new keys where it names one that is not here. The inner error is the token's fault.
+    ///
+    /// # Errors
+    /// [`Away`]: the keys could not be had.
+    pub async fn verify(
+        self: &Arc<Self>,
+        presented: &Presented<'_>,
+        now: Timestamp,
+    ) -> Result<Result<(), BadToken>, Away> {
+        // Not held while waiting: a guard keeps an old set alive for everybody.
+        let verdict = presented.verify(&self.current().set);
+        match verdict {
+            Err(BadToken::UnknownKey) if self.ask_for_unknown(now).await => Ok(presented.verify(&self.current().set)),
+            Err(BadToken::UnknownKey) => Err(Away),
+            verdict => Ok(verdict),
+        }
     }
 
     /// Read them anew. What fails is logged, and the last good ones stand.

@@ -4,6 +4,7 @@
 //! revocation are compared on every request. jsonwebtoken stays inside this room. It knows nothing of routes, and of HTTP only
 //! where keys are fetched from.
 
+mod assertion;
 mod cache;
 mod claims;
 mod jwks;
@@ -25,8 +26,9 @@ use crate::session::{Sessions, TokenId, UserKey};
 use cache::{Cache, Digest, Entry, digest_of};
 use limit::Failing;
 
-pub use claims::{Expected, Mapping, Span};
-pub use jwks::{Keys, KeysError, Source};
+pub use assertion::{Assertion, AssertionKeyError};
+pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
+pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
 pub use own::{Current, Format, Learnt, OwnSettings, OwnTokens, Pair, ring};
 pub use seal::Sealer;

@@ -66,6 +66,11 @@ impl<'t> Presented<'t> {
         issuer(&self.claims)
     }
 
+    /// The algorithm it names.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     /// Whether it says to be of one of these kinds. One that says nothing is a `JWT`, which is what it is called without
     /// (RFC 7519 §5.1); names are compared without case and without `application/` (RFC 7515 §4.1.9).
     pub fn is_any(&self, kinds: &[String]) -> bool {

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("session", &["clock", "counter", "policy"]),
     ("token", &["clock", "fetch", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
-    ("login", &["authn", "clock", "policy", "session"]),
+    ("login", &["authn", "clock", "fetch", "policy", "session", "token"]),
     ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy"]),
     ("admin", &["clock", "proxy", "server", "session"]),
@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// A crate stays where it is named, so that it is replaced by editing one room.
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["token/"]),
-    ("moka", &["session/cache.rs", "token/cache.rs"]),
+    ("moka", &["login/oidc/cache.rs", "session/cache.rs", "token/cache.rs"]),
     ("redb", &["session/store/"]),
     ("redis", &["session/store/redis/"]),
     ("rustls", &["server/", "session/store/redis/", "trust.rs", "upstream/tls.rs"]),

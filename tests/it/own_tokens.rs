@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use portcullis::clock::{Clock, SystemClock, TestClock, Timestamp};
 use portcullis::session::store::{Embedded, Memory};
 use portcullis::session::{
-    Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKeys, SessionStore,
-    Sessions, Settings, UserKey, Wait,
+    Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKey, SessionKeys,
+    SessionStore, Sessions, Settings, UserKey, Wait,
 };
 use portcullis::token::ring::KeyRing;
 use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
@@ -306,7 +306,7 @@ fn a_session_that_is_too_large_for_one_cookie_is_cut_in_pieces_that_hold_togethe
 struct AsBegun;
 
 impl Current for AsBegun {
-    fn current(&self, session: Session) -> Option<Session> {
+    fn current(&self, _: SessionKey, session: Session) -> Option<Session> {
         Some(session)
     }
 }

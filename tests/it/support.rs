@@ -91,7 +91,11 @@ impl Running {
 
     /// Ask with curl, with the cookies of this test's browser.
     pub fn curl(&self, path: &str, arguments: &[&str]) -> Said {
-        let address = format!("https://localhost:{}{path}", self.gateway.address().port());
+        self.visit(&format!("https://localhost:{}{path}", self.gateway.address().port()), arguments)
+    }
+
+    /// The same at any address.
+    pub fn visit(&self, address: &str, arguments: &[&str]) -> Said {
         let jar = self.folder.path().join("jar");
         let jar = jar.to_str().unwrap();
         let output = Command::new("curl")
@@ -100,7 +104,9 @@ impl Running {
             .arg(address)
             .output()
             .unwrap();
-        Said::read(output)
+        let said = Said::read(output);
+        forget(jar, &said);
+        said
     }
 
     /// The same without them.
@@ -147,6 +153,20 @@ pub fn add_user(folder: &std::path::Path, text: &str, name: &str, password: &str
     let mut adding = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     adding.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
     assert!(adding.wait().unwrap().success(), "{name} is not added");
+}
+
+/// curl 7.88 does not drop every cookie that an answer clears.
+fn forget(jar: &str, said: &Said) {
+    let gone: Vec<&str> = said.head.lines().filter(|line| line.contains("Max-Age=0")).collect();
+    if !gone.is_empty() {
+        let cleared = |line: &&str| {
+            let name = line.split('\t').nth(5);
+            name.is_some_and(|name| gone.iter().any(|gone| gone.contains(&format!(": {name}="))))
+        };
+        let kept = std::fs::read_to_string(jar).unwrap();
+        let lines: Vec<&str> = kept.lines().filter(|line| !cleared(line)).collect();
+        std::fs::write(jar, lines.join("\n") + "\n").unwrap();
+    }
 }
 
 impl Said {

@@ -64,7 +64,7 @@ impl Learnt {
 /// Gives a record the roles of this moment; `None` where its user is gone.
 pub trait Current: Send + Sync {
     /// The record as of now.
-    fn current(&self, session: Session) -> Option<Session>;
+    fn current(&self, key: SessionKey, session: Session) -> Option<Session>;
 }
 
 /// An access token that was read.
@@ -189,7 +189,9 @@ impl OwnTokens {
             Ok(session) => session,
             Err(because) => return Ok(Learnt::ended(because)),
         };
-        let Some(session) = current.current(session) else { return Ok(Learnt::ended(EndedBecause::Revoked)) };
+        let Some(session) = current.current(refresh.key, session) else {
+            return Ok(Learnt::ended(EndedBecause::Revoked));
+        };
         let next = match self.families.turn(&self.sessions, &refresh, now).await? {
             Turned::Next(next, _) => next,
             Turned::Gone => return Ok(Learnt::ended(EndedBecause::Unknown)),

@@ -1,0 +1,109 @@
+//! What goes wrong at sign-in with a provider. One decision: whose fault it is chooses the answer – the provider's is an outage or
+//! a mistake behind us (503, 502), the person's is a page that says what to do. Knows nothing of rendering.
+
+use http::StatusCode;
+
+use crate::fetch::{AddressError, FetchError};
+use crate::policy::BadToken;
+use crate::session::StoreError;
+use crate::token::KeysError;
+
+/// Why there is no answer from a provider that could be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// Nobody there, or too slow.
+    #[error("the provider did not answer")]
+    Fetch(#[from] FetchError),
+    /// It failed a moment ago, and is not asked again by everybody who waits.
+    #[error("the provider failed a moment ago")]
+    Failed,
+    /// An answer that is an error.
+    #[error("the provider answers {0}")]
+    Status(StatusCode),
+    /// Its description.
+    #[error("the provider's discovery document cannot be used")]
+    Metadata(#[from] MetadataError),
+    /// Its keys.
+    #[error("the provider's keys cannot be had")]
+    Keys,
+    /// The token endpoint's refusal, by its code (RFC 6749 §5.2).
+    #[error("the provider refuses: {0}")]
+    Refused(String),
+    /// The token endpoint's answer is none.
+    #[error("the answer of the token endpoint cannot be read")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No ID token in it.
+    #[error("the answer of the token endpoint holds no ID token")]
+    NoIdToken,
+    /// An ID token that does not hold.
+    #[error("the ID token does not hold: {}", .0.as_str())]
+    IdToken(BadToken),
+    /// An ID token that is not for this attempt.
+    #[error("the ID token is not for this sign-in: {0}")]
+    Other(&'static str),
+    /// What userinfo says is about somebody else.
+    #[error("userinfo is about another subject than the ID token")]
+    OtherSubject,
+    /// A claim that is needed and is not there or cannot be used.
+    #[error("the provider gives no usable `{0}`")]
+    Claim(String),
+    /// An assertion could not be signed.
+    #[error("the client assertion could not be signed")]
+    Assertion,
+    /// The system's generator.
+    #[error("the random generator failed")]
+    Random,
+}
+
+impl ProviderError {
+    /// Whether it is away, as opposed to wrong.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
+            ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys => true,
+            ProviderError::Status(status) => status.is_server_error(),
+            ProviderError::Refused(code) => matches!(code.as_str(), "temporarily_unavailable" | "server_error"),
+            _ => false,
+        }
+    }
+}
+
+/// What is wrong with a discovery document (OpenID Connect Discovery §3, §4.3).
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// Not JSON of the right shape.
+    #[error("it cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    /// Of another issuer.
+    #[error("it is of the issuer `{0}`, and `{1}` is configured; the two have to be the same to the last character")]
+    Issuer(String, String),
+    /// A member is missing.
+    #[error("it has no `{0}`")]
+    Missing(&'static str),
+    /// An address that is not asked.
+    #[error("its `{0}` {1}")]
+    Address(&'static str, #[source] AddressError),
+    /// It says that it cannot do what is needed.
+    #[error("it does not offer {0}")]
+    Lacks(&'static str),
+    /// Keys.
+    #[error("its keys cannot be had")]
+    Keys(#[source] KeysError),
+}
+
+/// Why a request for a page of the gateway has no answer of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A provider.
+    #[error("sign-in at `{login}`")]
+    Provider {
+        /// Which.
+        login: String,
+        /// Why.
+        #[source]
+        source: ProviderError,
+    },
+}

@@ -1,0 +1,333 @@
+//! The way to a provider and back (OpenID Connect Core §3.1). One decision: whatever comes back is held against the attempt of
+//! this very browser before anything is asked of the provider; what does not belong to it leads to a page or to one new
+//! beginning, never in circles. Knows nothing of how sessions are kept.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::{Map, Value};
+
+use crate::fetch::Credential;
+use crate::session::{NewSession, Provided};
+
+use super::super::sign_in::device_label;
+use super::super::wanted::Wanted;
+use super::super::{Answer, Ask, Audit, Login, cookies, see_other};
+use super::attempt::{Attempt, LIFE, State, Way, surplus};
+use super::error::{LoginError, ProviderError};
+use super::exchange::{Demand, Tokens};
+use super::id_token::{Asked, Proven, check};
+use super::person::Person;
+use super::provider::{Known, Provider};
+use super::{Page, Problem};
+
+/// A state that came without its cookie is begun anew so often.
+const TRIES: u8 = 1;
+
+/// What a provider sends back (RFC 6749 §4.1.2, RFC 9207).
+#[derive(Default)]
+struct Returned {
+    state: String,
+    code: Option<String>,
+    error: Option<String>,
+    issuer: Option<String>,
+}
+
+impl Returned {
+    /// `None` where a name stands twice: one reader would take the first and the next one the last.
+    fn read(query: &str) -> Option<Returned> {
+        let mut returned = Returned::default();
+        let mut state = None;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let slot = match &*name {
+                "state" => &mut state,
+                "code" => &mut returned.code,
+                "error" => &mut returned.error,
+                "iss" => &mut returned.issuer,
+                _ => continue,
+            };
+            if slot.replace(value.into_owned()).is_some() {
+                return None;
+            }
+        }
+        returned.state = state?;
+        Some(returned)
+    }
+}
+
+/// Somebody who was identified, and what came with them.
+struct Identified {
+    proven: Proven,
+    person: Person,
+    tokens: Tokens,
+}
+
+impl Login {
+    fn attempts(&self) -> String {
+        format!("{}-login.", self.settings.cookie)
+    }
+
+    /// Send a browser to a provider.
+    ///
+    /// # Errors
+    /// [`LoginError::Provider`].
+    pub(in super::super) async fn leave_for(
+        &self,
+        ask: &Ask<'_>,
+        provider: &Provider,
+        wanted: Wanted,
+        tries: u8,
+    ) -> Result<Answer, LoginError> {
+        // A picture or a frame of another site must not begin sign-ins (ASVS 7.6.2).
+        let framed = ask.headers.get("sec-fetch-dest").is_some_and(|dest| dest.as_bytes() != b"document");
+        if framed {
+            return Ok(self.problem(ask, Problem::NotAPage, provider, &wanted, "not_a_page"));
+        }
+        let failed = |source| LoginError::Provider { login: provider.name().to_owned(), source };
+        let known = provider.known(ask.now).await.map_err(failed)?;
+        let demand = Demand { max_age: wanted.max_age, acr: &wanted.acr };
+        let way = Way { provider: provider.name().to_owned(), wanted: wanted.clone(), tries };
+        let state = State::new(&self.oidc.sealer, way).ok_or_else(|| failed(ProviderError::Random))?;
+        let begun = provider.begin(&known, &state, &demand, ask.authority, ask.now).map_err(failed)?;
+        let cookie = state.cookie(&self.attempts());
+        let value = begun.attempt.seal(&self.oidc.sealer, &cookie).ok_or_else(|| failed(ProviderError::Random))?;
+        let mut response = away(&begun.location);
+        for name in surplus(&self.oidc.sealer, ask.headers, &self.attempts(), ask.now) {
+            cookies::clear(response.headers_mut(), &name);
+        }
+        cookies::set(response.headers_mut(), &cookie, &value, Some(LIFE));
+        Ok(Answer { response, audit: None })
+    }
+
+    /// A browser that comes back.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub(in super::super) async fn back_from(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
+        let stale = |wanted: &Wanted, reason| Ok(self.problem(ask, Problem::Stale, provider, wanted, reason));
+        let Some(returned) = Returned::read(ask.query.unwrap_or_default()) else {
+            return stale(&Wanted::default(), "callback_malformed");
+        };
+        let Some(state) = State::open(&self.oidc.sealer, &returned.state) else {
+            return stale(&Wanted::default(), "state_unknown");
+        };
+        let wanted = state.way.wanted.clone();
+        if state.way.provider != provider.name() {
+            // The answer of one provider, delivered where another's is expected: mix-up (RFC 9700 §4.4).
+            return stale(&wanted, "state_of_other_provider");
+        }
+        let here = (&state, ask.authority);
+        let attempt = Attempt::find(&self.oidc.sealer, ask.headers, &self.attempts(), here, ask.now);
+        let Some(attempt) = attempt else {
+            return self.without_attempt(ask, provider, state.way).await;
+        };
+        let answer = match self.identify(ask, provider, &returned, (&state, &attempt)).await {
+            Ok(identified) => self.let_in(ask, provider, identified, &wanted).await,
+            Err(Stopped::Login(error)) => Err(error),
+            Err(Stopped::Page(problem, reason)) => Ok(self.problem(ask, problem, provider, &wanted, reason)),
+        };
+        // Single use, whatever came of it; an outage says nothing about the attempt, but its code may be spent.
+        answer.map(|mut answer| {
+            cookies::clear(answer.response.headers_mut(), &state.cookie(&self.attempts()));
+            answer
+        })
+    }
+
+    /// The cookie was pushed out by other tabs, was used already, or was never this browser's. Whoever is signed in goes on to
+    /// the page; anybody else begins anew, once: an attacker's answer makes nobody sign in as the attacker.
+    async fn without_attempt(&self, ask: &Ask<'_>, provider: &Provider, way: Way) -> Result<Answer, LoginError> {
+        if ask.caller.is_some() && !way.wanted.again {
+            let mut response = see_other(way.wanted.back().as_str());
+            quiet(&mut response);
+            return Ok(Answer { response, audit: None });
+        }
+        if way.tries < TRIES {
+            return self.leave_for(ask, provider, way.wanted, way.tries + 1).await;
+        }
+        Ok(self.problem(ask, Problem::Stale, provider, &way.wanted, "state_without_cookie"))
+    }
+
+    async fn identify(
+        &self,
+        ask: &Ask<'_>,
+        provider: &Provider,
+        returned: &Returned,
+        (state, attempt): (&State, &Attempt),
+    ) -> Result<Identified, Stopped> {
+        let failed = |source| Stopped::of(provider, source);
+        let known = provider.known(ask.now).await.map_err(failed)?;
+        match &returned.issuer {
+            Some(issuer) if *issuer != provider.settings.issuer => {
+                return Err(Stopped::Page(Problem::Stale, "issuer_mismatch"));
+            }
+            None if known.metadata.names_itself => return Err(Stopped::Page(Problem::Stale, "issuer_missing")),
+            _ => {}
+        }
+        match (returned.error.as_deref(), &returned.code) {
+            (Some("access_denied"), _) => Err(Stopped::Page(Problem::Declined, "declined")),
+            (Some("temporarily_unavailable" | "server_error"), _) => Err(failed(ProviderError::Failed)),
+            (Some(_), _) => Err(Stopped::Page(Problem::Declined, "provider_error")),
+            (None, None) => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
+            (None, Some(code)) if code.is_empty() => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
+            (None, Some(code)) => {
+                if !self.first_use(state, ask.now).await.map_err(|error| Stopped::Login(error.into()))? {
+                    return Err(Stopped::Page(Problem::Stale, "state_used"));
+                }
+                let tokens = provider.exchange(&known, code.clone(), attempt, ask.now).await.map_err(failed)?;
+                self.read_tokens(ask, provider, &known, tokens, (state, attempt)).await
+            }
+        }
+    }
+
+    async fn read_tokens(
+        &self,
+        ask: &Ask<'_>,
+        provider: &Provider,
+        known: &Known,
+        tokens: Tokens,
+        (state, attempt): (&State, &Attempt),
+    ) -> Result<Identified, Stopped> {
+        let failed = |source| Stopped::of(provider, source);
+        let token = tokens.id.as_ref().ok_or_else(|| failed(ProviderError::NoIdToken))?;
+        let (claims, algorithm) = provider.verify(known, token, &["JWT"], ask.now).await.map_err(failed)?;
+        let wanted = &state.way.wanted;
+        let asked = Asked {
+            client_id: &provider.settings.client_id,
+            nonce: Some(&attempt.nonce),
+            access_token: &tokens.access,
+            algorithm,
+            max_age: wanted.max_age,
+            acr: &wanted.acr,
+            now: ask.now,
+        };
+        let proven = match check(&claims.all, &asked) {
+            Err(ProviderError::Other("acr" | "auth_time")) => {
+                // Sent there again, the provider would say the same again.
+                return Err(Stopped::Page(Problem::TooWeak, "sign_in_too_weak"));
+            }
+            checked => checked.map_err(failed)?,
+        };
+        let rules = &provider.settings.rules;
+        let mut all = claims.all;
+        if rules.lacks(&all) {
+            provider.complete(known, &tokens.access, &proven.subject, &mut all).await.map_err(failed)?;
+        }
+        let (person, allowed) = rules.person(&all).map_err(failed)?;
+        if person.dropped > 0 {
+            self.oidc.dropped_roles.fetch_add(person.dropped as u64, std::sync::atomic::Ordering::Relaxed);
+            tracing::debug!(provider = provider.name(), dropped = person.dropped, "roles that are not declared");
+        }
+        allowed.map_err(|not| Stopped::Page(Problem::NotAllowed, not.as_str()))?;
+        Ok(Identified { proven, person, tokens })
+    }
+
+    /// A new session under a new id, as after any sign-in.
+    async fn let_in(
+        &self,
+        ask: &Ask<'_>,
+        provider: &Provider,
+        identified: Identified,
+        wanted: &Wanted,
+    ) -> Result<Answer, LoginError> {
+        let Identified { proven, person, tokens } = identified;
+        let user = person.user.clone();
+        let new = NewSession {
+            provider: provider.settings.issuer.clone(),
+            subject: proven.subject,
+            name: person.name,
+            email: person.email,
+            roles: person.roles,
+            device: device_label(ask),
+            provided: Some(Provided {
+                login: provider.name().to_owned(),
+                user: person.user,
+                sid: proven.sid,
+                proven: proven.at,
+                acr: proven.acr,
+                keeps: provider.settings.keep_tokens,
+            }),
+        };
+        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
+        self.remember(provider, &begun.view, tokens, ask.now).await?;
+        let mut response = see_other(wanted.back().as_str());
+        quiet(&mut response);
+        self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await?;
+        let audit = Audit { event: "sign_in", user: Some(user), reason: None };
+        Ok(Answer { response, audit: Some(audit) })
+    }
+
+    /// A page that says what to do, and a line for the audit.
+    pub(super) fn problem(
+        &self,
+        ask: &Ask<'_>,
+        problem: Problem,
+        provider: &Provider,
+        wanted: &Wanted,
+        reason: &'static str,
+    ) -> Answer {
+        let again = self.location_at(provider.name(), wanted);
+        let page = Page { title: &provider.settings.title, again: &again, request_id: ask.request_id };
+        let mut response = self.pages.sign_in_problem(problem, &page);
+        quiet(&mut response);
+        Answer { response, audit: Some(Audit { event: "sign_in_refused", user: None, reason: Some(reason) }) }
+    }
+}
+
+impl Provider {
+    /// Ask userinfo for what the ID token does not say (OpenID Connect Core §5.3.2).
+    pub(super) async fn complete(
+        &self,
+        known: &Known,
+        access: &str,
+        subject: &str,
+        claims: &mut Map<String, Value>,
+    ) -> Result<(), ProviderError> {
+        let Some(address) = &known.metadata.userinfo else { return Ok(()) };
+        let document = self.settings.client.get(address, Credential::Bearer(access)).await?;
+        if !document.status.is_success() {
+            return Err(ProviderError::Status(document.status));
+        }
+        let told: Map<String, Value> =
+            serde_json::from_slice(&document.body).map_err(|error| ProviderError::Answer(Box::new(error)))?;
+        // §5.3.4: what is said of somebody else must not be taken for this person's.
+        if told.get("sub").and_then(Value::as_str) != Some(subject) {
+            return Err(ProviderError::OtherSubject);
+        }
+        for (name, value) in told {
+            // What was signed counts before what was not.
+            claims.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+}
+
+/// Why somebody was not identified.
+enum Stopped {
+    Login(LoginError),
+    Page(Problem, &'static str),
+}
+
+impl Stopped {
+    fn of(provider: &Provider, source: ProviderError) -> Stopped {
+        match source {
+            // The code was too old or used: nothing is broken, and trying again is right.
+            ProviderError::Refused(code) if code == "invalid_grant" => Stopped::Page(Problem::Stale, "invalid_grant"),
+            source => Stopped::Login(LoginError::Provider { login: provider.name().to_owned(), source }),
+        }
+    }
+}
+
+/// 303 to another site, which never learns from where (RFC 9700 §4.2.4, §4.12).
+fn away(location: &str) -> Response<Bytes> {
+    let mut response = see_other(location);
+    quiet(&mut response);
+    if !response.headers().contains_key(header::LOCATION) {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+/// Codes and states in the address of this answer go nowhere.
+fn quiet(response: &mut Response<Bytes>) {
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}

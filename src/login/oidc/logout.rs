@@ -1,0 +1,191 @@
+//! Signing out together with a provider: there from here (RP-Initiated Logout 1.0), and here from there (Back-Channel and
+//! Front-Channel Logout 1.0). One decision: a provider is told that a person is signed out here only when no node serves the
+//! session any more. Knows nothing of pages beyond their being shown.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use crate::session::{Revocation, SessionKey, StoreError, UserKey, View, Wait};
+
+use super::super::form::field;
+use super::super::{Answer, Ask, Audit, Login};
+use super::error::{LoginError, ProviderError};
+use super::provider::Provider;
+
+/// How old a logout token may be.
+const LATEST: Duration = Duration::from_secs(120);
+/// What `events` of a logout token has to name (Back-Channel Logout §2.4).
+const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
+impl Login {
+    /// Where a browser goes on to, to sign out at the provider of this session too; `None` where there is nowhere. Asked before
+    /// the session ends: what it is made from ends with it.
+    pub(in super::super) async fn sign_out_there(&self, ask: &Ask<'_>, view: &View) -> Option<String> {
+        let provided = view.session.provided.as_ref()?;
+        let provider = self.oidc.provider(&provided.login).filter(|provider| provider.settings.logout_there)?;
+        // A provider that is away keeps nobody from signing out here.
+        let known = provider.known(ask.now).await.ok()?;
+        let mut place = known.metadata.end_session.clone()?;
+        let hint = self.read_kept(view, ask.now).await.ok().flatten().and_then(|(_, kept)| kept.id);
+        let back = format!("https://{}/.portcullis/logout", ask.authority);
+        let mut query = place.query_pairs_mut();
+        if let Some(hint) = &hint {
+            query.append_pair("id_token_hint", hint);
+        }
+        query.append_pair("client_id", &provider.settings.client_id);
+        query.append_pair("post_logout_redirect_uri", &back);
+        query.append_pair("state", &super::attempt::secret()?);
+        drop(query);
+        Some(place.into())
+    }
+
+    /// A provider says that somebody is signed out.
+    ///
+    /// # Errors
+    /// [`LoginError`]: the store or the provider's keys are away; the provider will say it again.
+    pub(super) async fn backchannel_logout(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
+        let failed = |source| LoginError::Provider { login: provider.name().to_owned(), source };
+        let Some(token) = field(&ask.body, "logout_token") else { return Ok(refused("logout_token_missing")) };
+        let known = provider.known(ask.now).await.map_err(failed)?;
+        let verified = provider.verify(&known, &token, &["logout+jwt"], ask.now).await;
+        let claims = match verified {
+            Ok((claims, _)) => claims,
+            Err(ProviderError::IdToken(bad)) => return Ok(refused(bad.as_str())),
+            Err(away) => return Err(failed(away)),
+        };
+        let heard = match Heard::read(&claims.all) {
+            Ok(heard) => heard,
+            Err(reason) => return Ok(refused(reason)),
+        };
+        let Some(id) = claims.id.as_deref().filter(|id| !id.is_empty()) else { return Ok(refused("jti_missing")) };
+        if ask.now.since(claims.issued) > LATEST {
+            return Ok(refused("logout_token_too_old"));
+        }
+        // As long as the token could be heard again, by a clock that is behind.
+        let until = ask.now.plus(LATEST * 2).max(claims.span.until);
+        let Some(hearing) = self.first_hearing(provider, id, until, ask.now).await? else {
+            return Ok(refused("logout_token_repeated"));
+        };
+        let outcome = self.end_there(provider, &heard, ask).await;
+        if outcome.is_err() {
+            // It will be said again, and has to be heard then.
+            self.forget_hearing(provider, id, hearing).await;
+        }
+        let ended = outcome?;
+        let audit = Audit { event: "sign_out", user: heard.subject, reason: Some("backchannel") };
+        tracing::info!(provider = provider.name(), ended, "signed out by the provider");
+        Ok(Answer { response: answered(StatusCode::OK), audit: Some(audit) })
+    }
+
+    /// A provider's page loads this one in a frame. Only the provider's own session name is believed, which nobody else knows.
+    ///
+    /// # Errors
+    /// [`LoginError::Store`].
+    pub(super) async fn frontchannel_logout(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
+        let query = ask.query.unwrap_or_default().as_bytes();
+        let (issuer, sid) = (field(query, "iss"), field(query, "sid").filter(|sid| !sid.is_empty()));
+        let Some(sid) = sid.filter(|_| issuer.as_ref() == Some(&provider.settings.issuer)) else {
+            return Ok(refused("frontchannel_malformed"));
+        };
+        let heard = Heard { subject: None, sid: Some(sid) };
+        self.end_there(provider, &heard, ask).await?;
+        let mut response = answered(StatusCode::OK);
+        // The one page of the gateway that a frame may show: it is empty.
+        response.headers_mut().insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'"),
+        );
+        let audit = Audit { event: "sign_out", user: None, reason: Some("frontchannel") };
+        Ok(Answer { response, audit: Some(audit) })
+    }
+
+    /// End sessions, and wait until every node refuses them.
+    async fn end_there(&self, provider: &Provider, heard: &Heard, ask: &Ask<'_>) -> Result<u64, StoreError> {
+        let mut ended = 0;
+        match (&heard.subject, &heard.sid) {
+            (Some(subject), None) => {
+                let user = UserKey::of(&provider.settings.issuer, subject);
+                let what = Revocation::User { user, except: None };
+                ended += self.sessions.revoke(what, Wait::Fully, ask.now).await?.ended;
+            }
+            (subject, Some(sid)) => {
+                for key in self.of_session(provider, subject.as_deref(), sid, ask).await? {
+                    ended += self.sessions.revoke(Revocation::Session(key), Wait::Fully, ask.now).await?.ended;
+                }
+            }
+            (None, None) => {}
+        }
+        Ok(ended)
+    }
+
+    /// By the index; and where the person is named too, by their own sessions as well, should the index have lost one.
+    async fn of_session(
+        &self,
+        provider: &Provider,
+        subject: Option<&str>,
+        sid: &str,
+        ask: &Ask<'_>,
+    ) -> Result<Vec<SessionKey>, StoreError> {
+        let mut keys = self.of_sid(provider, sid, ask.now).await?;
+        if let Some(subject) = subject {
+            for listed in self.sessions.list(UserKey::of(&provider.settings.issuer, subject), ask.now).await? {
+                let theirs = listed.session.provided.as_ref().and_then(|provided| provided.sid.as_deref());
+                if theirs == Some(sid) && !keys.contains(&listed.key) {
+                    keys.push(listed.key);
+                }
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// Whom a logout token is about.
+#[derive(Debug, PartialEq, Eq)]
+struct Heard {
+    subject: Option<String>,
+    sid: Option<String>,
+}
+
+impl Heard {
+    /// Back-Channel Logout §2.6, beyond signature, issuer, audience and time.
+    fn read(claims: &serde_json::Map<String, Value>) -> Result<Heard, &'static str> {
+        // An ID token carries one: it must not be taken for a logout token, nor the other way round.
+        if claims.contains_key("nonce") {
+            return Err("logout_token_nonce");
+        }
+        let event = claims.get("events").and_then(Value::as_object).and_then(|events| events.get(EVENT));
+        if !event.is_some_and(Value::is_object) {
+            return Err("logout_token_event");
+        }
+        let text = |name, wrong| match claims.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
+            Some(_) => Err(wrong),
+        };
+        let (subject, sid) = (text("sub", "logout_token_sub")?, text("sid", "logout_token_sid")?);
+        if subject.is_none() && sid.is_none() {
+            return Err("logout_token_nobody");
+        }
+        Ok(Heard { subject, sid })
+    }
+}
+
+/// §2.8: 400, and why, for whoever looks after the provider.
+fn refused(reason: &'static str) -> Answer {
+    let mut response = answered(StatusCode::BAD_REQUEST);
+    *response.body_mut() = Bytes::from(format!("{{\"error\":\"invalid_request\",\"error_description\":\"{reason}\"}}"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let audit = Audit { event: "sign_out_refused", user: None, reason: Some(reason) };
+    Answer { response, audit: Some(audit) }
+}
+
+fn answered(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

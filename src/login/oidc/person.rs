@@ -1,0 +1,221 @@
+//! Who a provider's claims make of a person here. Pure. One decision: an e-mail address counts only where the provider says that
+//! it was verified; roles that are not declared are dropped; who is on no list that is asked for is nobody. Knows nothing of
+//! tokens.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::token::{find, words};
+
+use super::error::ProviderError;
+
+/// A name that no header can carry, or no person has.
+const LONGEST: usize = 255;
+
+/// What is configured of a provider's people.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Where roles or groups stand.
+    pub roles_claim: Option<String>,
+    /// From a value there to a role; empty: a value is the role of its name.
+    pub role_map: BTreeMap<String, String>,
+    /// Declared roles; others are dropped.
+    pub declared: Vec<String>,
+    /// What applications are told as the name.
+    pub user_claim: String,
+    /// What stands before it.
+    pub user_prefix: String,
+    /// Every address counts as verified.
+    pub trust_email: bool,
+    /// Domains of addresses that may sign in, lower-case.
+    pub allow_domains: Vec<String>,
+    /// Addresses that may sign in, lower-case.
+    pub allow_emails: Vec<String>,
+    /// Groups of which one is needed.
+    pub allow_groups: Vec<String>,
+}
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Person {
+    pub(super) user: String,
+    pub(super) name: Option<String>,
+    pub(super) email: Option<String>,
+    pub(super) roles: Vec<String>,
+    /// How many values led to no declared role.
+    pub(super) dropped: usize,
+}
+
+/// Somebody whom the provider knows and this gateway does not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotAllowed {
+    /// No verified address that is on a list.
+    Email,
+    /// In none of the groups.
+    Group,
+}
+
+impl NotAllowed {
+    /// A stable name for the audit.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            NotAllowed::Email => "email_not_allowed",
+            NotAllowed::Group => "group_not_allowed",
+        }
+    }
+}
+
+impl Rules {
+    /// Whether the claims at hand lack some that are used: then userinfo is asked.
+    pub(super) fn lacks(&self, claims: &Map<String, Value>) -> bool {
+        let wanted = [self.roles_claim.as_deref(), Some(&*self.user_claim), Some("email"), Some("name")];
+        wanted.into_iter().flatten().any(|claim| find(claims, claim).is_none())
+    }
+
+    /// The person, and whether they may come in.
+    ///
+    /// # Errors
+    /// [`ProviderError::Claim`] where the name is not there or is none.
+    pub(super) fn person(
+        &self,
+        claims: &Map<String, Value>,
+    ) -> Result<(Person, Result<(), NotAllowed>), ProviderError> {
+        let email = self.email(claims);
+        let named = match self.user_claim.as_str() {
+            // The name decides whom applications see: an address that nobody verified is anybody's to choose.
+            "email" => email.clone(),
+            claim => text(claims, claim).map(str::to_owned),
+        };
+        let named = named.ok_or_else(|| ProviderError::Claim(self.user_claim.clone()))?;
+        let groups = self.roles_claim.as_deref().and_then(|claim| find(claims, claim)).map(words).unwrap_or_default();
+        let allowed = self.allowed(email.as_deref(), &groups);
+        let (roles, dropped) = self.roles(&groups);
+        let name = text(claims, "name").map(str::to_owned);
+        Ok((Person { user: format!("{}{named}", self.user_prefix), name, email, roles, dropped }, allowed))
+    }
+
+    fn email(&self, claims: &Map<String, Value>) -> Option<String> {
+        let verified = match claims.get("email_verified") {
+            Some(Value::Bool(verified)) => *verified,
+            // Some write the word.
+            Some(Value::String(word)) => word == "true",
+            _ => self.trust_email,
+        };
+        let shaped = |email: &&str| email.split_once('@').is_some_and(|(who, at)| !who.is_empty() && !at.is_empty());
+        text(claims, "email").filter(|_| verified).filter(shaped).map(str::to_owned)
+    }
+
+    /// An address or its domain on a list, and one of the groups; a list that is not there asks for nothing.
+    fn allowed(&self, email: Option<&str>, groups: &[&str]) -> Result<(), NotAllowed> {
+        if !self.allow_emails.is_empty() || !self.allow_domains.is_empty() {
+            let email = email.ok_or(NotAllowed::Email)?.to_ascii_lowercase();
+            // The last @: what stands before it may be quoted and hold others (RFC 5321 §4.1.2).
+            let domain = email.rsplit_once('@').map(|(_, domain)| domain).unwrap_or_default();
+            if !self.allow_emails.contains(&email) && !self.allow_domains.iter().any(|allowed| allowed == domain) {
+                return Err(NotAllowed::Email);
+            }
+        }
+        let held = |group: &String| groups.contains(&group.as_str());
+        if !self.allow_groups.is_empty() && !self.allow_groups.iter().any(held) {
+            return Err(NotAllowed::Group);
+        }
+        Ok(())
+    }
+
+    fn roles(&self, groups: &[&str]) -> (Vec<String>, usize) {
+        let (mut roles, mut dropped) = (Vec::new(), 0);
+        for group in groups {
+            let named = if self.role_map.is_empty() { Some(*group) } else { self.role_map.get(*group).map(|r| &**r) };
+            match named.filter(|role| self.declared.iter().any(|declared| declared == role)) {
+                Some(role) if roles.iter().any(|held| held == role) => {}
+                Some(role) => roles.push(role.to_owned()),
+                None => dropped += 1,
+            }
+        }
+        (roles, dropped)
+    }
+}
+
+/// A claim that is a text that a header can carry.
+fn text<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c str> {
+    let fine = |text: &&str| !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control);
+    find(claims, path).and_then(Value::as_str).filter(fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NotAllowed, Person, Rules};
+    use serde_json::{Value, json};
+
+    fn rules() -> Rules {
+        Rules {
+            roles_claim: Some("realm.groups".into()),
+            declared: vec!["admin".into(), "staff".into()],
+            user_claim: "sub".into(),
+            ..Rules::default()
+        }
+    }
+
+    fn person(rules: &Rules, claims: &Value) -> (Person, Result<(), NotAllowed>) {
+        rules.person(claims.as_object().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn undeclared_roles_are_dropped_and_counted() {
+        let claims = json!({ "sub": "1", "realm": { "groups": ["admin", "root", "eng", "eng", 7] } });
+        let (plain, _) = person(&rules(), &claims);
+        assert_eq!((plain.roles, plain.dropped), (vec!["admin".to_owned()], 3));
+        let role_map = [("eng", "staff"), ("root", "nobody")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+        let (mapped, _) = person(&Rules { role_map: role_map.into(), ..rules() }, &claims);
+        assert_eq!((mapped.roles, mapped.dropped), (vec!["staff".to_owned()], 2), "a map is the only way in");
+    }
+
+    #[test]
+    fn an_address_counts_only_where_it_was_verified() {
+        let email = |verified: Value, trust_email| {
+            let claims = json!({ "sub": "1", "email": "a@b.example", "email_verified": verified });
+            person(&Rules { trust_email, ..rules() }, &claims).0.email.is_some()
+        };
+        assert!(email(json!(true), false) && email(json!("true"), false) && email(Value::Null, true));
+        for verified in [json!(false), json!("false"), json!("TRUE")] {
+            assert!(!email(verified.clone(), true), "{verified}: what the provider denies is not overruled");
+        }
+        for verified in [Value::Null, json!(1), json!("yes")] {
+            assert!(!email(verified, false));
+        }
+        let by_email = Rules { user_claim: "email".into(), user_prefix: "corp:".into(), ..rules() };
+        let claims = |verified| json!({ "sub": "1", "email": "a@b.example", "email_verified": verified });
+        assert_eq!(person(&by_email, &claims(true)).0.user, "corp:a@b.example");
+        assert!(by_email.person(claims(false).as_object().unwrap()).is_err());
+    }
+
+    #[test]
+    fn who_is_on_no_list_is_not_let_in() {
+        let lists = Rules {
+            allow_domains: vec!["b.example".into()],
+            allow_emails: vec!["guest@c.example".into()],
+            allow_groups: vec!["eng".into()],
+            ..rules()
+        };
+        let told = |email: &str, groups: &[&str]| {
+            let claims = json!({ "sub": "1", "email": email, "email_verified": true, "realm": { "groups": groups } });
+            person(&lists, &claims).1
+        };
+        assert_eq!(told("A@B.example", &["eng"]), Ok(()));
+        assert_eq!(told("guest@c.example", &["x", "eng"]), Ok(()));
+        for email in ["a@c.example", "a@b.example.evil.example", "a@evil-b.example", "a@b.example@evil.example", "a"] {
+            assert_eq!(told(email, &["eng"]), Err(NotAllowed::Email), "{email}");
+        }
+        for groups in [&[][..], &["Eng"], &["english"]] {
+            assert_eq!(told("a@b.example", groups), Err(NotAllowed::Group), "{groups:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_header_carries_is_none() {
+        for sub in [json!(""), json!("a\r\nX-Admin: 1"), json!(7), Value::Null, json!("a".repeat(256))] {
+            assert!(rules().person(json!({ "sub": sub }).as_object().unwrap()).is_err());
+        }
+    }
+}

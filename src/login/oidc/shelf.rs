@@ -1,0 +1,109 @@
+//! What sign-ins at providers keep on the store's shelf: states that were used, logout tokens that were heard, which sessions
+//! began in a provider's session, and the tokens of a session. One decision: what lies there is sealed to its session and
+//! counts on every node. Knows nothing of protocols.
+
+use crate::clock::Timestamp;
+use crate::session::{Keep, SessionKey, ShelfKey, StoreError, View};
+
+use super::super::Login;
+use super::attempt::{LIFE, State};
+use super::exchange::Tokens;
+use super::provider::Provider;
+use super::tokens::{KeptTokens, tokens_key};
+
+/// A list is written again where another node was faster; more often than this something is wrong.
+const WRITES: usize = 10;
+/// Sessions of one provider session that are remembered: one person's browsers share none.
+const SESSIONS: usize = 100;
+
+/// Length-prefixed: no two issuers' ids share a place.
+fn of_issuer(purpose: &str, issuer: &str, id: &str) -> ShelfKey {
+    ShelfKey::of(purpose, format!("{} {issuer}{id}", issuer.len()).as_bytes())
+}
+
+impl Login {
+    /// Whether this state was not used before, on any node.
+    pub(super) async fn first_use(&self, state: &State, now: Timestamp) -> Result<bool, StoreError> {
+        let key = ShelfKey::of("oidc/state", state.text.as_bytes());
+        // Twice its life: clocks of nodes differ.
+        let keep = Keep { key, over: None, bytes: vec![1], until: now.plus(LIFE * 2) };
+        Ok(self.sessions.keep(keep, now).await?.is_some())
+    }
+
+    /// The first hearing of a logout token on any node; `None` for every later one.
+    pub(super) async fn first_hearing(
+        &self,
+        provider: &Provider,
+        id: &str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        let key = of_issuer("oidc/jti", &provider.settings.issuer, id);
+        self.sessions.keep(Keep { key, over: None, bytes: vec![1], until }, now).await
+    }
+
+    /// Let it be heard again.
+    pub(super) async fn forget_hearing(&self, provider: &Provider, id: &str, hearing: u64) {
+        let key = of_issuer("oidc/jti", &provider.settings.issuer, id);
+        if let Err(error) = self.sessions.discard(key, hearing).await {
+            tracing::warn!(%error, "a logout token that failed cannot be heard again");
+        }
+    }
+
+    /// Keep what a new session needs later.
+    pub(super) async fn remember(
+        &self,
+        provider: &Provider,
+        view: &View,
+        tokens: Tokens,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(sid) = view.session.provided.as_ref().and_then(|provided| provided.sid.as_deref()) {
+            self.index(of_issuer("oidc/sid", &provider.settings.issuer, sid), view, now).await?;
+        }
+        let keeps = view.session.provided.as_ref().is_some_and(|provided| provided.keeps);
+        let kept = match (keeps, provider.settings.logout_there) {
+            (true, _) => KeptTokens::new(&tokens, None, view.session.roles.clone(), now),
+            (false, true) => KeptTokens { id: tokens.id.map(|token| token.to_string()), ..KeptTokens::default() },
+            (false, false) => return Ok(()),
+        };
+        if let Some(bytes) = self.seal_tokens(view, &kept) {
+            let keep = Keep { key: tokens_key(view), over: None, bytes, until: view.session.ends };
+            self.sessions.keep(keep, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Add a session to a list.
+    async fn index(&self, key: ShelfKey, view: &View, now: Timestamp) -> Result<(), StoreError> {
+        for _ in 0..WRITES {
+            let kept = self.sessions.kept(key, now).await?;
+            let (mut list, over, until) = match &kept {
+                Some(kept) => (sessions(&kept.bytes), Some(kept.version), kept.until.max(view.session.ends)),
+                None => (Vec::new(), None, view.session.ends),
+            };
+            list.push(view.key);
+            let from = list.len().saturating_sub(SESSIONS);
+            let bytes = list[from..].iter().flat_map(|key| key.0).collect();
+            if self.sessions.keep(Keep { key, over, bytes, until }, now).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("other writes were faster every time".into()))
+    }
+
+    /// The sessions that began in this session of the provider's.
+    pub(super) async fn of_sid(
+        &self,
+        provider: &Provider,
+        sid: &str,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>, StoreError> {
+        let kept = self.sessions.kept(of_issuer("oidc/sid", &provider.settings.issuer, sid), now).await?;
+        Ok(kept.map(|kept| sessions(&kept.bytes)).unwrap_or_default())
+    }
+}
+
+fn sessions(bytes: &[u8]) -> Vec<SessionKey> {
+    bytes.chunks_exact(16).filter_map(|key| Some(SessionKey(key.try_into().ok()?))).collect()
+}

@@ -1,0 +1,416 @@
+//! A provider's tokens in the service of a session: kept sealed, handed to applications that ask for them, refreshed ahead of
+//! time. One decision: over all tabs and nodes one asks the provider – whoever holds the lock, which it renews while the call
+//! runs – and what a holder brings back too late is not written. Knows nothing of requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::clock::Timestamp;
+use crate::session::{Keep, Kept, Revocation, ShelfKey, StoreError, View, Wait};
+
+use super::super::Login;
+use super::cache::Held;
+use super::error::{LoginError, ProviderError};
+use super::exchange::Tokens;
+use super::id_token::{Asked, check};
+use super::person::Person;
+use super::provider::{Known, Provider};
+
+/// An access token is renewed when so much of its life is left, and at the latest when a fifth is.
+const AHEAD: Duration = Duration::from_secs(60);
+/// How long the store's word counts here: roles learnt by another node are known here after it.
+const LOOK: Duration = Duration::from_secs(5);
+/// A provider that failed is left alone for so long.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A lock that is not renewed is gone after it: a node that died holds nobody up for longer.
+const LOCK: Duration = Duration::from_secs(10);
+/// How often it is renewed.
+const RENEW: Duration = Duration::from_secs(3);
+/// How often somebody who waits for another's refresh looks, and how often in all.
+const WAIT: Duration = Duration::from_millis(50);
+const WAITS: usize = 120;
+/// The layout of what is kept; it is part of what is sealed.
+const LAYOUT: u8 = 1;
+
+/// What is kept of a session's tokens.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct KeptTokens {
+    /// For signing out there.
+    pub(super) id: Option<String>,
+    pub(super) access: Option<String>,
+    pub(super) refresh: Option<String>,
+    /// Milliseconds since the epoch.
+    pub(super) expires: Option<u64>,
+    /// How long the access token lives, in milliseconds.
+    pub(super) life: Option<u64>,
+    /// Roles by what the provider said last.
+    pub(super) roles: Vec<String>,
+    /// How often they were refreshed.
+    pub(super) count: u64,
+}
+
+impl KeptTokens {
+    /// What a token endpoint gave. A refresh that brings no new refresh token leaves the old one in force (RFC 6749 §6).
+    pub(super) fn new(tokens: &Tokens, old: Option<&KeptTokens>, roles: Vec<String>, now: Timestamp) -> KeptTokens {
+        let text = |token: &Option<Zeroizing<String>>| token.as_ref().map(|token| token.to_string());
+        KeptTokens {
+            id: text(&tokens.id).or_else(|| old?.id.clone()),
+            access: Some(tokens.access.to_string()),
+            refresh: text(&tokens.refresh).or_else(|| old?.refresh.clone()),
+            expires: tokens.life.map(|life| now.plus(life).0),
+            life: tokens.life.and_then(|life| u64::try_from(life.as_millis()).ok()),
+            roles,
+            count: old.map_or(0, |old| old.count + 1),
+        }
+    }
+
+    /// When it is time to renew; `None`: never.
+    fn renew(&self) -> Option<Timestamp> {
+        self.refresh.as_ref()?;
+        let ahead = self.life.map_or(Duration::ZERO, |life| AHEAD.min(Duration::from_millis(life / 5)));
+        let ahead = u64::try_from(ahead.as_millis()).unwrap_or(0);
+        self.expires.map(|expires| Timestamp(expires.saturating_sub(ahead)))
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.renew().is_some_and(|at| now >= at)
+    }
+}
+
+pub(super) fn tokens_key(view: &View) -> ShelfKey {
+    ShelfKey::of("oidc/tokens", &view.key.0)
+}
+
+fn lock_key(view: &View) -> ShelfKey {
+    ShelfKey::of("oidc/refresh", &view.key.0)
+}
+
+/// What following a session's tokens came to.
+#[derive(Clone, Debug)]
+pub enum Followed {
+    /// Its provider's tokens are not kept.
+    Nothing,
+    /// The access token, where there is one that counts; and whether roles changed, so that who calls has to be asked anew.
+    Token {
+        /// As a header carries it.
+        access: Option<AccessToken>,
+        /// Whether roles changed.
+        changed: bool,
+    },
+    /// The provider ended it, and so it was ended here.
+    Ended,
+}
+
+/// An access token, ready to be set.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    /// Alone.
+    pub plain: HeaderValue,
+    /// As `Authorization` carries it.
+    pub bearer: HeaderValue,
+}
+
+/// The outcome of one look at the store and, perhaps, the provider.
+enum Looked {
+    Held(Held),
+    Nothing,
+    Ended,
+}
+
+impl Login {
+    /// See to the tokens of a session: read, renewed where it is time.
+    ///
+    /// # Errors
+    /// [`LoginError::Store`]. A provider that is away is none: the session goes on within its own limits.
+    pub async fn follow(&self, view: &View, now: Timestamp) -> Result<Followed, LoginError> {
+        let Some(provided) = view.session.provided.as_ref().filter(|provided| provided.keeps) else {
+            return Ok(Followed::Nothing);
+        };
+        let Some(provider) = self.oidc.provider(&provided.login) else { return Ok(Followed::Nothing) };
+        let paused = |held: &Held| held.failed.is_some_and(|failed| now.since(failed) < PAUSE);
+        let recent =
+            |held: &Arc<Held>| now.since(held.read) < LOOK && (held.renew.is_none_or(|at| now < at) || paused(held));
+        if let Some(held) = self.oidc.cache.get(view.key).filter(recent) {
+            return Ok(token(&held, false, now));
+        }
+        let _alone = self.oidc.cache.alone(view.key).await;
+        let before = self.oidc.cache.get(view.key);
+        if let Some(held) = before.as_ref().filter(|held| recent(held)) {
+            return Ok(token(held, false, now));
+        }
+        match self.look(provider, view, before.as_deref(), now).await? {
+            Looked::Nothing => Ok(Followed::Token { access: None, changed: false }),
+            Looked::Ended => Ok(Followed::Ended),
+            Looked::Held(held) => {
+                let known = before.as_ref().map_or(&view.session.roles, |held| &held.roles);
+                let changed = *known != held.roles;
+                let held = Arc::new(held);
+                self.oidc.cache.put(view.key, held.clone());
+                if changed {
+                    self.sessions.refresh(view.user);
+                }
+                Ok(token(&held, changed, now))
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        provider: &Provider,
+        view: &View,
+        before: Option<&Held>,
+        now: Timestamp,
+    ) -> Result<Looked, StoreError> {
+        let failed = before.and_then(|held| held.failed);
+        let Some((kept, tokens)) = self.read_kept(view, now).await? else { return Ok(Looked::Nothing) };
+        let pausing = failed.is_some_and(|failed| now.since(failed) < PAUSE);
+        if !tokens.is_due(now) || pausing {
+            return Ok(held(&tokens, failed, now));
+        }
+        let over = Keep { key: lock_key(view), over: None, bytes: vec![1], until: now.plus(LOCK) };
+        match self.sessions.keep(over, now).await? {
+            Some(lock) => self.renew(provider, view, (kept, tokens), lock, now).await,
+            // Another node or process is at it. What is at hand may still count.
+            None if tokens.expires.is_some_and(|expires| now.0 < expires) => Ok(held(&tokens, failed, now)),
+            None => self.wait_for(view, (kept, tokens), now).await,
+        }
+    }
+
+    /// Until the one who holds the lock has written.
+    async fn wait_for(
+        &self,
+        view: &View,
+        (mut kept, mut tokens): (Kept, KeptTokens),
+        now: Timestamp,
+    ) -> Result<Looked, StoreError> {
+        let version = kept.version;
+        for _ in 0..WAITS {
+            tokio::time::sleep(WAIT).await;
+            let Some(newer) = self.read_kept(view, now).await? else { return Ok(Looked::Nothing) };
+            (kept, tokens) = newer;
+            if kept.version != version {
+                break;
+            }
+        }
+        Ok(held(&tokens, None, now))
+    }
+
+    /// Ask the provider, under the lock.
+    async fn renew(
+        &self,
+        provider: &Provider,
+        view: &View,
+        (kept, tokens): (Kept, KeptTokens),
+        lock: u64,
+        now: Timestamp,
+    ) -> Result<Looked, StoreError> {
+        // Between our reading and the lock another one may have finished.
+        let Some((current, newer)) = self.read_kept(view, now).await? else { return Ok(Looked::Nothing) };
+        if current.version != kept.version {
+            self.unlock(view, lock).await;
+            return Ok(held(&newer, None, now));
+        }
+        let (outcome, lock) = self.ask_under_lock(provider, view, &tokens, lock, now).await;
+        let looked = match outcome {
+            Ok(Renewed::Tokens(fresh)) => self.write_renewed(view, &kept, fresh, now).await,
+            Ok(Renewed::NotAllowed) => self.end_session_of(view, now).await,
+            Err(ProviderError::Refused(code)) if code == "invalid_grant" => {
+                // Another one may have used it: then the record says so, and nothing is over.
+                match self.read_kept(view, now).await? {
+                    Some((newer, tokens)) if newer.version != kept.version => Ok(held(&tokens, None, now)),
+                    _ => self.end_session_of(view, now).await,
+                }
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(provider = provider.name(), error, "tokens could not be refreshed; the session goes on");
+                Ok(held(&tokens, Some(now), now))
+            }
+        };
+        self.unlock(view, lock).await;
+        looked
+    }
+
+    /// The call, and the lock kept alive beside it.
+    async fn ask_under_lock(
+        &self,
+        provider: &Provider,
+        view: &View,
+        tokens: &KeptTokens,
+        mut lock: u64,
+        now: Timestamp,
+    ) -> (Result<Renewed, ProviderError>, u64) {
+        let mut call = std::pin::pin!(provider.renewed(tokens, view, now));
+        let begun = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                outcome = &mut call => return (outcome, lock),
+                () = tokio::time::sleep(RENEW) => {
+                    let at = now.plus(begun.elapsed());
+                    let keep = Keep { key: lock_key(view), over: Some(lock), bytes: vec![1], until: at.plus(LOCK) };
+                    if let Ok(Some(renewed)) = self.sessions.keep(keep, at).await {
+                        lock = renewed;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn unlock(&self, view: &View, lock: u64) {
+        if let Err(error) = self.sessions.discard(lock_key(view), lock).await {
+            tracing::debug!(%error, "a lock is left to end by itself");
+        }
+    }
+
+    /// Over the very version that was refreshed: what comes too late is not written, and what is there counts.
+    async fn write_renewed(
+        &self,
+        view: &View,
+        kept: &Kept,
+        fresh: KeptTokens,
+        now: Timestamp,
+    ) -> Result<Looked, StoreError> {
+        let Some(bytes) = self.seal_tokens(view, &fresh) else { return Ok(Looked::Nothing) };
+        let keep = Keep { key: tokens_key(view), over: Some(kept.version), bytes, until: view.session.ends };
+        if self.sessions.keep(keep, now).await?.is_some() {
+            return Ok(held(&fresh, None, now));
+        }
+        match self.read_kept(view, now).await? {
+            Some((_, tokens)) => Ok(held(&tokens, None, now)),
+            None => Ok(Looked::Nothing),
+        }
+    }
+
+    async fn end_session_of(&self, view: &View, now: Timestamp) -> Result<Looked, StoreError> {
+        self.sessions.revoke(Revocation::Session(view.key), Wait::BROWSER, now).await?;
+        tracing::info!(session = ?view.key, "ended: the provider no longer vouches for it");
+        Ok(Looked::Ended)
+    }
+
+    /// The tokens of a session, where some are kept.
+    pub(super) async fn read_kept(
+        &self,
+        view: &View,
+        now: Timestamp,
+    ) -> Result<Option<(Kept, KeptTokens)>, StoreError> {
+        let Some(kept) = self.sessions.kept(tokens_key(view), now).await? else { return Ok(None) };
+        let opened = self.open_tokens(view, &kept.bytes);
+        Ok(opened.map(|tokens| (kept, tokens)))
+    }
+
+    /// Sealed to session, user and the number of the refresh: moved elsewhere, or put back, it does not open.
+    pub(super) fn seal_tokens(&self, view: &View, tokens: &KeptTokens) -> Option<Vec<u8>> {
+        let plain = Zeroizing::new(serde_json::to_vec(tokens).ok()?);
+        let count = tokens.count.to_be_bytes();
+        let place: [&[u8]; 5] = [b"tokens", &[LAYOUT], &view.key.0, &view.user.0, &count];
+        let sealed = self.oidc.sealer.seal(&place, &plain)?;
+        Some([&[LAYOUT][..], &count, &sealed].concat())
+    }
+
+    fn open_tokens(&self, view: &View, bytes: &[u8]) -> Option<KeptTokens> {
+        let (&layout, rest) = bytes.split_first()?;
+        let (count, sealed) = rest.split_first_chunk::<8>()?;
+        let place: [&[u8]; 5] = [b"tokens", &[layout], &view.key.0, &view.user.0, count];
+        let plain = Zeroizing::new(self.oidc.sealer.open(&place, sealed)?);
+        serde_json::from_slice(&plain).ok()
+    }
+}
+
+/// What a provider said at a refresh.
+enum Renewed {
+    Tokens(KeptTokens),
+    /// The person is on no list any more.
+    NotAllowed,
+}
+
+impl Provider {
+    /// Refresh, and learn who the person is now. Once the provider gave new tokens the old ones may be void: they are kept
+    /// whatever else fails, or the next refresh would be taken for a theft.
+    async fn renewed(&self, old: &KeptTokens, view: &View, now: Timestamp) -> Result<Renewed, ProviderError> {
+        let known = self.known(now).await?;
+        let refresh = old.refresh.as_deref().unwrap_or_default();
+        let tokens = self.refresh(&known, refresh, now).await?;
+        let roles = match self.person_now(&known, &tokens, view, now).await {
+            Ok(Some(person)) => person.roles,
+            Ok(None) => return Ok(Renewed::NotAllowed),
+            Err(error) if error.is_outage() => {
+                tracing::warn!(provider = self.name(), %error, "roles stay as they were");
+                old.roles.clone()
+            }
+            Err(error) => {
+                // Tokens of somebody else, or of nobody: not to be used in this session.
+                tracing::warn!(provider = self.name(), %error, "what a refresh brought does not hold");
+                return Ok(Renewed::NotAllowed);
+            }
+        };
+        Ok(Renewed::Tokens(KeptTokens::new(&tokens, Some(old), roles, now)))
+    }
+
+    /// `None`: on no list any more.
+    async fn person_now(
+        &self,
+        known: &Known,
+        tokens: &Tokens,
+        view: &View,
+        now: Timestamp,
+    ) -> Result<Option<Person>, ProviderError> {
+        let subject = &view.session.subject;
+        let mut claims = serde_json::Map::new();
+        if let Some(token) = &tokens.id {
+            let (told, algorithm) = self.verify(known, token, &["JWT"], now).await?;
+            let asked = Asked {
+                client_id: &self.settings.client_id,
+                nonce: None,
+                access_token: &tokens.access,
+                algorithm,
+                max_age: None,
+                acr: &[],
+                now,
+            };
+            // OpenID Connect Core §12.2: of the same person, or nothing of it counts.
+            if check(&told.all, &asked)?.subject != *subject {
+                return Err(ProviderError::OtherSubject);
+            }
+            claims = told.all;
+        }
+        let rules = &self.settings.rules;
+        if rules.lacks(&claims) {
+            self.complete(known, &tokens.access, subject, &mut claims).await?;
+        }
+        claims.entry("sub").or_insert_with(|| subject.clone().into());
+        let (person, allowed) = rules.person(&claims)?;
+        Ok(allowed.is_ok().then_some(person))
+    }
+}
+
+fn held(tokens: &KeptTokens, failed: Option<Timestamp>, now: Timestamp) -> Looked {
+    let line = |text: String| {
+        let mut line = HeaderValue::from_str(&text).ok()?;
+        line.set_sensitive(true);
+        Some(line)
+    };
+    let access = tokens.access.as_deref().unwrap_or_default();
+    let (Some(plain), Some(bearer)) = (line(access.to_owned()), line(format!("Bearer {access}"))) else {
+        return Looked::Nothing;
+    };
+    Looked::Held(Held {
+        access: plain,
+        bearer,
+        expires: tokens.expires.map(Timestamp),
+        renew: tokens.renew(),
+        roles: tokens.roles.clone(),
+        read: now,
+        failed,
+    })
+}
+
+/// A token past its end is none: an application would only be told so by somebody else.
+fn token(held: &Held, changed: bool, now: Timestamp) -> Followed {
+    let counts = !held.access.is_empty() && held.expires.is_none_or(|expires| now < expires);
+    let access = counts.then(|| AccessToken { plain: held.access.clone(), bearer: held.bearer.clone() });
+    Followed::Token { access, changed }
+}
