@@ -122,6 +122,7 @@ fn rebuild(c: &mut Criterion) {
                 version: http::Version::HTTP_11,
                 switch: None,
                 access_token: None,
+                signed: None,
             };
             request_headers(black_box(&parts.headers), outgoing)
         });

@@ -10,6 +10,7 @@ mod ready;
 mod router;
 mod sessions;
 mod token;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Admin, metrics, ready, sessions};
+use super::{Admin, metrics, ready, sessions, tokens};
 
 /// An answer.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -46,7 +46,14 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> An
             Ok(asked) => sessions::revoke(admin, asked).await,
             Err(refusal) => refusal,
         },
-        ("/healthz" | "/readyz" | "/metrics" | "/sessions" | "/sessions/revoke", _) => {
+        ("/token/keys", &Method::GET) => tokens::keys(admin),
+        ("/token/rotate", &Method::POST) => tokens::rotate(admin).await,
+        ("/token/revoke", &Method::POST) => match read(body).await {
+            Ok(asked) => tokens::revoke(admin, asked).await,
+            Err(refusal) => refusal,
+        },
+        ("/healthz" | "/readyz" | "/metrics" | "/sessions" | "/sessions/revoke", _)
+        | ("/token/keys" | "/token/rotate" | "/token/revoke", _) => {
             text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n")
         }
         _ => text(StatusCode::NOT_FOUND, "there is nothing at this path\n"),

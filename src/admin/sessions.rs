@@ -85,7 +85,7 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     }
 }
 
-fn unavailable(error: &StoreError) -> Answer {
+pub(super) fn unavailable(error: &StoreError) -> Answer {
     tracing::warn!(%error, "an operator's question about sessions was not answered");
     text(
         StatusCode::SERVICE_UNAVAILABLE,

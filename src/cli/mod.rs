@@ -4,8 +4,10 @@
 mod check;
 mod explain;
 mod load;
+mod operator;
 mod records;
 mod run;
+mod token;
 mod user;
 
 use std::io::{IsTerminal, Write};
@@ -47,6 +49,13 @@ enum Command {
         #[command(subcommand)]
         command: user::Command,
     },
+    /// Tokens: their keys, and revoking them. Asks the running gateway.
+    Token {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: token::Command,
+    },
     /// A small application that shows what it received.
     Whoami {
         /// Where it listens (plain HTTP).
@@ -73,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Check(file) => check::run(&file.config),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::User { config, command } => user::run(&config.config, command),
+        Command::Token { config, command } => token::run(&config.config, command),
         Command::Whoami { listen } => whoami(listen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut std::io::stdout());

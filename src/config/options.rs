@@ -7,8 +7,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use toml::de::DeValue;
 
-use crate::policy::{Cors, HeaderEdits, HostHeader, PathPrefix, Preflight, RouteOptions};
+use crate::policy::{
+    Cors, HeaderEdits, HostHeader, IdentityHeaders, PathPrefix, Preflight, RouteOptions, SIGNED_IDENTITY_PRESETS,
+    SignedIdentity,
+};
 
+use super::problems::{did_you_mean, listed};
 use super::table::{At, Table, text};
 
 const LEAST: Duration = Duration::from_millis(10);
@@ -27,6 +31,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     let response = edits(table, "set_response_headers", "remove_response_headers");
     let passive = table.flag("passive").is_some_and(|flag| flag.value);
     let forward_token = table.flag("forward_token").is_some_and(|flag| flag.value);
+    let signed_identity = signed_identity(table);
     let preflight = preflight(table);
     Some(RouteOptions {
         prefix: prefix?,
@@ -38,8 +43,36 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         response: response?,
         passive,
         forward_token,
+        signed_identity: signed_identity?,
         preflight: preflight?,
     })
+}
+
+/// `signed_identity`: a preset, or a header; `signed_audience` where the route's name will not do.
+fn signed_identity(table: &mut Table<'_, '_>) -> Option<Option<SignedIdentity>> {
+    let accepted = "a preset such as \"portcullis\", or the name of a header";
+    let audience = table.text("signed_audience", "what the statement carries as `aud`");
+    let Some(At { value, span, .. }) = table.text("signed_identity", accepted) else {
+        if let Some(audience) = audience {
+            let wrong = "stands without `signed_identity`; write that, or leave this out";
+            table.problem(&audience.span, "signed_audience", wrong);
+            return None;
+        }
+        return (!table.has_problem("signed_identity")).then_some(None);
+    };
+    let preset = SIGNED_IDENTITY_PRESETS.iter().find(|(name, _)| *name == value).map(|(_, header)| *header);
+    let header: Option<HeaderName> = preset.unwrap_or(&value).parse().ok();
+    let own = |header: &HeaderName| IdentityHeaders::none().own(header).is_ok();
+    let Some(header) = header.filter(|header| preset.is_some() || (value.contains('-') && own(header))) else {
+        let presets = listed(SIGNED_IDENTITY_PRESETS.iter().map(|(name, _)| *name));
+        let near = did_you_mean(&value, SIGNED_IDENTITY_PRESETS.iter().map(|(name, _)| *name));
+        let wrong =
+            format!("`{value}` is neither a preset ({presets}) nor a header of your own such as `X-Identity`{near}");
+        table.problem(&span, "signed_identity", wrong);
+        return None;
+    };
+    let audience = audience.map(|at| at.value).unwrap_or_default();
+    Some(Some(SignedIdentity { header, audience }))
 }
 
 fn prefix(table: &mut Table<'_, '_>) -> Option<Option<PathPrefix>> {

@@ -15,7 +15,7 @@ use super::problems::{ConfigErrors, Problem};
 use super::routes::{Credentials, routes};
 use super::server::{server, tls};
 use super::session::session;
-use super::signing::signing;
+use super::signing::{own_signed, require_issuer, signing};
 use super::table::{At, Findings, Table};
 use super::token::tokens;
 use super::upstreams::upstreams;
@@ -65,6 +65,8 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let signing = signing(root, session.as_ref());
     let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
     let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });
+    let identity_headers = own_signed(identity_headers, routes.as_ref());
+    require_issuer(root, signing.as_ref(), routes.as_ref());
     let (limits, log) = (limits(root), log(root));
     Some(Config {
         roles,

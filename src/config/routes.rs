@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use crate::policy::{
     Accept, AccessRule, Clash, HostPattern, PathError, PathPrefix, RESERVED_PREFIX, RoleNames, RoleSet, Route,
-    RouteTable, UpstreamId,
+    RouteOptions, RouteTable, UpstreamId,
 };
 
 use super::Upstream;
@@ -94,7 +94,12 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
             "asks for a sign-in, and nobody can sign in; write [login.local] with `users`, or [login.oidc.NAME]",
         );
     }
-    let options = options(&mut table);
+    let mut options = options(&mut table);
+    if let (Some(RouteOptions { signed_identity: Some(signed), .. }), Some(name)) = (&mut options, &name)
+        && signed.audience.is_empty()
+    {
+        signed.audience.clone_from(&name.value);
+    }
     let sign_in = sign_in(&mut table, access, can.logins);
     table.done();
     Some(Route {

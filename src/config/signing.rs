@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::policy::{IdentityHeaders, RouteTable};
+
 use super::SessionConfig;
 use super::problems::did_you_mean;
 use super::table::{At, Table};
@@ -129,4 +131,25 @@ pub(super) fn signing(root: &mut Table<'_, '_>, session: Option<&SessionConfig>)
     }
     table.done();
     Some(signing)
+}
+
+/// Where a route signs identities, somebody has to be named who does.
+pub(super) fn require_issuer(root: &mut Table<'_, '_>, signing: Option<&Signing>, routes: Option<&RouteTable>) {
+    let mut all = routes.into_iter().flat_map(|table| table.routes());
+    let signed = all.find(|route| route.options.signed_identity.is_some());
+    if let Some(route) = signed.filter(|_| signing.is_some_and(|signing| signing.issuer.is_none())) {
+        let key = format!("route[{}].signed_identity", route.index);
+        root.problem_at_line(route.line, &key, "nobody signs it; write [signing] with `issuer`");
+    }
+}
+
+/// The headers that signed identities stand in are stripped like any other that tells of an identity, on every route.
+pub(super) fn own_signed(headers: Option<IdentityHeaders>, routes: Option<&RouteTable>) -> Option<IdentityHeaders> {
+    let mut headers = headers?;
+    for route in routes.into_iter().flat_map(|table| table.routes()) {
+        if let Some(signed) = &route.options.signed_identity {
+            headers.own(&signed.header).ok()?;
+        }
+    }
+    Some(headers)
 }

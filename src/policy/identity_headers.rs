@@ -42,6 +42,20 @@ const ALWAYS_STRIPPED: &[&str] = &[
     "remote-email",
     "remote-groups",
     "remote-name",
+    "x-portcullis-identity",
+    "x-pomerium-jwt-assertion",
+    "cf-access-jwt-assertion",
+    "x-goog-iap-jwt-assertion",
+    "x-amzn-oidc-data",
+];
+
+/// Headers in which other gateways sign who calls, by name; an application that was written for one looks there.
+pub const SIGNED_IDENTITY_PRESETS: [(&str, &str); 5] = [
+    ("portcullis", "x-portcullis-identity"),
+    ("pomerium", "x-pomerium-jwt-assertion"),
+    ("cloudflare", "cf-access-jwt-assertion"),
+    ("google-iap", "x-goog-iap-jwt-assertion"),
+    ("amazon", "x-amzn-oidc-data"),
 ];
 
 impl IdentityHeaders {
@@ -101,6 +115,21 @@ impl IdentityHeaders {
             _ => self.roles = Some(header),
         }
         *self = std::mem::replace(self, IdentityHeaders::bare()).with_owned();
+        Ok(())
+    }
+
+    /// Own another header, which a route's signed identity stands in.
+    ///
+    /// # Errors
+    /// [`HeaderNameError`].
+    pub fn own(&mut self, header: &HeaderName) -> Result<(), HeaderNameError> {
+        if taken(header.as_str()) {
+            return Err(HeaderNameError::Taken);
+        }
+        let folded = alias(header.as_str());
+        if !self.owned.contains(&folded) {
+            self.owned.push(folded);
+        }
         Ok(())
     }
 

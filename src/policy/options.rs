@@ -27,6 +27,8 @@ pub struct RouteOptions {
     pub response: HeaderEdits,
     /// Whether a bearer token that was accepted goes on to the application.
     pub forward_token: bool,
+    /// How the application is told who calls in a way that it can verify.
+    pub signed_identity: Option<SignedIdentity>,
     /// Requests here are no activity: they keep no session alive.
     pub passive: bool,
     /// What is done with a CORS preflight, which never carries a credential.
@@ -44,6 +46,15 @@ pub struct SignInRule {
     pub acr: Vec<String>,
     /// The header in which the application is handed the provider's access token.
     pub access_token: Option<HeaderName>,
+}
+
+/// A statement of who calls, signed for one route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedIdentity {
+    /// The header it stands in. Owned like any identity header: no client sets it, on no route.
+    pub header: HeaderName,
+    /// `aud`: the application that it is for.
+    pub audience: String,
 }
 
 /// What the application sees as `Host`.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use crate::login::oidc::AccessToken;
@@ -19,7 +19,7 @@ use super::reply::Refusal;
 use super::request_id::RequestId;
 use super::upgrade::Switch;
 use super::watch::Watch;
-use super::{Connection, Worker, tunnel, upgrade};
+use super::{Connection, Runtime, Worker, tunnel, upgrade};
 
 /// What a request brings along on its way.
 pub struct Passage<'r> {
@@ -63,6 +63,7 @@ pub async fn forward(
         return Err(Refusal::TooLarge);
     }
     let client_side = switch.is_some().then(|| hyper::upgrade::on(&mut request));
+    let signed = signed_identity(runtime, permit)?;
     let outgoing = Outgoing {
         trace,
         style: runtime.forwarding.style,
@@ -74,6 +75,7 @@ pub async fn forward(
         permit,
         switch: switch.as_ref(),
         access_token: access_token.as_ref(),
+        signed,
     };
     let headers = request_headers(request.headers(), outgoing);
     // What follows the head of an extended CONNECT is the WebSocket's, no body.
@@ -107,6 +109,15 @@ pub async fn forward(
         }
     }
     Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), session))
+}
+
+/// The statement of who calls, where the route has one. An application that believes nothing else must get it or nothing.
+fn signed_identity(runtime: &Runtime, permit: &Permit) -> Result<Option<(HeaderName, HeaderValue)>, Refusal> {
+    let (route, caller) = (permit.route(), permit.caller());
+    let Some((wanted, caller)) = route.options.signed_identity.as_ref().zip(caller) else { return Ok(None) };
+    let identities = runtime.identities.as_ref().ok_or(Refusal::Unsigned)?;
+    let line = identities.line(caller, route.index, &wanted.audience, runtime.clock.now()).ok_or(Refusal::Unsigned)?;
+    Ok(Some((wanted.header.clone(), line)))
 }
 
 /// The application's answer as the client gets it.

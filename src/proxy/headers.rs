@@ -55,6 +55,8 @@ pub struct Outgoing<'r> {
     pub switch: Option<&'r Switch>,
     /// The access token of the session's provider.
     pub access_token: Option<&'r AccessToken>,
+    /// A signed statement of who calls.
+    pub signed: Option<(HeaderName, HeaderValue)>,
 }
 
 /// What is done with an answer's header list.
@@ -123,6 +125,7 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
             headers.insert(name.clone(), value.clone());
         }
     }
+    headers.extend(outgoing.signed);
     headers
 }
 

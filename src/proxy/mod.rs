@@ -32,7 +32,8 @@ use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::login::Login;
 use crate::policy::RouteTable;
-use crate::token::ring::KeyRing;
+use crate::token::SignedIdentities;
+use crate::token::ring::{KeyRing, RETIRING};
 use crate::upstream::{Pool, Upstream};
 
 pub use body::{RequestBody, ResponseBody};
@@ -55,6 +56,8 @@ pub struct Runtime {
     pub login: Login,
     /// Keys of what this gateway signs.
     pub ring: Option<Arc<KeyRing>>,
+    /// Tells applications who calls in a way that they can verify.
+    pub identities: Option<SignedIdentities>,
     /// Applications, by `UpstreamId`.
     pub upstreams: Vec<Upstream>,
     /// Where lines go.
@@ -71,6 +74,13 @@ pub struct Runtime {
     pub body_limit: Option<u64>,
     /// How long a client may send nothing of a body that it began, until the answer comes.
     pub body_timeout: Duration,
+}
+
+impl Runtime {
+    /// The longest life of tokens of this gateway's own issuer; `None` of another one.
+    pub fn longest_of_own(&self, issuer: &str) -> Option<Duration> {
+        self.identities.as_ref().filter(|own| own.issuer() == issuer).map(|_| RETIRING)
+    }
 }
 
 /// One worker: a thread, its runtime, its upstream connections.

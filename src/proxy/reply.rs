@@ -78,6 +78,9 @@ pub enum Refusal {
     /// The application's answer could be read in more than one way.
     #[error("the application's answer could be read in more than one way")]
     AnswerFraming,
+    /// Who calls could not be signed.
+    #[error("an identity could not be signed")]
+    Unsigned,
     /// A panic.
     #[error("a request panicked")]
     Panic,
@@ -196,7 +199,9 @@ impl Refusal {
             Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.")
             }
-            Refusal::Panic => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake."),
+            Refusal::Unsigned | Refusal::Panic => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake.")
+            }
         }
     }
 

@@ -53,6 +53,20 @@ pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> 
     }
 }
 
+/// The operator's token of a gateway that runs from this configuration, as whoever may read its files knows it.
+///
+/// # Errors
+/// [`StartError`]: it cannot be read.
+pub fn operator_token(config: &Config) -> Result<Option<String>, StartError> {
+    let configured = config.server.admin.as_ref().and_then(|admin| admin.token.as_ref());
+    let secret = match (configured, &config.session.store) {
+        (Some(secret), _) => secret.clone(),
+        (None, Store::Embedded(folder)) => Secret::File(folder.join("admin-token")),
+        (None, Store::Memory | Store::Redis(_)) => return Ok(None),
+    };
+    Ok(String::from_utf8(read_secret("server.admin_token", &secret)?).ok())
+}
+
 /// The secret that the configuration names at `key`.
 pub(super) fn read_secret(key: &'static str, secret: &Secret) -> Result<Vec<u8>, StartError> {
     let failed =

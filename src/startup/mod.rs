@@ -29,9 +29,11 @@ use crate::upstream;
 use crate::whoami::Whoami;
 
 use self::redis::redis_options;
+pub use files::operator_token;
+
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
 use oidc::{oidc, providers};
-use tokens::{own_tokens, ring, tokens, verifiers};
+use tokens::{own_tokens, ring, signed_identities, tokens, verifiers};
 use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
@@ -205,6 +207,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         routes: config.routes.clone(),
         authenticator,
         login,
+        identities: signed_identities(&config, ring.as_ref()),
         ring,
         upstreams: upstreams(&config, whoami.as_ref())?,
         records,

@@ -9,7 +9,8 @@ use crate::fetch::{Address, Client, Settings};
 use crate::session::{SessionKeys, Sessions};
 use crate::token::ring::KeyRing;
 use crate::token::{
-    self, Algorithm, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, Tokens, Verifier,
+    self, Algorithm, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, SignedIdentities, Tokens,
+    Verifier,
 };
 use crate::trust::ClientTlsFiles;
 
@@ -64,6 +65,12 @@ pub(super) fn own_tokens(
         entries: config.session.cache_entries,
     };
     Some(OwnTokens::new(sessions.clone(), ring?.clone(), &keys.derive("portcullis/refresh/1"), settings))
+}
+
+/// Statements of who calls, where somebody is named who signs them.
+pub(super) fn signed_identities(config: &Config, ring: Option<&Arc<KeyRing>>) -> Option<SignedIdentities> {
+    let (ring, issuer) = (ring?.clone(), config.signing.issuer.clone()?);
+    Some(SignedIdentities::new(ring, issuer, config.session.cache_entries))
 }
 
 /// Every issuer, its keys read.

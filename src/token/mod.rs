@@ -16,6 +16,7 @@ mod verify;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ pub use assertion::{Assertion, AssertionKeyError};
 pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
-pub use own::{Current, Format, Learnt, OwnSettings, OwnTokens, Pair, ring};
+pub use own::{Current, Format, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, ring};
 pub use seal::Sealer;
 pub use verify::{Presented, TOKEN_BYTES};
 
@@ -205,6 +206,12 @@ impl Tokens {
                 }
             }
         }
+    }
+
+    /// The longest life of an issuer's tokens; `None` where none of its are accepted.
+    pub fn longest_of(&self, issuer: &str) -> Option<Duration> {
+        let of_issuer = |verifier: &&Verifier| verifier.expected.issuer == issuer;
+        self.verifiers.iter().find(of_issuer).map(|verifier| verifier.expected.longest + verifier.expected.leeway)
     }
 
     /// Keep all keys fresh until told to stop.

@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("login", &["authn", "clock", "fetch", "policy", "session", "token"]),
     ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy"]),
-    ("admin", &["clock", "proxy", "server", "session"]),
+    ("admin", &["clock", "proxy", "server", "session", "token"]),
     (
         "startup",
         &[
@@ -28,7 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "upstream", "whoami",
         ],
     ),
-    ("cli", &["clock", "config", "login", "policy", "proxy", "startup", "whoami"]),
+    ("cli", &["clock", "config", "fetch", "login", "policy", "proxy", "startup", "whoami"]),
 ];
 
 /// A crate stays where it is named, so that it is replaced by editing one room.

@@ -248,3 +248,71 @@ fn a_key_server_is_asked_once_for_what_is_new_and_missed_by_nobody() {
     assert_eq!(ask(&running, "/api", &token(&two, "three", &*clock, "")).status, 503);
     assert_eq!(ask(&running, "/api", &token(&one, "one", &*clock, "")).status, 200);
 }
+
+/// The operator's command, against a running gateway.
+fn command(running: &Running, arguments: &[&str]) -> (i32, String, String) {
+    let port = running.gateway.admin_address().unwrap().port();
+    let file = running.folder.path().join("gateway.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let with_port = |line: &str| match line.starts_with("admin = ") {
+        true => format!("admin = \"127.0.0.1:{port}\"\n"),
+        false => format!("{line}\n"),
+    };
+    std::fs::write(&file, text.lines().map(with_port).collect::<String>()).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let output = command.arg("token").arg("--config").arg(&file).args(arguments).output().unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), said(&output.stdout), said(&output.stderr))
+}
+
+#[test]
+fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
+    write(folder.path(), &[("one", &issuer)]);
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let server = "[server]\nadmin = \"127.0.0.1:0\"\n";
+    let shipped = shipped("embedded:data").replace("[server]\n", server);
+    let signing = "[signing]\nissuer = \"https://gateway.example\"\n";
+    let text = format!("{shipped}{ROUTES}{signing}{}", table("jwks = \"keys.json\""));
+    std::fs::write(folder.path().join("gateway.toml"), &text).unwrap();
+    let running = run_with(folder, &text, clock.clone(), None);
+    let named = |id: &str| token(&issuer, "one", &*clock, &format!(",\"jti\":\"{id}\""));
+    let (one, two, bare) = (named("a"), named("b"), token(&issuer, "one", &*clock, ""));
+    let statuses = || [&one, &two, &bare].map(|token| ask(&running, "/api", token).status);
+    assert_eq!(statuses(), [200, 200, 200]);
+    let (code, _, said) = command(&running, &["revoke", "--jti", "a", "--issuer", "https://other.example"]);
+    assert!(code == 1 && said.contains("no tokens of this issuer"), "{said}");
+    assert_eq!(command(&running, &["revoke", "--jti", "a"]).0, 2, "an id is its issuer's");
+    assert_eq!(command(&running, &["revoke"]).0, 2);
+    let (code, _, said) = command(&running, &["revoke", "--jti", "a", "--issuer", "https://id.example"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    assert_eq!(statuses(), [401, 200, 200], "remembered, and refused with the next request");
+    assert_eq!(ask(&running, "/api", &one).status, 401);
+    assert_eq!(reason(&running), "token_revoked");
+    // Everything of the bearer until now, and nothing that comes after.
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(command(&running, &["revoke", "--user", "robot", "--issuer", "https://id.example"]).0, 0);
+    assert_eq!(statuses(), [401, 401, 401]);
+    clock.advance(Duration::from_secs(2));
+    let later = token(&issuer, "one", &*clock, "");
+    assert_eq!(ask(&running, "/api", &later).status, 200);
+    // A restart forgets nothing of it.
+    let Running { gateway, folder, .. } = running;
+    gateway.stop();
+    let running = run_with(folder, &text, clock.clone(), None);
+    let statuses = [&one, &two, &bare, &later].map(|token| ask(&running, "/api", token).status);
+    assert_eq!(statuses, [401, 401, 401, 200]);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(command(&running, &["revoke", "--all"]).0, 0);
+    assert_eq!(ask(&running, "/api", &later).status, 401);
+
+    let (code, keys, said) = command(&running, &["rotate-keys"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    assert_eq!(keys.matches("active").count() + keys.matches("pending").count(), 4, "{keys}");
+    assert_eq!(command(&running, &["keys"]).1, keys);
+    let lines = running.lines.0.lock().unwrap().join("\n");
+    assert!(
+        lines.contains("tokens_revoked") && lines.contains("token_keys_rotated"),
+        "an operator's acts are recorded"
+    );
+}

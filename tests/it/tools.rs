@@ -12,7 +12,8 @@ const STARTS: Duration = Duration::from_secs(60);
 /// How long one may take to end when it is asked to.
 const ENDS: Duration = Duration::from_secs(10);
 
-fn tools() -> PathBuf {
+/// Where they are.
+pub fn tools() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools")
 }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod family;
+mod identity;
 pub mod ring;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use family::{Families, Turned};
 use ring::KeyRing;
 
 pub use access::Format;
+pub use identity::SignedIdentities;
 
 /// How such sessions are kept.
 #[derive(Clone, Debug)]
