@@ -20,7 +20,7 @@ use portcullis::policy::{
 use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
 use portcullis::session::store::Memory;
-use portcullis::session::{Activity, CookieCodec, Lifetimes, NewSession, SessionKeys, Sessions, Settings};
+use portcullis::session::{Activity, CookieCodec, Lifetimes, Memo, NewSession, SessionKeys, Sessions, Settings};
 use portcullis::startup::{Setup, start};
 use portcullis::token::Tokens;
 use tokio::net::TcpStream;
@@ -129,8 +129,8 @@ fn rebuild(c: &mut Criterion) {
     });
 }
 
-fn cache_hit(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// One session and its cookie.
+fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
     let keys = SessionKeys::random().unwrap();
     let settings = Settings {
         lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(43_200)),
@@ -150,19 +150,26 @@ fn cache_hit(c: &mut Criterion) {
         provided: None,
     };
     let begun = runtime.block_on(sessions.begin(new, None, Timestamp(0))).unwrap();
+    (sessions, begun.cookie)
+}
+
+fn cache_hit(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (sessions, value) = session(&runtime);
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());
     let tokens = Arc::new(Tokens::new(Vec::new(), sessions.clone(), names.clone(), headers.clone(), 1));
     let carrier = Carrier::new(sessions, Arc::new(NoDirectory), cookie, None);
     let authenticator = Authenticator::new(carrier, tokens, names, headers);
-    let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={}", begun.cookie)).unwrap();
+    let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={value}")).unwrap();
     let headers = HeaderMap::from_iter([(http::header::COOKIE, line)]);
     let accept = Accept { session: true, token: false };
+    let memo = Memo::default();
     c.bench_function("a session from memory", |b| {
         b.to_async(&runtime).iter(|| async {
             let client = std::net::IpAddr::from([127, 0, 0, 1]);
             let asking = Asking { headers: black_box(&headers), accept, activity: Activity::Active, client };
-            authenticator.ask(asking, Timestamp(1)).await.unwrap()
+            authenticator.ask(asking, &memo, Timestamp(1)).await.unwrap()
         });
     });
 }
@@ -171,6 +178,15 @@ struct Nowhere;
 
 impl Records for Nowhere {
     fn line(&self, _: &str) {}
+}
+
+fn shared_hit(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (sessions, cookie) = session(&runtime);
+    c.bench_function("a session from the shared cache", |b| {
+        b.to_async(&runtime)
+            .iter(|| async { sessions.lookup(black_box(&cookie), Activity::Active, Timestamp(1)).await.unwrap() });
+    });
 }
 
 fn end_to_end(c: &mut Criterion) {
@@ -208,5 +224,5 @@ fn end_to_end(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, find_and_decide, rebuild, cache_hit, end_to_end);
+criterion_group!(benches, find_and_decide, rebuild, cache_hit, shared_hit, end_to_end);
 criterion_main!(benches);

@@ -14,7 +14,7 @@ use http::HeaderMap;
 
 use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
-use crate::session::{Activity, EndedBecause, Lookup, Session, SessionKey, Sessions, StoreError, View};
+use crate::session::{Activity, EndedBecause, Lookup, Memo, Session, SessionKey, Sessions, StoreError, View};
 
 use crate::token::{Learnt, TokenError, Tokens};
 
@@ -151,14 +151,14 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
-    pub async fn ask(&self, request: Asking<'_>, now: Timestamp) -> Result<Known, AuthnError> {
+    pub async fn ask(&self, request: Asking<'_>, memo: &Memo, now: Timestamp) -> Result<Known, AuthnError> {
         let Asking { headers, accept, activity, client } = request;
         let session = if accept.session { self.carrier.presented(headers)? } else { None };
         let token = if accept.token { bearer(headers) } else { None };
         match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(session), None) => self.ask_session(session, headers, activity, now).await,
-            (None, Some(token)) => self.ask_token(token, client, now).await,
+            (Some(session), None) => self.ask_session(session, memo, headers, activity, now).await,
+            (None, Some(token)) => Box::pin(self.ask_token(token, client, now)).await,
             (None, None) => Ok(Known::anonymous()),
         }
     }
@@ -174,27 +174,44 @@ impl Authenticator {
     async fn ask_session(
         &self,
         presented: Presented<'_>,
+        memo: &Memo,
         headers: &HeaderMap,
         activity: Activity,
         now: Timestamp,
     ) -> Result<Known, AuthnError> {
-        let Learnt { lookup, renewed } = self.carrier.lookup(presented, activity, now).await?;
-        let rejected = |rejection| Known::without_session(Authentication::Rejected(rejection));
+        let id = match presented {
+            Presented::Id(cookie) => Some(cookie),
+            Presented::Pair(..) => None,
+        };
+        if let Some(view) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
+            return Ok(self.known(view));
+        }
+        // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
+        let Learnt { lookup, renewed } = Box::pin(self.carrier.lookup(presented, activity, now)).await?;
         let mut known = match lookup {
-            Lookup::Alive(view) => match view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone() {
-                Some(caller) => Known {
-                    authentication: Authentication::Identified(caller),
-                    session: Some(view),
-                    cookies: HeaderMap::new(),
-                },
-                None => rejected(Rejection::Revoked),
-            },
-            Lookup::Ended(because) => rejected(rejection(because)),
+            Lookup::Alive(view) => {
+                if let Some(cookie) = id {
+                    memo.keep(cookie, &view);
+                }
+                self.known(view)
+            }
+            Lookup::Ended(because) => Known::without_session(Authentication::Rejected(rejection(because))),
         };
         if let Some(pair) = renewed {
             self.carrier.set(&pair, headers, &mut known.cookies)?;
         }
         Ok(known)
+    }
+
+    fn known(&self, view: Arc<View>) -> Known {
+        match view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone() {
+            Some(caller) => Known {
+                authentication: Authentication::Identified(caller),
+                session: Some(view),
+                cookies: HeaderMap::new(),
+            },
+            None => Known::without_session(Authentication::Rejected(Rejection::Revoked)),
+        }
     }
 
     /// An identity and its header lines, built once for as long as the session is in memory; `None` where the user is gone.

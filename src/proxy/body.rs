@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::upstream::{BodyState, PooledBody, Sending};
 
@@ -74,7 +74,8 @@ struct News {
 /// What the sender learns of a request body while it is on its way.
 pub struct Progress {
     sending: Sending,
-    news: Arc<News>,
+    /// `None` where there is no body.
+    news: Option<Arc<News>>,
 }
 
 impl Progress {
@@ -85,15 +86,18 @@ impl Progress {
 
     /// The response head came.
     pub fn answered(&self) {
-        self.news.answered.store(true, Ordering::Release);
+        if let Some(news) = &self.news {
+            news.answered.store(true, Ordering::Release);
+        }
     }
 
     /// Why the body was stopped, where it was and nobody else is to blame.
     pub fn refusal(&self) -> Option<Refusal> {
-        if self.news.too_large.load(Ordering::Acquire) {
+        let news = self.news.as_ref()?;
+        if news.too_large.load(Ordering::Acquire) {
             Some(Refusal::TooLarge)
         } else {
-            self.news.stalled.load(Ordering::Acquire).then_some(Refusal::BodyTimeout)
+            news.stalled.load(Ordering::Acquire).then_some(Refusal::BodyTimeout)
         }
     }
 }
@@ -105,23 +109,24 @@ impl RequestBody {
             return RequestBody::none();
         }
         let (state, news) = (Arc::new(BodyState::default()), Arc::new(News::default()));
-        let sending = Sending { body: Some(state.clone()), ..Sending::default() };
+        let cut = CancellationToken::new();
         let streamed = Streamed {
             body,
             left: limits.bytes,
             runtime: runtime.clone(),
-            state,
+            state: state.clone(),
             news: news.clone(),
             stall: Stall::new(Some(limits.wait)),
             idle: limits.idle,
-            cut: Box::pin(sending.cut.clone().cancelled_owned()),
+            cut: Box::pin(cut.clone().cancelled_owned()),
         };
-        (RequestBody(Some(streamed)), Progress { sending, news })
+        let sending = Sending { body: Some(state), cut: Some(cut) };
+        (RequestBody(Some(streamed)), Progress { sending, news: Some(news) })
     }
 
     /// No body.
     pub fn none() -> (RequestBody, Progress) {
-        (RequestBody(None), Progress { sending: Sending::default(), news: Arc::default() })
+        (RequestBody(None), Progress { sending: Sending::default(), news: None })
     }
 }
 

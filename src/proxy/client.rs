@@ -41,9 +41,10 @@ pub struct Forwarding {
 pub struct Trace {
     /// The client.
     pub client: IpAddr,
-    /// The client and the proxies behind it, ready to send.
+    /// The client, as text.
+    pub shown: HeaderValue,
+    /// The client and the proxies behind it, ready to send; `None`: the client alone.
     chain: Option<String>,
-    last: IpAddr,
 }
 
 impl Forwarding {
@@ -55,7 +56,7 @@ impl Forwarding {
     /// The way of a request that came over this connection.
     pub fn trace(&self, connection: &Connection, headers: &HeaderMap) -> Trace {
         let last = connection.peer.ip().to_canonical();
-        let mut trace = Trace { client: last, chain: None, last };
+        let mut trace = Trace { client: last, shown: connection.shown.clone(), chain: None };
         if !self.trusts(last) {
             return trace;
         }
@@ -73,10 +74,16 @@ impl Forwarding {
         if !chain.is_empty() {
             chain.reverse();
             chain.push(last);
+            trace.shown = text(trace.client);
             trace.chain = Some(chain.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "));
         }
         trace
     }
+}
+
+/// An address as the text of a header.
+pub(super) fn text(address: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&address.to_string()).expect("digits, dots and colons are a header value")
 }
 
 /// An address with or without a port, as load balancers write it.
@@ -93,7 +100,7 @@ impl Trace {
     pub fn for_line(&self) -> Option<HeaderValue> {
         match &self.chain {
             Some(chain) => HeaderValue::from_str(chain).ok(),
-            None => HeaderValue::from_str(&self.last.to_string()).ok(),
+            None => Some(self.shown.clone()),
         }
     }
 
@@ -102,8 +109,7 @@ impl Trace {
         let node = |address: &str| {
             if address.contains(':') { format!("for=\"[{address}]\"") } else { format!("for={address}") }
         };
-        let last = self.last.to_string();
-        let hops = self.chain.as_deref().unwrap_or(&last);
+        let hops = self.chain.as_deref().or(self.shown.to_str().ok())?;
         let nodes: Vec<String> = hops.split(", ").map(node).collect();
         HeaderValue::from_str(&format!("{};host=\"{host}\";proto=https", nodes.join(", "))).ok()
     }

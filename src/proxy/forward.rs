@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -47,27 +48,31 @@ pub async fn forward(
     worker: &Arc<Worker>,
     permit: &Permit,
     passage: Passage<'_>,
-    mut request: Request<Incoming>,
+    (parts, body): (&Parts, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
     let Passage { connection, trace, head, id, switch, session, access_token } = passage;
-    if switch.is_some() && session.is_some() && !upgrade::same_origin(request.headers(), head.authority) {
+    if switch.is_some() && session.is_some() && !upgrade::same_origin(&parts.headers, head.authority) {
         return Err(Refusal::Origin);
     }
-    if headers::is_looping(request.headers()) {
+    if headers::is_looping(&parts.headers) {
         return Err(Refusal::Loop);
     }
     let limit = options.body_bytes.or(runtime.body_limit);
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
         return Err(Refusal::TooLarge);
     }
-    let client_side = switch.is_some().then(|| hyper::upgrade::on(&mut request));
+    let client_side = switch.is_some().then(|| {
+        let mut request = Request::new(());
+        *request.extensions_mut() = parts.extensions.clone();
+        hyper::upgrade::on(request)
+    });
     let signed = signed_identity(runtime, permit)?;
     let outgoing = Outgoing {
         trace,
         style: runtime.forwarding.style,
-        version: request.version(),
+        version: parts.version,
         authority: head.authority,
         id,
         cookie: runtime.authenticator.cookie(),
@@ -77,12 +82,12 @@ pub async fn forward(
         access_token: access_token.as_ref(),
         signed,
     };
-    let headers = request_headers(request.headers(), outgoing);
+    let headers = request_headers(&parts.headers, outgoing);
     // What follows the head of an extended CONNECT is the WebSocket's, no body.
     let limits = BodyLimits { bytes: limit, wait: runtime.body_timeout, idle: options.idle_timeout };
     let (body, progress) = match &switch {
         Some(Switch::Two { .. }) => RequestBody::none(),
-        _ => RequestBody::new(request.into_body(), runtime, limits),
+        _ => RequestBody::new(body, runtime, limits),
     };
     let mut rebuilt = Request::new(body);
     *rebuilt.method_mut() = head.method.clone();

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -21,7 +21,7 @@ use crate::session::Activity;
 use super::body::ResponseBody;
 use super::client::Trace;
 use super::forward::{Passage, forward};
-use super::record::{self, Record, Recorder};
+use super::record::{Record, Recorder};
 use super::reply::{self, Audience, Challenge, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
@@ -41,7 +41,11 @@ pub async fn handle(
     let http2 = request.version() == Version::HTTP_2;
     let mut record = begin(&worker, &trace, id, &request);
     let mut beside = Beside::default();
-    let outcome = catch_panic(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut beside))).await;
+    let outcome = {
+        // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for.
+        let stops = pin!(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut beside)));
+        catch_panic(stops).await
+    };
     let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
         Ok(response) => response,
         Err(refusal) => {
@@ -101,18 +105,17 @@ async fn stops(
     (record, beside): (&mut Record, &mut Beside),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
-    // The head outlives the request it is read from: `forward` takes the request apart.
     let (mut parts, body) = request.into_parts();
     let switch = upgrade::asked(&mut parts)?;
-    let (kept, request) = split(parts, body);
+    let now = record.at;
 
     // 2: read the head.
-    let head = RequestHead::parse(&kept, connection.sni.as_deref()).map_err(Refusal::Head)?;
-    head.host.as_str().clone_into(&mut record.host);
-    head.path.raw().clone_into(&mut record.path);
+    let head = RequestHead::parse(&parts, connection.sni.as_deref()).map_err(Refusal::Head)?;
+    record.read(&head, &parts.uri);
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
-        return own_pages::answer(worker, trace.client, &head, id, request).await;
+        // Rare and large, so apart: every connection keeps room for what stands here.
+        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&parts.headers, body))).await;
     }
 
     // 3: find the route.
@@ -123,18 +126,15 @@ async fn stops(
         Found::Ambiguous => return Err(Refusal::AmbiguousPath),
     };
     let route = matched.route;
-    record.route = Some(route.name.clone());
-    record.route_index = Some(route.index);
-    beside.reader = cors::reader(&route.options, &kept.headers);
+    record.route = Some(route.clone());
+    beside.reader = cors::reader(&route.options, &parts.headers);
     if let Some(answer) = cors::preflight(&route.options, &head, beside.reader.as_ref())? {
         (record.decision, record.reason) = (Outcome::Preflight, "preflight");
         return Ok(answer);
     }
 
-    let now = runtime.clock.now();
-
     // 4: learn who is calling.
-    let (mut known, access_token) = learn(runtime, &matched, &kept.headers, trace.client, now).await?;
+    let (mut known, access_token) = learn(worker, &matched, &parts.headers, trace.client, now).await?;
     beside.cookies = std::mem::take(&mut known.cookies);
 
     // 5: decide.
@@ -145,16 +145,15 @@ async fn stops(
     // 6: act.
     match decision {
         Decision::Forward(permit, _) => {
-            record.subject = permit.caller().map(|caller| caller.identity.subject.clone());
-            record.upstream = Some(worker.pools[permit.route().upstream.0].name().to_owned());
+            record.caller = permit.caller().cloned();
             let passage = Passage { connection, trace, head: &head, id, switch, session: known.session, access_token };
             let asked = Instant::now();
-            let response = forward(worker, &permit, passage, request).await;
-            record.upstream_ms = Some(record::milliseconds(asked.elapsed()));
+            let response = forward(worker, &permit, passage, (&parts, body)).await;
+            record.upstream = Some(asked.elapsed());
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),
-        Decision::Unauthenticated(reason, route) => Err(challenge(runtime, &head, &kept.headers, &route, reason)),
+        Decision::Unauthenticated(reason, route) => Err(challenge(runtime, &head, &parts.headers, &route, reason)),
         Decision::Forbidden(_) if by_token => Err(Refusal::InsufficientScope),
         Decision::Forbidden(_) => Err(Refusal::Forbidden),
     }
@@ -163,7 +162,7 @@ async fn stops(
 /// Stop 4. Never on public routes: they work while the store is away. In a session whose provider's tokens are kept, these are
 /// seen to as well: roles may have changed, or the provider may have ended it.
 async fn learn(
-    runtime: &Runtime,
+    worker: &Worker,
     matched: &Matched<'_>,
     headers: &HeaderMap,
     client: IpAddr,
@@ -176,20 +175,24 @@ async fn learn(
     }
     let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
     let asking = Asking { headers, accept: route.accept, activity, client };
-    let known = runtime.authenticator.ask(asking, now).await?;
-    let Some(view) = &known.session else { return Ok((known, None)) };
-    match runtime.login.follow(view, now).await? {
+    let runtime = &worker.runtime;
+    let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
+    let Some(view) = known.session.as_ref().filter(|view| view.session.provided.is_some()) else {
+        return Ok((known, None));
+    };
+    // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
+    match Box::pin(runtime.login.follow(view, now)).await? {
         Followed::Nothing => Ok((known, None)),
         Followed::Token { access, changed: false } => Ok((known, access)),
         Followed::Token { access, changed: true } => {
-            let mut anew = runtime.authenticator.ask(asking, now).await?;
+            let mut anew = runtime.authenticator.ask(asking, &worker.memo, now).await?;
             if anew.cookies.is_empty() {
                 // What the first asking renewed is still to be handed over.
                 anew.cookies = known.cookies;
             }
             Ok((anew, access))
         }
-        Followed::Ended => Ok((runtime.authenticator.ask(asking, now).await?, None)),
+        Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.memo, now).await?, None)),
     }
 }
 
@@ -223,27 +226,23 @@ fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Rea
     reply::see_other(&runtime.login.sign_in_location(&wanted))
 }
 
-/// The head for policy to borrow from, and the request to be forwarded, which keeps its extensions (the upgrade).
-fn split(parts: http::request::Parts, body: Incoming) -> (http::request::Parts, Request<Incoming>) {
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.version_mut() = parts.version;
-    *request.headers_mut() = parts.headers.clone();
-    let mut kept = parts;
-    std::mem::swap(request.extensions_mut(), &mut kept.extensions);
-    (kept, request)
-}
-
-fn begin(worker: &Worker, trace: &Trace, id: RequestId, request: &Request<Incoming>) -> Record {
-    Record {
-        kind: "access",
-        time: record::time(worker.runtime.clock.now()),
-        request_id: record::id(id),
-        peer: trace.client.to_string(),
-        protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
-        method: request.method().as_str().chars().take(32).collect(),
-        ..Record::default()
-    }
+fn begin(worker: &Worker, trace: &Trace, id: RequestId, request: &Request<Incoming>) -> Box<Record> {
+    Box::new(Record {
+        at: worker.runtime.clock.now(),
+        id,
+        peer: trace.shown.clone(),
+        version: request.version(),
+        method: request.method().clone(),
+        target: None,
+        route: None,
+        upstream: None,
+        decision: Outcome::Refuse,
+        reason: "",
+        caller: None,
+        status: 0,
+        bytes: 0,
+        body: "aborted",
+    })
 }
 
 /// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is.
@@ -261,8 +260,7 @@ fn log(refusal: &Refusal, id: RequestId) {
 }
 
 /// A panic in one request is one 500 and hurts nobody else.
-async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         match polled {

@@ -88,15 +88,13 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
     }
     let options = &outgoing.permit.route().options;
     edit(&mut headers, &options.request);
-    forwarded(&mut headers, &outgoing);
-    if let Ok(host) = HeaderValue::from_str(outgoing.authority) {
-        headers.insert(header::HOST, host);
-    }
+    let authority = authority(incoming, &outgoing);
+    forwarded(&mut headers, &outgoing, authority.clone());
+    headers.extend(authority.map(|authority| (header::HOST, authority)));
     if let HostHeader::Fixed(host) = &options.host {
         headers.insert(header::HOST, host.clone());
     }
-    let cookies: Vec<HeaderValue> = incoming.get_all(header::COOKIE).iter().cloned().collect();
-    if let Some(cookie) = (!cookies.is_empty()).then(|| outgoing.cookie.without_own(&cookies)).flatten() {
+    if let Some(cookie) = outgoing.cookie.without_own(incoming) {
         headers.insert(header::COOKIE, cookie);
     }
     if let Some(switch) = outgoing.switch {
@@ -108,10 +106,9 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
     }
     let via = if outgoing.version == Version::HTTP_2 { "2.0 portcullis" } else { "1.1 portcullis" };
     headers.append(header::VIA, HeaderValue::from_static(via));
-    headers.insert(REQUEST_ID, outgoing.id.header());
-    if !headers.contains_key(TRACEPARENT) {
-        headers.insert(TRACEPARENT, outgoing.id.traceparent());
-    }
+    let (id, trace) = outgoing.id.headers();
+    headers.insert(REQUEST_ID, id);
+    headers.entry(TRACEPARENT).or_insert(trace);
     if let Some(name) = &outgoing.permit.route().sign_in.access_token {
         access_token(&mut headers, name, outgoing.access_token);
     }
@@ -176,12 +173,18 @@ pub fn response_headers(incoming: &HeaderMap, returning: Returning<'_>) -> Heade
     headers
 }
 
+/// What the client asked for, as a header: its own `Host` line where it sent one (HTTP/2 names it elsewhere).
+fn authority(incoming: &HeaderMap, outgoing: &Outgoing<'_>) -> Option<HeaderValue> {
+    let named = incoming.get(header::HOST).filter(|host| host.as_bytes() == outgoing.authority.as_bytes());
+    named.cloned().or_else(|| HeaderValue::from_str(outgoing.authority).ok())
+}
+
 /// The way the request came. The client's own lines did not pass.
-fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) {
+fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>, authority: Option<HeaderValue>) {
     let (style, trace) = (outgoing.style, outgoing.trace);
     if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
         headers.extend(trace.for_line().map(|line| (FORWARDED_FOR, line)));
-        headers.extend(HeaderValue::from_str(outgoing.authority).ok().map(|host| (FORWARDED_HOST, host)));
+        headers.extend(authority.map(|host| (FORWARDED_HOST, host)));
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     }
     if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {

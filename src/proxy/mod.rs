@@ -10,6 +10,7 @@ mod cors;
 mod forward;
 mod handle;
 pub mod headers;
+mod line;
 mod own_pages;
 mod record;
 mod redirect;
@@ -22,9 +23,10 @@ mod upgrade;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,11 +34,14 @@ use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::login::Login;
 use crate::policy::RouteTable;
+use crate::session::Memo;
 use crate::token::SignedIdentities;
 use crate::token::ring::{KeyRing, RETIRING};
 use crate::upstream::{Pool, Upstream};
 
 pub use body::{RequestBody, ResponseBody};
+use line::LineBuffer;
+
 pub use busy::Busy;
 pub use client::{ForwardedStyle, Forwarding};
 pub use handle::handle;
@@ -91,6 +96,10 @@ pub struct Worker {
     pub pools: Vec<Pool<RequestBody>>,
     /// Its requests, counted.
     pub tally: Arc<Tally>,
+    /// Where it writes access lines before they are handed on. Never contended.
+    line: Mutex<LineBuffer>,
+    /// Whose session its last cookies led to.
+    pub memo: Memo,
     /// Fresh ids.
     pub ids: RequestIds,
     /// Tunnels, which outlive the request that opened them.
@@ -104,7 +113,16 @@ impl Worker {
     pub fn new(runtime: Arc<Runtime>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
         let pools = runtime.upstreams.iter().cloned().map(Pool::new).collect();
         let tally = runtime.traffic.tally();
-        Worker { runtime, pools, tally, ids: RequestIds::new(), tunnels, stop }
+        Worker {
+            runtime,
+            pools,
+            tally,
+            line: Mutex::default(),
+            memo: Memo::default(),
+            ids: RequestIds::new(),
+            tunnels,
+            stop,
+        }
     }
 }
 
@@ -113,6 +131,8 @@ impl Worker {
 pub struct Connection {
     /// The other end.
     pub peer: SocketAddr,
+    /// Its address, as applications and records are told it.
+    pub shown: HeaderValue,
     /// The server name of the handshake, lower-case.
     pub sni: Option<String>,
     /// What it carries.
@@ -122,6 +142,6 @@ pub struct Connection {
 impl Connection {
     /// One that carries nothing yet.
     pub fn new(peer: SocketAddr, sni: Option<String>) -> Connection {
-        Connection { peer, sni, busy: Busy::default() }
+        Connection { peer, shown: client::text(peer.ip().to_canonical()), sni, busy: Busy::default() }
     }
 }

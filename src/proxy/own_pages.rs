@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
@@ -45,19 +45,18 @@ pub async fn answer(
     client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
-    request: Request<Incoming>,
+    (headers, body): (&HeaderMap, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     let now = runtime.clock.now();
-    let (parts, body) = request.into_parts();
-    if let Some(answer) = published_keys(runtime, head, &parts.headers) {
+    if let Some(answer) = published_keys(runtime, head, headers) {
         return Ok(answer);
     }
-    let cookie = runtime.authenticator.cookie().find(&parts.headers).map_err(crate::authn::AuthnError::from)?;
+    let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
-        let asking = Asking { headers: &parts.headers, accept, activity: Activity::Active, client };
-        runtime.authenticator.ask(asking, now).await?
+        let asking = Asking { headers, accept, activity: Activity::Active, client };
+        runtime.authenticator.ask(asking, &worker.memo, now).await?
     } else {
         Known::anonymous()
     };
@@ -73,7 +72,7 @@ pub async fn answer(
         method: head.method,
         path: head.path.decoded(),
         query: head.query,
-        headers: &parts.headers,
+        headers,
         authority: head.authority,
         peer: client,
         body,
@@ -87,7 +86,7 @@ pub async fn answer(
         let line = AuditLine {
             kind: "audit",
             time: record::time(now),
-            request_id: record::id(id),
+            request_id: id.to_string(),
             peer: client.to_string(),
             event: audit.event,
             subject: audit.user.as_deref(),

@@ -1,20 +1,26 @@
 //! The record of a request: one line, exactly once, written when the response body ends or is dropped. One decision: the
 //! line is built from stable names and the canonical path; a query string, a cookie, a credential has no field to stand in.
-//! Knows nothing of where lines are kept.
+//! Until then nothing is formatted: what is recorded is shared with the request. Knows nothing of where lines are kept.
 
-use std::io::Write;
-use std::sync::Arc;
-use std::time::Instant;
+use std::fmt::Write;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
+use http::{HeaderValue, Method, Uri, Version};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::policy::{Caller, RequestHead, Route};
 
 use super::Worker;
 use super::busy::Exchange;
+use super::line::LineBuffer;
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::watch::Cut;
+
+/// Of a method that nobody knows, so much.
+const METHOD_BYTES: usize = 32;
 
 /// Where lines go: the access log and the audit.
 pub trait Records: Send + Sync + 'static {
@@ -37,57 +43,44 @@ pub enum Format {
 }
 
 /// What is known of a request when it is answered.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug)]
 pub struct Record {
-    /// `access`, so that audit lines in the same stream are told apart.
-    pub kind: &'static str,
-    /// RFC 3339, milliseconds.
-    pub time: String,
-    /// 32 hexadecimal digits.
-    pub request_id: String,
+    /// When it began.
+    pub at: Timestamp,
+    /// Its id.
+    pub id: RequestId,
     /// The client's address.
-    pub peer: String,
-    /// `HTTP/1.1` or `HTTP/2.0`.
-    pub protocol: &'static str,
+    pub peer: HeaderValue,
+    /// What the client spoke.
+    pub version: Version,
     /// Method.
-    pub method: String,
-    /// Host, canonical; empty where the head was refused.
-    pub host: String,
-    /// Path, canonical; empty where the head was refused.
-    pub path: String,
+    pub method: Method,
+    /// Host and path, canonical; `None` where the head was refused.
+    pub target: Option<(Box<str>, Uri)>,
     /// Route.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub route: Option<String>,
-    /// The route's place in the file, for the counters.
-    #[serde(skip)]
-    pub route_index: Option<usize>,
-    /// Upstream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<String>,
+    pub route: Option<Arc<Route>>,
+    /// Whether it was forwarded to the route's upstream, and how long the response head took.
+    pub upstream: Option<Duration>,
     /// What was done.
-    #[serde(serialize_with = "by_name")]
     pub decision: Outcome,
     /// Why, a stable name.
     pub reason: &'static str,
     /// Who.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
+    pub caller: Option<Arc<Caller>>,
     /// Status.
     pub status: u16,
     /// Response body bytes.
     pub bytes: u64,
-    /// Milliseconds until the application's response head.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_ms: Option<f64>,
-    /// Milliseconds until the end of the body.
-    pub total_ms: f64,
     /// Whether the body reached its end: `complete`, `aborted` (the client left), `broken` (the application broke off),
     /// `session_ended`, `idle`.
     pub body: &'static str,
 }
 
-fn by_name<S: serde::Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(outcome.as_str())
+impl Record {
+    /// Of a request whose head was read.
+    pub fn read(&mut self, head: &RequestHead<'_>, uri: &Uri) {
+        self.target = Some((head.host.as_str().into(), uri.clone()));
+    }
 }
 
 /// Counts the request and writes the record when it is dropped.
@@ -100,9 +93,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// A recorder for a request that began at `started`; its connection is busy as long as it lives.
-    pub fn new(worker: Arc<Worker>, started: Instant, mut record: Record, busy: Exchange) -> Recorder {
-        record.body = "aborted";
-        Recorder { worker, started, record: Box::new(record), _busy: busy }
+    pub fn new(worker: Arc<Worker>, started: Instant, record: Box<Record>, busy: Exchange) -> Recorder {
+        Recorder { worker, started, record, _busy: busy }
     }
 
     /// Bytes went out.
@@ -131,14 +123,79 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
-        let Record { route_index, decision, status, .. } = *self.record;
-        self.worker.tally.add(route_index, decision, status, took);
-        self.record.total_ms = milliseconds(took);
-        if self.worker.runtime.access_log {
-            write(&*self.worker.runtime.records, &*self.record, text);
+        let (took, record, worker) = (self.started.elapsed(), &*self.record, &*self.worker);
+        let route = record.route.as_ref().map(|route| route.index);
+        worker.tally.add(route, record.decision, record.status, took);
+        if worker.runtime.access_log {
+            let mut buffer = worker.line.lock().unwrap_or_else(PoisonError::into_inner);
+            match worker.runtime.records.format() {
+                Format::Json => json(&mut buffer, record, worker, took),
+                Format::Text => text(&mut buffer, record, took),
+            }
+            worker.runtime.records.line(buffer.text());
         }
     }
+}
+
+fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duration) {
+    let mut line = buffer.json();
+    // So that audit lines in the same stream are told apart.
+    line.text("kind", "access");
+    line.time("time", record.at);
+    line.text("request_id", record.id.as_str());
+    line.text("peer", record.peer.to_str().unwrap_or_default());
+    line.text("protocol", if record.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
+    line.text("method", shortened(record.method.as_str()));
+    let (host, path) = target(record);
+    line.text("host", host);
+    line.text("path", path);
+    if let Some(route) = &record.route {
+        line.text("route", &route.name);
+        if record.upstream.is_some() {
+            line.text("upstream", worker.pools[route.upstream.0].name());
+        }
+    }
+    line.text("decision", record.decision.as_str());
+    line.text("reason", record.reason);
+    if let Some(caller) = &record.caller {
+        line.text("subject", &caller.identity.subject);
+    }
+    line.number("status", record.status.into());
+    line.number("bytes", record.bytes);
+    if let Some(took) = record.upstream {
+        line.milliseconds("upstream_ms", took);
+    }
+    line.milliseconds("total_ms", took);
+    line.text("body", record.body);
+    line.end();
+}
+
+fn text(buffer: &mut LineBuffer, record: &Record, took: Duration) {
+    let (host, path) = target(record);
+    let _ = write!(
+        buffer.plain(record.at),
+        " {} {host}{path} {} {} {} {} {} {}.{}ms {}B {} {}",
+        shortened(record.method.as_str()),
+        record.status,
+        record.decision.as_str(),
+        record.reason,
+        record.caller.as_ref().map_or("-", |caller| &caller.identity.subject),
+        record.route.as_ref().map_or("-", |route| &route.name),
+        took.as_millis(),
+        took.subsec_micros() % 1000 / 100,
+        record.bytes,
+        record.peer.to_str().unwrap_or_default(),
+        record.id,
+    );
+}
+
+fn target(record: &Record) -> (&str, &str) {
+    record.target.as_ref().map_or(("", ""), |(host, uri)| (host, uri.path()))
+}
+
+fn shortened(method: &str) -> &str {
+    // A method is a token, ASCII throughout (RFC 9110 §9.1).
+    method.get(..METHOD_BYTES).unwrap_or(method)
 }
 
 /// An audit line: a sign-in, a sign-out, a refusal of one.
@@ -188,39 +245,7 @@ fn write<L: Serialize>(records: &dyn Records, line: &L, text: impl FnOnce(&L) ->
     }
 }
 
-fn text(record: &Record) -> String {
-    let mut line = Vec::with_capacity(160);
-    let _ = write!(
-        line,
-        "{} {} {}{} {} {} {} {} {} {:.1}ms {}B {} {}",
-        record.time,
-        record.method,
-        record.host,
-        record.path,
-        record.status,
-        record.decision.as_str(),
-        record.reason,
-        record.subject.as_deref().unwrap_or("-"),
-        record.route.as_deref().unwrap_or("-"),
-        record.total_ms,
-        record.bytes,
-        record.peer,
-        record.request_id,
-    );
-    String::from_utf8(line).unwrap_or_default()
-}
-
 /// RFC 3339 with milliseconds.
 pub fn time(at: Timestamp) -> String {
     humantime::format_rfc3339_millis(at.system_time()).to_string()
-}
-
-/// The id as text.
-pub fn id(id: RequestId) -> String {
-    id.to_string()
-}
-
-/// A duration as the record shows it: milliseconds to three places.
-pub fn milliseconds(duration: std::time::Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

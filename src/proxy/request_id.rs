@@ -3,13 +3,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 const DRAWN_AT_ONCE: usize = 256;
 
-/// A request's id.
+/// A request's id, as the 32 hexadecimal digits that it is everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId([u8; 16]);
+pub struct RequestId([u8; 32]);
 
 /// A worker's source of ids.
 pub struct RequestIds {
@@ -31,7 +32,7 @@ impl RequestIds {
             let _ = aws_lc_rs::rand::fill(&mut bytes);
             drawn.extend(bytes.as_chunks::<16>().0);
         }
-        RequestId(drawn.pop().unwrap_or_default())
+        RequestId(hexadecimal(drawn.pop().unwrap_or_default()))
     }
 }
 
@@ -41,34 +42,35 @@ impl Default for RequestIds {
     }
 }
 
+fn hexadecimal(bytes: [u8; 16]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    text
+}
+
 impl RequestId {
-    /// 32 hexadecimal digits.
-    pub fn hex(self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 32];
-        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
-            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-        }
-        text
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 
-    /// As a header's value.
-    pub fn header(self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.hex()).expect("hexadecimal digits are a header value")
-    }
-
-    /// A `traceparent` that begins a trace with this id (W3C Trace Context §3.2).
-    pub fn traceparent(self) -> HeaderValue {
-        let hex = self.hex();
+    /// As the value of `X-Request-Id`, and a `traceparent` that begins a trace with this id (W3C Trace Context §3.2). The
+    /// first is a part of the second: one allocation carries both.
+    pub fn headers(&self) -> (HeaderValue, HeaderValue) {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-        text[3..35].copy_from_slice(&hex);
-        text[36..52].copy_from_slice(&hex[16..]);
-        HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
+        text[3..35].copy_from_slice(&self.0);
+        text[36..52].copy_from_slice(&self.0[16..]);
+        let text = Bytes::copy_from_slice(&text);
+        let value = |text| HeaderValue::from_maybe_shared(text).expect("hexadecimal digits are a header value");
+        (value(text.slice(3..35)), value(text))
     }
 }
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.hex().iter().try_for_each(|digit| write!(f, "{}", char::from(*digit)))
+        f.write_str(self.as_str())
     }
 }

@@ -47,7 +47,8 @@ pub(super) struct Serve {
 pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-    let greeted = tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer));
+    // Apart, because it is over soon and large: a connection keeps room for what is awaited in place as long as it lives.
+    let greeted = Box::pin(tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer)));
     let Some(greeted) = serve.drain.run_until_cancelled(greeted).await else { return };
     let (stream, peer, _place) = match greeted {
         Ok(Some(greeted)) => greeted,
@@ -62,7 +63,8 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let http2 = tls.alpn_protocol() == Some(b"h2");
     let accepted = Arc::new(Connection::new(peer, sni));
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
-    let result = if http2 { two(&serve, stream, accepted).await } else { one(&serve, stream, accepted).await };
+    let result =
+        if http2 { Box::pin(two(&serve, stream, accepted)).await } else { one(&serve, stream, accepted).await };
     if let Err(error) = result {
         serve.counters.broken.add();
         tracing::debug!(%peer, %error, "connection ended");

@@ -19,7 +19,7 @@ const MAC_BYTES: usize = 16;
 const PLAIN_BYTES: usize = 3 + ID_BYTES;
 const VALUE_BYTES: usize = PLAIN_BYTES + MAC_BYTES;
 /// 39 bytes in base64 without padding.
-const VALUE_CHARACTERS: usize = 52;
+pub(super) const VALUE_CHARACTERS: usize = 52;
 const MASTER_BYTES: usize = 32;
 
 /// Why there are no keys.

@@ -17,6 +17,7 @@ use super::counts::Counts;
 use super::exchange::{Exchanges, OpenExchange};
 use super::ledger::Ledger;
 use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
+use super::memo::Memo;
 use super::{
     Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Provided, Revocation, Revoked, Session,
     SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
@@ -177,6 +178,32 @@ impl Sessions {
         }
     }
 
+    /// The session that these very bytes led to before, where memory alone can still answer: no revocation concerned it, it is
+    /// within its limits, and nothing has to be written first. `None` means nothing but *look it up*.
+    pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Arc<View>> {
+        let view = memo.find(cookie)?;
+        if !self.cache.counts(&view) {
+            return None;
+        }
+        let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now) else { return None };
+        if !self.accept_at_once(&view, touch, activity, now) {
+            return None;
+        }
+        self.counts.hits.add();
+        Some(view)
+    }
+
+    /// Accept a request of a live session unless its activity has to be in the store first; queue it where that is due.
+    fn accept_at_once(&self, view: &View, touch: Touch, activity: Activity, now: Timestamp) -> bool {
+        if activity == Activity::Passive || touch == Touch::None {
+            return true;
+        }
+        if touch == Touch::Queue && view.last_seen.fetch_max(now.0, Ordering::Relaxed) < now.0 {
+            self.queue(view.key, now);
+        }
+        touch == Touch::Queue
+    }
+
     async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
         for _ in 0..LOADS {
             // Asked when polled, not before: a load that joins another one must cost the store nothing.
@@ -201,13 +228,7 @@ impl Sessions {
         activity: Activity,
         now: Timestamp,
     ) -> Result<Lookup, StoreError> {
-        if activity == Activity::Passive || touch == Touch::None {
-            return Ok(Lookup::Alive(view));
-        }
-        if touch == Touch::Queue {
-            if view.last_seen.fetch_max(now.0, Ordering::Relaxed) < now.0 {
-                self.queue(view.key, now);
-            }
+        if self.accept_at_once(&view, touch, activity, now) {
             return Ok(Lookup::Alive(view));
         }
         // The record in the store is about to end; another node would believe it. Written before the request goes on.

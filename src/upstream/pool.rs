@@ -28,8 +28,8 @@ const OLDEST: Duration = Duration::from_secs(300);
 pub struct Sending {
     /// Told by the body. `None` where there is no body to send.
     pub body: Option<Arc<BodyState>>,
-    /// Cancelled when nobody wants the rest of the body any more.
-    pub cut: CancellationToken,
+    /// Cancelled when nobody wants the rest of the body any more. `None` where there is none.
+    pub cut: Option<CancellationToken>,
 }
 
 /// How far a request body came.
@@ -123,7 +123,7 @@ impl<B: Sendable> Pool<B> {
         sending: Sending,
         http1: bool,
     ) -> Result<Response<PooledBody<B>>, ForwardError> {
-        let cut = sending.cut.clone().drop_guard();
+        let cut = sending.cut.clone().map(CancellationToken::drop_guard);
         let mut tried = Vec::new();
         let mut failure = None;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +196,8 @@ impl<B: Sendable> Pool<B> {
     }
 
     async fn connect(&self, server: &Server, http1: bool) -> Result<Connected, ForwardError> {
-        match tokio::time::timeout(self.upstream.connect_timeout, connect(server, http1)).await {
+        // Apart, because it is rare and large: every request keeps room for what is awaited in place.
+        match Box::pin(tokio::time::timeout(self.upstream.connect_timeout, connect(server, http1))).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(source)) => Err(ForwardError::Connect { server: server.address.to_string(), source }),
             Err(_) => Err(ForwardError::ConnectTimeout(server.address.to_string())),
@@ -231,7 +232,7 @@ impl<B: Sendable> Wire<B> {
         match self {
             Wire::One { wire, .. } if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
                 // From here on the connection is the tunnel's.
-                wire.open.disarm();
+                wire.release();
                 None
             }
             Wire::One { wire, opened, .. } => Some(Return { wire, opened, wires, sending }),
@@ -308,7 +309,7 @@ struct Exchange<B> {
     back: Option<Return<B>>,
     _running: InFlight,
     /// On HTTP/2 a request body is sent by a task of hyper's own, which would go on after the answer.
-    _cut: DropGuard,
+    _cut: Option<DropGuard>,
 }
 
 /// A response body that gives its connection back when it was read to its end.

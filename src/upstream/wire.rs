@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Uri, Version, header};
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::oneshot;
 
 use super::ForwardError;
 use super::connect::Connected;
@@ -26,7 +26,15 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// body that an application which has answered already never reads, and hold the client to it.
 pub(super) struct One<B> {
     pub(super) sender: http1::SendRequest<B>,
-    pub(super) open: DropGuard,
+    open: oneshot::Sender<()>,
+}
+
+impl<B> One<B> {
+    /// Leave the connection to whoever has it by now: a tunnel.
+    pub(super) fn release(self) {
+        // It may have ended by itself.
+        let _ = self.open.send(());
+    }
 }
 
 /// What a body has to be to be sent.
@@ -45,17 +53,20 @@ where
 pub(super) async fn one<B: Sendable>(connected: Connected) -> Result<One<B>, ForwardError> {
     let builder = http1::Builder::new();
     let (sender, connection) = builder.handshake(TokioIo::new(connected.io)).await.map_err(ForwardError::Exchange)?;
-    let closed = CancellationToken::new();
-    let open = closed.clone().drop_guard();
+    let (open, closed) = oneshot::channel();
     let connection = connection.with_upgrades();
     tokio::spawn(async move {
-        tokio::select! {
-            () = closed.cancelled_owned() => {}
-            ended = connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "connection to an application ended");
-                }
-            }
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            released = closed => match released {
+                Ok(()) => connection.await,
+                Err(_) => return,
+            },
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection to an application ended");
         }
     });
     Ok(One { sender, open })
