@@ -9,7 +9,7 @@ use crate::startup;
 use super::{BAD_INPUT, chain, load, say};
 
 /// Check and say.
-pub(super) fn run(path: &Path) -> ExitCode {
+pub(super) fn run(path: &Path, online: bool) -> ExitCode {
     let config = match load::load(path) {
         Ok(config) => config,
         Err(error) => {
@@ -20,6 +20,26 @@ pub(super) fn run(path: &Path) -> ExitCode {
     if let Err(error) = startup::check(&config) {
         say(&format!("{}: {}\n1 problem; nothing was started", path.display(), chain(&error)));
         return ExitCode::from(BAD_INPUT);
+    }
+    if online {
+        match startup::check_online(&config) {
+            Err(error) => {
+                say(&format!("{}: {}", path.display(), chain(&error)));
+                return ExitCode::from(BAD_INPUT);
+            }
+            Ok(findings) => {
+                for finding in &findings {
+                    let (login, told) = (&finding.login, &finding.message);
+                    say(&format!("{}: login.oidc.{login}: {told}", path.display()));
+                }
+                let wrong = findings.iter().filter(|finding| finding.wrong).count();
+                if wrong > 0 {
+                    let problems = if wrong == 1 { "1 problem".to_owned() } else { format!("{wrong} problems") };
+                    say(&format!("{problems} with providers; nothing was started"));
+                    return ExitCode::from(BAD_INPUT);
+                }
+            }
+        }
     }
     let (routes, upstreams, roles) =
         (config.routes.routes().len(), config.upstreams.len(), config.roles.iter().count());

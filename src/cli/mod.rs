@@ -39,7 +39,13 @@ enum Command {
     /// Start the gateway (what is done without a command, too).
     Run(ConfigFile),
     /// Say everything that is wrong with a configuration, and start nothing.
-    Check(ConfigFile),
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Ask the OpenID providers as well, and say what is wrong with them.
+        #[arg(long)]
+        online: bool,
+    },
     /// Say which route a request would fall under, why, and what would be forwarded.
     Explain(explain::Arguments),
     /// Local users.
@@ -79,7 +85,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or(Command::Run(arguments.config)) {
         Command::Run(file) => run::run(&file.config),
-        Command::Check(file) => check::run(&file.config),
+        Command::Check { config, online } => check::run(&config.config, online),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::User { config, command } => user::run(&config.config, command),
         Command::Token { config, command } => token::run(&config.config, command),

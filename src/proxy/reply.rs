@@ -213,6 +213,7 @@ impl Refusal {
             Refusal::Authn(AuthnError::Ambiguous(_)) => "cookie_repeated",
             Refusal::Authn(AuthnError::Both) => "two_credentials",
             Refusal::Unauthenticated(challenge) => challenge.reason.as_str(),
+            Refusal::Provider { source, .. } => source.as_str(),
             Refusal::Forbidden | Refusal::InsufficientScope => Reason::RoleMissing.as_str(),
             Refusal::Forward(ForwardError::ConnectTimeout(_)) => "upstream_connect_timeout",
             other => other.words().1,

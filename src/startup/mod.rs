@@ -32,6 +32,7 @@ use self::redis::redis_options;
 pub use files::operator_token;
 
 use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+pub use oidc::Finding;
 use oidc::{oidc, providers};
 use tokens::{own_tokens, ring, signed_identities, tokens, verifiers};
 use upstreams::{upstreams, whoami};
@@ -295,6 +296,16 @@ pub fn check(config: &Config) -> Result<(), StartError> {
         Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
         _ => Ok(()),
     }
+}
+
+/// Ask the OpenID providers for what a sign-in would need, and say what is wrong with it.
+///
+/// # Errors
+/// [`StartError`]: a secret or key that cannot be used, or no thread to ask from.
+pub fn check_online(config: &Config) -> Result<Vec<Finding>, StartError> {
+    let providers = providers(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    Ok(runtime.block_on(oidc::ask_all(&providers)))
 }
 
 impl Gateway {

@@ -33,6 +33,38 @@ pub(super) fn providers(config: &Config) -> Result<Vec<Provider>, StartError> {
     config.oidc.iter().map(|login| Ok(Provider::new(settings(login, config)?))).collect()
 }
 
+/// What `check --online` found out about a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which.
+    pub login: String,
+    /// What.
+    pub message: String,
+    /// Nobody could sign in; otherwise it is worth knowing.
+    pub wrong: bool,
+}
+
+/// Ask each provider for its description and keys.
+pub(super) async fn ask_all(providers: &[Provider]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for provider in providers {
+        let finding = |message: String, wrong| Finding { login: provider.name().to_owned(), message, wrong };
+        match provider.inspect().await {
+            Ok(notes) => findings.extend(notes.into_iter().map(|note| finding(note, false))),
+            Err(error) => {
+                let mut told = error.to_string();
+                let mut cause = std::error::Error::source(&error);
+                while let Some(error) = cause {
+                    told = format!("{told}: {error}");
+                    cause = error.source();
+                }
+                findings.push(finding(told, true));
+            }
+        }
+    }
+    findings
+}
+
 fn settings(login: &OidcLogin, config: &Config) -> Result<ProviderSettings, StartError> {
     let failed = |source: Cause| StartError::Oidc { login: login.name.clone(), source };
     let tls = ClientTlsFiles { ca: login.ca.clone(), identity: login.identity.clone() };

@@ -175,7 +175,11 @@ impl Keys {
         }
     }
 
-    async fn load(&self) -> Result<(), KeysError> {
+    /// Read them anew.
+    ///
+    /// # Errors
+    /// [`KeysError`]; the last good ones stand.
+    pub async fn load(&self) -> Result<(), KeysError> {
         let text = match &self.source {
             Source::Fixed => return Ok(()),
             Source::File(path) => read_file(path)?,

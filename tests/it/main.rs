@@ -17,6 +17,7 @@ mod fetch;
 mod gateway;
 mod grpc;
 mod hostile;
+mod liar;
 mod libraries;
 mod oidc;
 mod options;

@@ -144,7 +144,11 @@ pub fn section(name: &str, issuer: &str, more: &str) -> String {
 
 /// A gateway from this text, in a folder that holds the client's secret.
 pub fn gateway(text: &str) -> Running {
-    let folder = tempfile::tempdir().unwrap();
+    gateway_in(tempfile::tempdir().unwrap(), text)
+}
+
+/// The same in a folder that holds more.
+pub fn gateway_in(folder: tempfile::TempDir, text: &str) -> Running {
     std::fs::write(folder.path().join("secret"), "a secret: with + signs\n").unwrap();
     run_text(folder, text)
 }

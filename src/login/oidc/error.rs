@@ -68,6 +68,44 @@ impl ProviderError {
     }
 }
 
+impl ProviderError {
+    /// The stable name for the log.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            ProviderError::Fetch(FetchError::Redirect(..)) => "redirect",
+            ProviderError::Fetch(FetchError::TooLarge(_)) => "too_large",
+            ProviderError::Fetch(FetchError::Timeout(..)) => "provider_timeout",
+            ProviderError::Fetch(_) => "provider_unreachable",
+            ProviderError::Failed => "provider_failing",
+            ProviderError::Status(_) => "provider_status",
+            ProviderError::Metadata(_) => "provider_metadata",
+            ProviderError::Keys => "provider_keys",
+            ProviderError::Refused(code) => match code.as_str() {
+                "invalid_client" => "refused_invalid_client",
+                "unauthorized_client" => "refused_unauthorized_client",
+                "temporarily_unavailable" => "refused_temporarily_unavailable",
+                _ => "refused",
+            },
+            ProviderError::Answer(_) => "token_answer",
+            ProviderError::NoIdToken => "id_token_missing",
+            ProviderError::IdToken(bad) => bad.as_str(),
+            ProviderError::Other("nonce") => "id_token_nonce",
+            ProviderError::Other("azp") => "id_token_azp",
+            ProviderError::Other("at_hash") => "id_token_at_hash",
+            ProviderError::Other(_) => "id_token_other",
+            ProviderError::OtherSubject => "userinfo_subject",
+            ProviderError::Claim(name) => match name.as_str() {
+                "sub" => "claim_sub",
+                "nonce" => "claim_nonce",
+                "azp" => "claim_azp",
+                _ => "claim",
+            },
+            ProviderError::Assertion => "assertion",
+            ProviderError::Random => "random",
+        }
+    }
+}
+
 /// What is wrong with a discovery document (OpenID Connect Discovery §3, §4.3).
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {

@@ -154,6 +154,40 @@ impl Provider {
         Ok(Metadata::read(&document.body, &settings.issuer, settings.plain_http)?)
     }
 
+    /// Ask for everything a sign-in needs before anybody signs in; answers what is worth knowing although it would work.
+    ///
+    /// # Errors
+    /// [`ProviderError`]: nobody could sign in.
+    pub async fn inspect(&self) -> Result<Vec<String>, ProviderError> {
+        let metadata = self.describe().await?;
+        let keys = self.keys(&metadata, None)?;
+        keys.load().await.map_err(MetadataError::Keys)?;
+        let says = &metadata.says;
+        let mut notes = Vec::new();
+        let settings = &self.settings;
+        let method = settings.client_auth.name();
+        if says.token_endpoint_auth_methods_supported.as_ref().is_some_and(|all| !all.iter().any(|one| one == method)) {
+            notes.push(format!("does not list `{method}`, the `client_auth` that is configured"));
+        }
+        let listed = |scope: &&String| says.scopes_supported.as_ref().is_none_or(|all| all.contains(scope));
+        let unlisted: Vec<String> =
+            settings.scopes.iter().filter(|scope| !listed(scope)).map(|scope| format!("`{scope}`")).collect();
+        if !unlisted.is_empty() {
+            notes.push(format!("does not list the scopes {}", unlisted.join(", ")));
+        }
+        let ours = |name: &String| settings.algorithms.iter().any(|algorithm| algorithm.name() == name);
+        if says.id_token_signing_alg_values_supported.as_ref().is_some_and(|all| !all.iter().any(ours)) {
+            notes.push("signs ID tokens with none of the `algorithms` that are configured".to_owned());
+        }
+        if settings.logout_there && metadata.end_session.is_none() {
+            notes.push("has no `end_session_endpoint`: signing out here leaves people signed in there".to_owned());
+        }
+        if !says.backchannel_logout_supported {
+            notes.push("does not say that it tells of sign-outs (back-channel logout)".to_owned());
+        }
+        Ok(notes)
+    }
+
     /// The same keys as long as they are in the same place.
     fn keys(&self, metadata: &Metadata, old: Option<Known>) -> Result<Arc<Keys>, ProviderError> {
         match old {

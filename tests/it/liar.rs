@@ -1,0 +1,209 @@
+//! A provider that lies, and the ways a client proves who it is. What the gateway asks for is looked at from the other side.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
+use serde_json::{Value, json};
+
+use crate::providers::{gateway, gateway_in, parameter, section, text};
+use crate::servers::Authority;
+use crate::support::{Running, Said};
+use crate::tools::{Lines, program, python};
+
+const PERSON: [&str; 2] = ["-H", "accept: text/html"];
+
+/// The provider; it ends with the test.
+struct Liar {
+    lines: Lines,
+    port: u64,
+}
+
+impl Liar {
+    fn start(folder: &Path) -> Liar {
+        let mut lines = Lines::start(python("node").arg(program("lying_provider.mjs")).arg(folder));
+        let said: Value = serde_json::from_str(&lines.ask("{}")).unwrap();
+        Liar { lines, port: said["port"].as_u64().unwrap() }
+    }
+
+    fn issuer(&self, scheme: &str) -> String {
+        format!("{scheme}://localhost:{}", self.port)
+    }
+
+    /// Its next lie; answers what it saw at its token endpoint last.
+    fn lie(&mut self, lie: &Value) -> Value {
+        let said: Value = serde_json::from_str(&self.lines.ask(&lie.to_string())).unwrap();
+        said["seen"].clone()
+    }
+}
+
+/// A sign-in up to the callback's answer. The code is the nonce.
+fn sign_in(running: &Running) -> Said {
+    std::fs::write(running.folder.path().join("jar"), "").unwrap();
+    let start = running.curl("/.portcullis/login", &PERSON);
+    let start = start.header("location").unwrap_or_else(|| panic!("{} {}", start.head, start.body));
+    let (state, nonce) = (parameter(&start, "state"), parameter(&start, "nonce"));
+    running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PERSON)
+}
+
+/// The reason of the `count`th callback; lines are written a moment after the answer.
+fn reason(running: &Running, count: usize) -> String {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let lines = running.lines.0.lock().unwrap().join("\n");
+        let mut of_callbacks = lines.lines().filter(|line| line.contains("\"access\"") && line.contains("/callback"));
+        if let Some(line) = of_callbacks.nth(count) {
+            return serde_json::from_str::<Value>(line).unwrap()["reason"].as_str().unwrap().to_owned();
+        }
+        assert!(Instant::now() < until, "no line: {lines}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// ASVS 10.5.1 to 10.5.4, 9.2.2; RFC 9700 §4.5.
+#[test]
+fn hostile_id_tokens_sign_nobody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let running = gateway(&text(&section("corp", &liar.issuer("http"), "")));
+    let mut seen = 0;
+    for line in include_str!("../data/hostile_id_tokens.txt").lines().filter(|line| !line.starts_with('#')) {
+        let parts: Vec<&str> = line.splitn(3, '|').map(str::trim).collect();
+        liar.lie(&serde_json::from_str(parts[2]).unwrap_or_else(|error| panic!("{line}: {error}")));
+        let said = sign_in(&running);
+        let reason = reason(&running, seen);
+        assert_eq!(said.status.to_string(), parts[0], "{line}: {reason} {}", said.body);
+        assert_eq!(reason, parts[1], "{line}");
+        assert_eq!(said.head.contains("__Host-portcullis="), said.status == 303, "{line}");
+        assert!(!said.body.contains("access token") && !said.body.contains("eyJ"), "{line}: {}", said.body);
+        seen += 1;
+    }
+    assert!(seen > 40);
+    // What the ID token lacks is asked of userinfo, and what was signed counts before it.
+    liar.lie(&json!({ "id": { "groups": null }, "userinfo": { "name": "Mallory" } }));
+    assert_eq!(sign_in(&running).status, 303);
+    let page = running.curl("/", &[]).body;
+    assert!(page.contains("x-forwarded-groups: admin\n") && page.contains("preferred-username: Alice\n"), "{page}");
+}
+
+/// ASVS 10.5.3, RFC 9700 §4.4: a description that is somebody else's, or leads astray, is not used.
+#[test]
+fn a_description_that_cannot_be_used_is_told_by_check_and_signs_nobody_in() {
+    for (lie, told) in [
+        (
+            json!({ "discovery": { "issuer": "https://evil.example" } }),
+            "the two have to be the same to the last character",
+        ),
+        (
+            json!({ "discovery": { "token_endpoint": "http://evil.example/token" } }),
+            "its `token_endpoint` is not https",
+        ),
+        (json!({ "discovery": { "jwks_uri": null } }), "it has no `jwks_uri`"),
+        (json!({ "wrong": { "/.well-known/openid-configuration": { "status": 404 } } }), "the provider answers 404"),
+        (
+            json!({ "wrong": { "/.well-known/openid-configuration": { "redirect": "https://evil.example" } } }),
+            "redirect",
+        ),
+        (json!({ "wrong": { "/jwks": { "text": "{\"keys\":[]}" } } }), "no key"),
+        (json!({}), "does not list the scopes `profile`, `email`"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut liar = Liar::start(folder.path());
+        liar.lie(&lie);
+        let text = text(&section("corp", &liar.issuer("http"), ""));
+        let running = gateway(&text);
+        if lie.get("discovery").is_some() {
+            assert_eq!(running.curl("/.portcullis/login", &PERSON).status, 502, "{lie}");
+        }
+        std::fs::write(running.folder.path().join("gateway.toml"), &text).unwrap();
+        let checked = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["check", "--online", "--config"])
+            .arg(running.folder.path().join("gateway.toml"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(checked.stderr).unwrap();
+        assert!(said.contains("login.oidc.corp: ") && said.contains(told), "{lie}: {said}");
+        assert_eq!(checked.status.code(), Some(if lie == json!({}) { 0 } else { 2 }), "{said}");
+    }
+}
+
+fn form(body: &Value, name: &str) -> Option<String> {
+    let body = body.as_str().unwrap().to_owned();
+    form_urlencoded::parse(body.as_bytes()).find(|(field, _)| field == name).map(|(_, value)| value.into_owned())
+}
+
+#[test]
+fn the_client_proves_who_it_is_as_configured_and_in_no_other_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let basic = section("corp", &liar.issuer("http"), "");
+    let seen = |liar: &mut Liar, text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let running = gateway_in(folder, text);
+        let said = sign_in(&running);
+        assert_eq!(said.status, 303, "{}", said.body);
+        liar.lie(&json!({}))
+    };
+    let said = seen(&mut liar, &text(&basic));
+    let pair = STANDARD.encode("portcullis:a+secret%3A+with+%2B+signs");
+    assert_eq!(said["authorization"], format!("Basic {pair}"), "RFC 6749 §2.3.1");
+    assert_eq!(
+        (form(&said["body"], "client_secret"), form(&said["body"], "grant_type").as_deref()),
+        (None, Some("authorization_code"))
+    );
+    assert!(form(&said["body"], "code_verifier").unwrap().len() >= 43);
+
+    let said = seen(&mut liar, &text(&format!("{basic}client_auth = \"client_secret_post\"\n")));
+    assert_eq!(said["authorization"], Value::Null);
+    assert_eq!(form(&said["body"], "client_secret").as_deref(), Some("a secret: with + signs"));
+
+    let key = basic.replace(
+        "client_secret = { file = \"secret\" }",
+        "client_auth = \"private_key_jwt\"\nclient_key = \"key.pem\"\nclient_key_id = \"k1\"",
+    );
+    let said = seen(&mut liar, &text(&key));
+    assert_eq!((said["authorization"].clone(), form(&said["body"], "client_secret")), (Value::Null, None));
+    let assertion = form(&said["body"], "client_assertion").unwrap();
+    let parts: Vec<Value> = assertion
+        .split('.')
+        .take(2)
+        .map(|part| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap())
+        .collect();
+    assert_eq!((&parts[0]["alg"], &parts[0]["kid"]), (&json!("ES256"), &json!("k1")));
+    assert_eq!((&parts[1]["iss"], &parts[1]["sub"]), (&json!("portcullis"), &json!("portcullis")));
+    assert_eq!(parts[1]["aud"], format!("{}/token", liar.issuer("http")));
+    assert!(parts[1]["exp"].as_u64().unwrap() - parts[1]["iat"].as_u64().unwrap() <= 60);
+    let kind = form(&said["body"], "client_assertion_type").unwrap();
+    assert_eq!(kind, "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+}
+
+/// RFC 8705 §2.
+#[test]
+fn the_client_shows_a_certificate_to_the_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let (certificate, key) = authority.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    std::fs::write(folder.path().join("server.pem"), certificate.pem()).unwrap();
+    std::fs::write(folder.path().join("server.key"), key.serialize_pem()).unwrap();
+    let mut liar = Liar::start(folder.path());
+    let tls = "client_auth = \"tls_client_auth\"\n[login.oidc.corp.tls]\nca = \"ca.pem\"\ncertificate = \"client.pem\"\nprivate_key = \"client.key\"\n";
+    let own = tempfile::tempdir().unwrap();
+    for file in ["ca.pem", "client.pem", "client.key"] {
+        std::fs::copy(folder.path().join(file), own.path().join(file)).unwrap();
+    }
+    let section = section("corp", &liar.issuer("https"), tls)
+        .replace("plain_http = true\n", "")
+        .replace("client_secret = { file = \"secret\" }\n", "");
+    let running = gateway_in(own, &text(&section));
+    let said = sign_in(&running);
+    assert_eq!(said.status, 303, "{}", said.body);
+    let seen = liar.lie(&json!({}));
+    assert!(seen["certificate"].is_object(), "{seen}");
+    assert_eq!(
+        (seen["authorization"].clone(), form(&seen["body"], "client_id").as_deref()),
+        (Value::Null, Some("portcullis"))
+    );
+}
