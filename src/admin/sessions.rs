@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::proxy::{AuditLine, audit};
-use crate::session::{Listed, Revocation, SessionKey, StoreError, UserKey, Wait};
+use crate::session::{Listed, Revocation, Revoked, SessionKey, StoreError, UserKey, Wait};
 
 use super::Admin;
 use super::router::{Answer, json, text};
@@ -58,7 +58,8 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
     }
 }
 
-/// End sessions. When it answers 200, the store has it and no request of this node is answered in them any more.
+/// End sessions. When it answers 200, the store has it and no request of this node is answered in them any more; `everywhere`
+/// says the same of all nodes.
 pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     let Revoke { session, user, provider, everyone } = asked;
     let provider_fits = provider.is_none() || user.is_some();
@@ -79,10 +80,24 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
         Ok(revoked) => {
             let line = AuditLine::of_operator("sessions_revoked", &subject, now);
             audit(&*admin.runtime.records, &line);
-            json(StatusCode::OK, &serde_json::json!({ "ended": revoked.ended }))
+            json(StatusCode::OK, &told(&revoked))
         }
         Err(error) => unavailable(&error),
     }
+}
+
+fn told(revoked: &Revoked) -> serde_json::Value {
+    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    serde_json::json!({
+        "ended": revoked.ended,
+        "committed": revoked.committed,
+        "replicated": revoked.replicated,
+        "everywhere": revoked.everywhere,
+        "confirmed": revoked.confirmed,
+        "nodes": revoked.nodes,
+        "waited_ms": milliseconds(revoked.waited),
+        "bound_ms": milliseconds(revoked.bound),
+    })
 }
 
 pub(super) fn unavailable(error: &StoreError) -> Answer {

@@ -146,6 +146,8 @@ pub struct SessionConfig {
     pub max_sessions: Option<u32>,
     /// Sessions kept in local memory.
     pub cache_entries: u64,
+    /// How long sessions in memory are served while a shared store is away, beyond the lease.
+    pub grace: Duration,
 }
 
 /// `session.store`.

@@ -17,6 +17,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
 /// rfc6265bis §5.5: browsers cap a cookie's life at 400 days; a session has no business to be older.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+/// What a revocation waits for a silent node is as long as this: more than an hour is no promise any more.
+const LONGEST_GRACE: Duration = Duration::from_secs(3_600);
 /// About 40 MiB of memory; the least recently used give way.
 const CACHE_ENTRIES: u64 = 100_000;
 
@@ -46,7 +48,7 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     let max_sessions = table.number("max_sessions", 1..1_000_001).and_then(|most| u32::try_from(most).ok());
     let cache_entries = table.number("cache_entries", 1..100_000_001).unwrap_or(CACHE_ENTRIES);
     let mode = session_mode(&mut table);
-    table.not_yet(&["on_outage"]);
+    let grace = grace(&mut table);
     table.done();
     let idle_timeout = idle.map_or(IDLE_TIMEOUT.min(max_age_value), |at| at.value);
     Some(SessionConfig {
@@ -58,7 +60,29 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
         secret: secret?,
         max_sessions,
         cache_entries,
+        grace: grace?,
     })
+}
+
+/// `on_outage`: how long sessions in memory are served while a shared store is away, beyond the lease.
+fn grace(table: &mut Table<'_, '_>) -> Option<Duration> {
+    let accepted = "\"deny\" or { stale = \"60s\" }";
+    let Some(found) = table.take("on_outage") else { return Some(Duration::ZERO) };
+    let span = found.span.clone();
+    if let DeValue::String(text) = found.value.get_ref() {
+        if text == "deny" {
+            return Some(Duration::ZERO);
+        }
+        table.problem(&span, "on_outage", format!("`{text}` is not accepted; write {accepted}"));
+        return None;
+    }
+    let mut inner = table.reread("on_outage", Some(found))?;
+    let stale = inner.duration("stale", SECOND..LONGEST_GRACE);
+    if stale.is_none() && !inner.has_problem("stale") {
+        inner.missing("stale", "a duration such as \"60s\"");
+    }
+    inner.done();
+    stale.map(|at| at.value)
 }
 
 fn cookie(table: &mut Table<'_, '_>) -> Option<String> {

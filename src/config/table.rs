@@ -305,16 +305,6 @@ impl<'f, 't> Table<'f, 't> {
         tables
     }
 
-    /// Keys that a later version will know: told apart from misspelt ones.
-    pub(super) fn not_yet(&mut self, keys: &[&'static str]) {
-        for key in keys {
-            if let Some(found) = self.take(key) {
-                self.findings.add(&found.span, found.key, "is not supported in this version; leave it out");
-            }
-            self.known.pop();
-        }
-    }
-
     /// What is left is unknown.
     pub(super) fn done(self) {
         for (key, (span, _)) in &self.entries {

@@ -8,15 +8,16 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
+use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
-use crate::policy::{Permit, RequestHead, is_plainly_framed};
+use crate::policy::{Permit, Reason, Rejection, RequestHead, is_plainly_framed};
 use crate::session::View;
 use crate::upstream::PooledBody;
 
 use super::body::{BodyLimits, RequestBody, ResponseBody};
 use super::client::Trace;
 use super::headers::{self, Outgoing, Returning, request_headers, response_headers};
-use super::reply::Refusal;
+use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
 use super::watch::Watch;
@@ -63,11 +64,7 @@ pub async fn forward(
     if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
         return Err(Refusal::TooLarge);
     }
-    let client_side = switch.is_some().then(|| {
-        let mut request = Request::new(());
-        *request.extensions_mut() = parts.extensions.clone();
-        hyper::upgrade::on(request)
-    });
+    let client_side = switch.is_some().then(|| client_side(parts));
     let signed = signed_identity(runtime, permit)?;
     let outgoing = Outgoing {
         trace,
@@ -95,6 +92,7 @@ pub async fn forward(
     *rebuilt.version_mut() = Version::HTTP_11;
     *rebuilt.headers_mut() = headers;
 
+    last_look(runtime, permit, session.as_deref())?;
     let pool = &worker.pools[permit.route().upstream.0];
     let answered = pool.send(rebuilt, progress.sending(), switch.is_some(), options.response_timeout).await;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
@@ -116,6 +114,13 @@ pub async fn forward(
     Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), session))
 }
 
+/// The client's end of a connection that may leave HTTP.
+fn client_side(parts: &Parts) -> hyper::upgrade::OnUpgrade {
+    let mut request = Request::new(());
+    *request.extensions_mut() = parts.extensions.clone();
+    hyper::upgrade::on(request)
+}
+
 /// The statement of who calls, where the route has one. An application that believes nothing else must get it or nothing.
 fn signed_identity(runtime: &Runtime, permit: &Permit) -> Result<Option<(HeaderName, HeaderValue)>, Refusal> {
     let (route, caller) = (permit.route(), permit.caller());
@@ -123,6 +128,17 @@ fn signed_identity(runtime: &Runtime, permit: &Permit) -> Result<Option<(HeaderN
     let identities = runtime.identities.as_ref().ok_or(Refusal::Unsigned)?;
     let line = identities.line(caller, route.index, &wanted.audience, runtime.clock.now()).ok_or(Refusal::Unsigned)?;
     Ok(Some((wanted.header.clone(), line)))
+}
+
+/// A process that stood still since the check has missed what was revoked meanwhile.
+fn last_look(runtime: &Runtime, permit: &Permit, session: Option<&View>) -> Result<(), Refusal> {
+    let Some(view) = session else { return Ok(()) };
+    if runtime.authenticator.sessions().confirm(view)? {
+        return Ok(());
+    }
+    let (route, reason) = (permit.route(), Reason::Rejected(Rejection::Revoked));
+    let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, false));
+    Err(Refusal::Unauthenticated(Box::new(Challenge { reason, accept: route.accept, login, not_sent: false })))
 }
 
 /// The application's answer as the client gets it.

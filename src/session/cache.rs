@@ -12,10 +12,9 @@ use moka::future::Cache as Moka;
 use crate::clock::Timestamp;
 use crate::policy::Caller;
 
-use super::{Event, Session, SessionKey, StoreError, UserKey};
+use super::generations::{Generations, STRIPES, Stamp};
+use super::{Session, SessionKey, StoreError, UserKey};
 
-/// Counters that sessions share by their key: one raised by chance costs one load, and no memory per session.
-const STRIPES: usize = 4096;
 /// How long an id that the store does not know is remembered.
 const ABSENT_FOR: Duration = Duration::from_secs(5);
 /// Kept apart, so that a flood of ended cookies cannot push live sessions out.
@@ -42,14 +41,6 @@ impl View {
     pub fn last_seen(&self) -> Timestamp {
         Timestamp(self.last_seen.load(Ordering::Relaxed))
     }
-}
-
-/// The generations of a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    session: u64,
-    user: u64,
-    everyone: u64,
 }
 
 /// Keys are uniform already: their first bytes are a hash.
@@ -86,19 +77,8 @@ pub(super) enum NotLoaded {
 pub(super) struct Cache {
     views: Moka<SessionKey, Arc<View>, Hash>,
     absent: Moka<SessionKey, (), Hash>,
-    sessions: Box<[AtomicU64]>,
-    users: Box<[AtomicU64]>,
-    /// Raised before any of `users`, for loads that do not know their user yet.
-    any_user: AtomicU64,
-    everyone: AtomicU64,
-}
-
-fn stripes() -> Box<[AtomicU64]> {
-    (0..STRIPES).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn stripe(key: &[u8; 16]) -> usize {
-    usize::from(u16::from_be_bytes([key[0], key[1]])) % STRIPES
+    /// What views are compared with.
+    pub(super) generations: Generations,
 }
 
 impl Cache {
@@ -107,10 +87,7 @@ impl Cache {
         Cache {
             views: Moka::builder().max_capacity(entries).build_with_hasher(Hash::default()),
             absent: absent.build_with_hasher(Hash::default()),
-            sessions: stripes(),
-            users: stripes(),
-            any_user: AtomicU64::new(0),
-            everyone: AtomicU64::new(0),
+            generations: Generations::new(STRIPES),
         }
     }
 
@@ -141,11 +118,13 @@ impl Cache {
     where
         F: Future<Output = Result<Option<Session>, StoreError>> + Send,
     {
-        let (session, everyone) = (self.session_generation(key), self.everyone.load(Ordering::SeqCst));
-        let users = self.any_user.load(Ordering::SeqCst);
+        let before = self.generations.before(key);
         let asked = self.views.try_get_with(key, async {
             match ask.await {
-                Ok(Some(record)) => Ok(Arc::new(self.view(key, record, session, everyone, users))),
+                Ok(Some(record)) => {
+                    let user = record.user();
+                    Ok(Arc::new(new_view(key, user, record, self.generations.stamp(before, user))))
+                }
                 Ok(None) => Err(NotLoaded::Absent),
                 Err(error) => Err(NotLoaded::Failed(Arc::new(error))),
             }
@@ -157,7 +136,7 @@ impl Cache {
                 Ok(None)
             }
             Err(not) => {
-                if matches!(*not, NotLoaded::Absent) && session == self.session_generation(key) {
+                if matches!(*not, NotLoaded::Absent) && self.generations.is_untouched(before, key) {
                     self.absent.insert(key, ()).await;
                 }
                 Err(NotLoaded::clone(&not))
@@ -168,61 +147,19 @@ impl Cache {
     /// A view beside the cache: of a session that ended before it could be loaded.
     pub(super) fn detached(&self, key: SessionKey, session: Session) -> Arc<View> {
         let user = session.user();
-        Arc::new(new_view(key, user, session, Stamp { session: u64::MAX, user: u64::MAX, everyone: u64::MAX }))
+        Arc::new(new_view(key, user, session, Stamp::NEVER))
     }
 
     /// A view beside the cache, of the generations of this moment: of a session that a token tells of.
     pub(super) fn adopted(&self, key: SessionKey, session: Session) -> Arc<View> {
         let user = session.user();
-        let stamp = self.stamp(key, user);
+        let stamp = self.generations.stamp(self.generations.before(key), user);
         Arc::new(new_view(key, user, session, stamp))
     }
 
     /// Whether no generation of a view has moved.
     pub(super) fn counts(&self, view: &View) -> bool {
-        view.stamp == self.stamp(view.key, view.user)
-    }
-
-    /// Raise what an event concerns. Done before anybody is told that the revocation stands.
-    pub(super) fn raise(&self, event: &Event) {
-        match event {
-            Event::Ended { key, .. } => drop(self.sessions[stripe(&key.0)].fetch_add(1, Ordering::SeqCst)),
-            Event::UserEpoch { user, .. } => self.raise_user(*user),
-            Event::Everyone { .. } => self.raise_everyone(),
-            Event::Token { .. } => {}
-        }
-    }
-
-    /// Let every session of a user be loaded anew.
-    pub(super) fn raise_user(&self, user: UserKey) {
-        // In this order: see `view`.
-        self.any_user.fetch_add(1, Ordering::SeqCst);
-        self.users[stripe(&user.0)].fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Let every session be loaded anew.
-    pub(super) fn raise_everyone(&self) {
-        self.everyone.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn session_generation(&self, key: SessionKey) -> u64 {
-        self.sessions[stripe(&key.0)].load(Ordering::SeqCst)
-    }
-
-    fn stamp(&self, key: SessionKey, user: UserKey) -> Stamp {
-        Stamp {
-            session: self.session_generation(key),
-            user: self.users[stripe(&user.0)].load(Ordering::SeqCst),
-            everyone: self.everyone.load(Ordering::SeqCst),
-        }
-    }
-
-    fn view(&self, key: SessionKey, session: Session, of_session: u64, everyone: u64, users: u64) -> View {
-        let user = session.user();
-        let mine = self.users[stripe(&user.0)].load(Ordering::SeqCst);
-        // Where any user's generation moved during the load, this one may have been meant: an entry that never counts.
-        let user_generation = if self.any_user.load(Ordering::SeqCst) == users { mine } else { u64::MAX };
-        new_view(key, user, session, Stamp { session: of_session, user: user_generation, everyone })
+        self.generations.counts(view.stamp, view.key, view.user)
     }
 }
 

@@ -58,7 +58,7 @@ impl<K: Eq + Hash, V: Copy> Parts<K, V> {
 }
 
 /// The ledger.
-pub(super) struct Ledger {
+pub struct Ledger {
     ended: Parts<SessionKey, Timestamp>,
     tokens: Parts<TokenId, Timestamp>,
     users: Parts<UserKey, u64>,
@@ -69,8 +69,15 @@ pub(super) struct Ledger {
     pruned: AtomicU64,
 }
 
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger::new()
+    }
+}
+
 impl Ledger {
-    pub(super) fn new() -> Ledger {
+    /// An empty one.
+    pub fn new() -> Ledger {
         Ledger {
             ended: Parts::new(),
             tokens: Parts::new(),
@@ -82,7 +89,7 @@ impl Ledger {
     }
 
     /// Learn of an event. Answers whether it said anything new.
-    pub(super) fn learn(&self, event: &Event) -> bool {
+    pub fn learn(&self, event: &Event) -> bool {
         match *event {
             Event::Ended { key, until } => raise(&mut self.ended.write(key.0[0]), key, self.kept_until(until)),
             Event::Token { id, until } => raise(&mut self.tokens.write(id.0[0]), id, until),
@@ -102,23 +109,23 @@ impl Ledger {
     }
 
     /// Whether a session of this epoch was ended.
-    pub(super) fn is_over(&self, key: SessionKey, user: UserKey, epoch: u64) -> bool {
+    pub fn is_over(&self, key: SessionKey, user: UserKey, epoch: u64) -> bool {
         epoch < self.epoch(user) || self.ended.get(key.0[0], &key).is_some()
     }
 
     /// Whether a token was revoked by its id.
-    pub(super) fn is_token_revoked(&self, id: TokenId) -> bool {
+    pub fn is_token_revoked(&self, id: TokenId) -> bool {
         self.tokens.get(id.0[0], &id).is_some()
     }
 
     /// The epoch below which a user's sessions are over.
-    pub(super) fn epoch(&self, user: UserKey) -> u64 {
+    pub fn epoch(&self, user: UserKey) -> u64 {
         let everyone = self.everyone[usize::from(user.shard())].load(Ordering::SeqCst);
         self.users.get(user.0[0], &user).unwrap_or(0).max(everyone)
     }
 
     /// Forget what is over by time.
-    pub(super) fn prune(&self, now: Timestamp) {
+    pub fn prune(&self, now: Timestamp) {
         self.pruned.store(now.0, Ordering::Relaxed);
         let left = self.ended.retain(|until| *until > now)
             + self.tokens.retain(|until| *until > now)

@@ -5,9 +5,11 @@
 //! This room knows nothing of HTTP but a cookie's value, and nothing of routes.
 
 mod cache;
+pub mod coherence;
 mod cookie;
 mod counts;
 mod exchange;
+pub mod generations;
 mod ledger;
 mod lifetime;
 mod memo;
@@ -29,6 +31,7 @@ pub use cache::{FirstBytes, View};
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
 pub use exchange::OpenExchange;
+pub use ledger::Ledger;
 pub use lifetime::Lifetimes;
 pub use memo::Memo;
 pub use revocation::{Committed, Event, EventId, Part, Revocation, Revoked, TokenId, UNKNOWN_ENDS, Wait};

@@ -27,7 +27,7 @@ pub struct TokenId(pub [u8; 16]);
 pub struct EventId(pub [u8; 16]);
 
 /// A part of a divided store: the shards whose number leaves `index` when divided by `of`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Part {
     /// Which, from 0.
     pub index: u8,
@@ -49,7 +49,7 @@ pub enum Revocation {
 }
 
 /// What a node must do to its memory once a revocation is committed. Applying one twice, or two in any order, is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Event {
     /// This session is over, and nothing issued in it lives past `until`.
     Ended { key: SessionKey, until: Timestamp },
@@ -96,6 +96,8 @@ pub struct Revoked {
     pub committed: bool,
     /// A replica has it too, or there is none to have.
     pub replicated: bool,
+    /// No node serves it any more: each said so, or its lease has run out.
+    pub everywhere: bool,
     /// How many nodes said that they serve it no more.
     pub confirmed: u32,
     /// Of how many.
@@ -104,13 +106,6 @@ pub struct Revoked {
     pub waited: Duration,
     /// How long after the commit the last silent node must have stopped serving it.
     pub bound: Duration,
-}
-
-impl Revoked {
-    /// Whether no node serves it any more.
-    pub fn is_everywhere(&self) -> bool {
-        self.committed && self.replicated && (self.confirmed == self.nodes || self.waited >= self.bound)
-    }
 }
 
 impl Part {

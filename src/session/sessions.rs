@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 
 use super::cache::{Cache, NotLoaded, View};
+use super::coherence::{Coherence, Listener, NoLease, Rules, Standing, Trust};
 use super::counts::Counts;
 use super::exchange::{Exchanges, OpenExchange};
 use super::ledger::Ledger;
@@ -27,6 +28,10 @@ use super::{
 const SWEEP_AT_ONCE: usize = 1_000;
 /// How often expired records are looked for, in flushes.
 const SWEEP_EVERY: u32 = 30;
+/// How long a revocation that waits fully may take to find a store and a replica, beyond what silent nodes are waited for.
+const GIVE_UP: Duration = Duration::from_secs(6);
+/// Between attempts to learn what was revoked before this process began.
+const RECALL_EVERY: Duration = Duration::from_millis(500);
 /// A load whose generations moved is repeated; more often than this something is wrong and nobody is let in.
 const LOADS: usize = 4;
 
@@ -116,15 +121,29 @@ pub struct Sessions {
     exchanges: Exchanges,
     queue: Mutex<Vec<(SessionKey, Timestamp)>>,
     counts: Counts,
+    /// Where other nodes share the store.
+    coherence: Option<Arc<Coherence>>,
 }
 
 impl Sessions {
-    /// Sessions over a store.
+    /// Sessions over a store; nothing is served from memory while a shared store is away.
     pub fn new(store: Arc<dyn SessionStore>, codec: CookieCodec, settings: Settings) -> Arc<Sessions> {
+        Sessions::lenient(store, codec, settings, Duration::ZERO)
+    }
+
+    /// Sessions over a store. While a shared one is away, those in memory are served for `grace` beyond the lease – and every
+    /// revocation that another node does not acknowledge waits for as much longer.
+    pub fn lenient(
+        store: Arc<dyn SessionStore>,
+        codec: CookieCodec,
+        settings: Settings,
+        grace: Duration,
+    ) -> Arc<Sessions> {
+        let coherence = store.shared().map(|log| Coherence::new(log, Rules::new(grace)));
         let cache = Cache::new(settings.cache_entries);
         let (exchanges, queue) = (Exchanges::default(), Mutex::new(Vec::new()));
         let (ledger, counts) = (Ledger::new(), Counts::default());
-        Arc::new(Sessions { store, codec, settings, cache, ledger, exchanges, queue, counts })
+        Arc::new(Sessions { store, codec, settings, cache, ledger, exchanges, queue, counts, coherence })
     }
 
     /// What asking cost so far.
@@ -137,13 +156,53 @@ impl Sessions {
         self.cache.len()
     }
 
-    /// Whether the store answers at all.
+    /// Whether the store answers at all, and this node hears of every revocation.
     ///
     /// # Errors
-    /// [`StoreError`] where it does not.
+    /// [`StoreError`] where not.
     pub async fn probe(&self) -> Result<(), StoreError> {
+        let hears = |standing| matches!(standing, Standing::Live | Standing::Suspect);
+        if let Some(coherence) = &self.coherence
+            && !coherence.standing().iter().all(|(_, standing)| hears(*standing))
+        {
+            return Err(no_lease());
+        }
         // No cookie leads to this key: whatever the answer says, it is an answer.
         self.bounded(self.store.load(SessionKey([0; 16]))).await.map(drop)
+    }
+
+    fn trust(&self, shard: u8) -> Trust {
+        self.coherence.as_ref().map_or(Trust::Full, |coherence| coherence.trust(shard))
+    }
+
+    /// Whether what this node remembers of a shard's revocations is all there is. Without it nothing may be answered that rests
+    /// on not having heard: a session that is not in memory, a token that answers for itself.
+    ///
+    /// # Errors
+    /// [`StoreError`], an outage, where the lease has run out.
+    pub fn hears(&self, shard: u8) -> Result<(), StoreError> {
+        if self.trust(shard) == Trust::Full { Ok(()) } else { Err(no_lease()) }
+    }
+
+    /// [`Sessions::hears`] of every part of the store: for tokens, which may be revoked in more than one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hears_all(&self) -> Result<(), StoreError> {
+        let parts = self.coherence.as_ref().map_or(0, |coherence| coherence.parts());
+        (0..parts).try_for_each(|part| self.hears(part))
+    }
+
+    /// The last look before a request goes on: whether the session it was let in by still counts. A process that stood still
+    /// between the check and now has missed what was revoked meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the lease has run out since.
+    pub fn confirm(&self, view: &View) -> Result<bool, StoreError> {
+        match self.trust(view.key.shard()) {
+            Trust::None => Err(no_lease()),
+            _ => Ok(self.cache.counts(view) || !self.is_over(view.key, view.user, view.session.epoch)),
+        }
     }
 
     /// The session of a cookie. Answered from memory where it is there; the store is asked on a miss and before *idle*.
@@ -155,9 +214,16 @@ impl Sessions {
         let mut known = false;
         if let Some(view) = self.cache.get(key).await {
             known = true;
+            // Looked at after memory: the other way round a process that stands still in between answers what was revoked meanwhile.
+            let trust = self.trust(key.shard());
+            if trust == Trust::None {
+                return Err(no_lease());
+            }
             match judge(&view.session, view.last_seen(), now) {
                 Verdict::Alive(touch) => {
                     self.counts.hits.add();
+                    // While the store is away nothing is written through; it waits.
+                    let touch = if trust == Trust::Grace && touch == Touch::Now { Touch::Queue } else { touch };
                     return self.accept(view, touch, activity, now).await;
                 }
                 Verdict::Over => return Ok(Lookup::Ended(EndedBecause::Absolute)),
@@ -165,10 +231,15 @@ impl Sessions {
                 Verdict::Idle => self.cache.forget(key).await,
             }
         } else if self.cache.is_absent(key) {
+            self.hears(key.shard())?;
             return Ok(Lookup::Ended(EndedBecause::Unknown));
         }
         self.counts.misses.add();
-        match self.load(key).await? {
+        self.hears(key.shard())?;
+        let loaded = self.load(key).await?;
+        // The lease at the end as at the beginning: the answer may have come from a master that was one no more.
+        self.hears(key.shard())?;
+        match loaded {
             None => Ok(Lookup::Ended(if known { EndedBecause::Revoked } else { EndedBecause::Unknown })),
             Some(view) => match judge(&view.session, view.last_seen(), now) {
                 Verdict::Alive(touch) => self.accept(view, touch, activity, now).await,
@@ -182,7 +253,8 @@ impl Sessions {
     /// within its limits, and nothing has to be written first. `None` means nothing but *look it up*.
     pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Arc<View>> {
         let view = memo.find(cookie)?;
-        if !self.cache.counts(&view) {
+        // The lease after memory, as in `lookup`; without one, what may still be answered is decided there.
+        if !self.cache.counts(&view) || self.trust(view.key.shard()) != Trust::Full {
             return None;
         }
         let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now) else { return None };
@@ -268,6 +340,7 @@ impl Sessions {
         let user = UserKey::of(&new.provider, &new.subject);
         let (cookie, key) =
             self.codec.mint(user).map_err(|error: KeyError| StoreError::Unavailable(Box::new(error)))?;
+        self.hears(user.shard())?;
         let Lifetimes { idle, max_age } = self.settings.lifetimes;
         let session = Session {
             provider: new.provider,
@@ -300,21 +373,28 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`]; then it is not certain to have happened, and has to be asked for again.
-    pub async fn revoke(&self, what: Revocation, _: Wait, now: Timestamp) -> Result<Revoked, StoreError> {
+    pub async fn revoke(self: &Arc<Self>, what: Revocation, wait: Wait, now: Timestamp) -> Result<Revoked, StoreError> {
+        if let Some(coherence) = &self.coherence {
+            let give_up = match wait {
+                Wait::Fully => coherence.rules().bound() + GIVE_UP,
+                Wait::AtMost(_) => self.settings.store_timeout,
+            };
+            return coherence.revoke(what, wait, give_up, self.clone()).await;
+        }
         let began = Instant::now();
         let Committed { ended, events } = self.bounded(self.store.revoke(what, now)).await?;
         events.iter().for_each(|event| self.apply(event));
         // One process has the store for itself: what it applied, every node applied.
-        let (committed, replicated, confirmed, nodes) = (true, true, 1, 1);
+        let (committed, replicated, everywhere, confirmed, nodes) = (true, true, true, 1, 1);
         let (waited, bound) = (began.elapsed(), Duration::ZERO);
-        Ok(Revoked { ended, events, committed, replicated, confirmed, nodes, waited, bound })
+        Ok(Revoked { ended, events, committed, replicated, everywhere, confirmed, nodes, waited, bound })
     }
 
     /// End the session of a cookie; `false` where there was none.
     ///
     /// # Errors
     /// As [`Sessions::revoke`].
-    pub async fn end(&self, cookie: &str, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn end(self: &Arc<Self>, cookie: &str, now: Timestamp) -> Result<bool, StoreError> {
         let Some(key) = self.codec.open(cookie) else { return Ok(false) };
         Ok(self.revoke(Revocation::Session(key), Wait::BROWSER, now).await?.ended > 0)
     }
@@ -332,18 +412,23 @@ impl Sessions {
     /// Make this node's memory agree with a revocation, and cut what is open in the sessions it ended. Doing it twice, or two
     /// in any order, is the same.
     pub fn apply(&self, event: &Event) {
-        // First: a load that compares generations before this one moves must find it in the ledger afterwards.
+        // The ledger first: a load that compares generations before this one moves must find it there.
         self.ledger.learn(event);
-        self.cache.raise(event);
+        self.cache.generations.raise(event);
         self.exchanges.end(event);
     }
 
     /// Learn what was revoked before this process began. Done before the first request is answered: a token that answers for
-    /// itself is refused by nothing else.
+    /// itself is refused by nothing else. Of a shared store it is learnt before the first lease, so that a gateway starts while
+    /// the store is away.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing may be served.
     pub async fn recall(&self, now: Timestamp) -> Result<(), StoreError> {
+        if self.coherence.is_some() { Ok(()) } else { self.remember(now).await }
+    }
+
+    async fn remember(&self, now: Timestamp) -> Result<(), StoreError> {
         self.ledger.prune(now);
         let events = self.bounded(self.store.remembered(now)).await?;
         for event in &events {
@@ -394,12 +479,12 @@ impl Sessions {
 
     /// What is known of a user elsewhere has changed: load their sessions anew. Ends none.
     pub fn refresh(&self, user: UserKey) {
-        self.cache.raise_user(user);
+        self.cache.generations.raise_user(user);
     }
 
     /// Load every session anew. Ends none.
     pub fn refresh_everyone(&self) {
-        self.cache.raise_everyone();
+        self.cache.generations.raise_everyone();
     }
 
     /// Register a long exchange in a session. It may have ended since it was checked: the caller checks once more by
@@ -430,8 +515,28 @@ impl Sessions {
         Ok(())
     }
 
-    /// Write queued activities every second and sweep what expired, until told to stop. Errors are logged; the loop goes on.
+    /// Keep up with other nodes, write queued activities every second and sweep what expired, until told to stop. Errors are
+    /// logged; the loops go on.
     pub async fn maintain(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        tokio::join!(self.clone().cohere(clock.clone(), stop.clone()), self.tidy(clock, stop));
+    }
+
+    async fn cohere(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let Some(coherence) = self.coherence.clone() else { return };
+        let mut said = false;
+        while let Err(error) = self.remember(clock.now()).await {
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what was revoked before is not known yet");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RECALL_EVERY) => {}
+            }
+        }
+        coherence.run(self, stop).await;
+    }
+
+    async fn tidy(self: &Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
         let mut turn: u32 = 0;
         loop {
             tokio::select! {
@@ -463,4 +568,18 @@ impl Sessions {
         }
         answer
     }
+}
+
+impl Listener for Sessions {
+    fn apply(&self, event: &Event) {
+        Sessions::apply(self, event);
+    }
+
+    fn drop_memory(&self) {
+        self.refresh_everyone();
+    }
+}
+
+fn no_lease() -> StoreError {
+    StoreError::Unavailable(Box::new(NoLease))
 }

@@ -49,7 +49,7 @@ pub struct Opening {
     pub term: Term,
     /// The last id that the log gave (`last-generated-id`), whether or not the entry is still there.
     pub last: Position,
-    /// Entries up to here may have been trimmed (`max-deleted-entry-id`; zero where none was).
+    /// Entries of this history up to here may have been trimmed (zero where none was).
     pub trimmed: Position,
     /// Whether writes are expected to reach a replica: one is configured or connected.
     pub replicas: bool,
@@ -97,7 +97,7 @@ pub struct Receipt {
     pub ended: u64,
 }
 
-/// The logs of a store.
+/// The logs of a store. Entries are kept for [`HORIZON`](super::coherence::HORIZON), counted by the ids that the master gives now.
 pub trait SharedLog: Send + Sync + 'static {
     /// How many parts the store has. Part `n` holds the shards of [`Part`](super::Part)` { index: n, of: parts() }`.
     fn parts(&self) -> u8;
@@ -121,7 +121,8 @@ pub trait Link: Send + Sync + 'static {
     /// Wait, at most `wait`, for entries after `after`. On a connection of its own: it blocks it. Renews nothing.
     fn follow(&self, after: Position, wait: Duration) -> LogFuture<'_, Vec<Entry>>;
 
-    /// Carry out a revocation and write its events, in one step. The same `id` again does nothing and answers the same.
+    /// Carry out a revocation and write its events, in one step. The same `id` again changes nothing and answers the same – but
+    /// writes something all the same, for [`Link::replicated`] to wait for: what it repeats may stand on this master alone.
     fn commit(&self, id: EventId, what: Revocation) -> LogFuture<'_, Receipt>;
 
     /// Whether a replica holds everything that this link committed, waiting at most `within` (`WAIT 1`). On the connection that the
@@ -132,7 +133,11 @@ pub trait Link: Send + Sync + 'static {
     fn nodes(&self) -> LogFuture<'_, Vec<Registered>>;
 
     /// Write events again that a failover may have lost, and do what they say: remove the record, set the tombstone, raise the
-    /// epoch (a spared session is lifted to it). Those whose id is known here are passed over.
+    /// epoch and remove the user's records of an older one. Each goes into the log again, under its id, unless what it says is true
+    /// here already: judged by tombstone and epoch, not by the id.
+    ///
+    /// A spared session is *not* lifted, and the id is *not* taken for one that was committed here. Sparing is a statement about what
+    /// came before it, and this history lacks it: a lifted record might be one that a revocation, lost with this one, had ended.
     fn reassert(&self, events: Vec<(EventId, Event)>) -> LogFuture<'_, ()>;
 
     /// This node ends in good order: nobody waits for it any more.

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -177,6 +178,9 @@ pub struct Demo {
     pub password: String,
 }
 
+/// How long a start waits for a shared store.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Start it.
 ///
 /// # Errors
@@ -221,6 +225,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     });
     let background = Background::start(runtime.clone(), sessions.clone(), clock.clone(), certificates)
         .map_err(StartError::Thread)?;
+    settle(&sessions);
     let workers = Workers::start(&listening(&config), &tls, &runtime, &limits(&config))
         .map_err(|(address, source)| StartError::Listen { address, source })?;
     let draining = Draining::default();
@@ -254,9 +259,18 @@ fn open_sessions(
         max_sessions: config.session.max_sessions,
         store_timeout: config.limits.store_timeout,
     };
-    let sessions = Sessions::new(store, CookieCodec::new(keys, site(config)), settings);
+    let sessions = Sessions::lenient(store, CookieCodec::new(keys, site(config)), settings, config.session.grace);
     recall(&sessions, now)?;
     Ok(sessions)
+}
+
+/// Wait a moment until this node hears of revocations: who asks at once is not told 503. Where the store is away, it begins all
+/// the same: public routes need none.
+fn settle(sessions: &Sessions) {
+    let until = Instant::now() + SETTLE;
+    while sessions.hears_all().is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn bind_admin(address: SocketAddr) -> Result<Socket, StartError> {

@@ -163,10 +163,10 @@ fn sessions_are_listed_and_ended_by_whoever_holds_the_token_and_nobody_else() {
     }
     assert_eq!(running.curl("/a", &[]).status, 200, "none of that ended anything");
     let revoke = format!("{{\"session\": \"{key}\"}}");
-    assert_eq!(told("/sessions/revoke", &["-d", &revoke]).body, "{\"ended\":1}");
+    assert!(told("/sessions/revoke", &["-d", &revoke]).body.contains("\"ended\":1,\"everywhere\":true"));
     assert_eq!(running.curl("/a", &[]).status, 401);
     assert_eq!(running.sign_in("/a", &running.password).status, 303);
-    assert_eq!(told("/sessions/revoke", &["-d", "{\"user\": \"demo\"}"]).body, "{\"ended\":1}");
+    assert!(told("/sessions/revoke", &["-d", "{\"user\": \"demo\"}"]).body.contains("\"ended\":1,"));
     assert_eq!(running.curl("/a", &[]).status, 401);
     let lines = running.lines.0.lock().unwrap().join("\n");
     assert!(lines.contains("\"event\":\"sessions_revoked\",\"subject\":\"demo\""), "{lines}");

@@ -301,9 +301,9 @@ async fn a_node_that_just_started_knows_what_was_revoked_before() {
     let is_over = |node: &Sessions| node.is_over(one.view.key, user, one.view.session.epoch);
     assert!(!is_over(&before) && !before.is_token_revoked(id));
     let revoked = before.revoke(Revocation::Session(one.view.key), Wait::Fully, now).await.unwrap();
-    assert!(revoked.is_everywhere() && (revoked.confirmed, revoked.nodes, revoked.ended) == (1, 1, 1), "{revoked:?}");
+    assert!(revoked.everywhere && (revoked.confirmed, revoked.nodes, revoked.ended) == (1, 1, 1), "{revoked:?}");
     let token = Revocation::Token { id, until: Timestamp(9_000) };
-    assert!(before.revoke(token, Wait::BROWSER, now).await.unwrap().is_everywhere());
+    assert!(before.revoke(token, Wait::BROWSER, now).await.unwrap().everywhere);
     let two = before.begin(alice(), None, now).await.unwrap();
     before.revoke(Revocation::User { user, except: Some(two.view.key) }, Wait::Fully, now).await.unwrap();
     assert!(is_over(&before) && before.is_token_revoked(id));

@@ -139,6 +139,21 @@ impl RedisServer {
         assert!(self.answers(), "it starts again");
     }
 
+    /// It stands still: connections look well, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

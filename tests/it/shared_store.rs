@@ -14,6 +14,7 @@ use portcullis::session::{
 use portcullis::trust::{ClientTlsFiles, client_config};
 
 use rcgen::ExtendedKeyUsagePurpose;
+use tokio_util::sync::CancellationToken;
 
 use crate::redis_server::{RedisCluster, RedisServer, address, free_port, options};
 use crate::servers::Authority;
@@ -198,7 +199,12 @@ async fn the_shared_store_holds_no_cookie_in_any_form() {
         roles: vec![],
         provided: None,
     };
+    let stop = CancellationToken::new();
+    let maintained = tokio::spawn(node.clone().maintain(Arc::new(SystemClock), stop.clone()));
+    eventually("it hears of revocations", async || node.hears_all().is_ok()).await;
     let begun = node.begin(new, None, SystemClock.now()).await.unwrap();
+    stop.cancel();
+    maintained.await.unwrap();
     assert_eq!(server.admin(&["SAVE"]), "OK");
     let file = std::fs::read(server.folder.path().join("dump.rdb")).unwrap();
     let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&begun.cookie).unwrap();

@@ -145,7 +145,10 @@ impl OwnTokens {
         now: Timestamp,
     ) -> Result<Result<Lookup, Unread>, StoreError> {
         let digest = digest_of(token);
-        if let Some(read) = self.read.get(&digest) {
+        let known = self.read.get(&digest);
+        // Whoever cannot hear of revocations cannot say that there was none. Asked after the look into memory, as for sessions.
+        self.sessions.hears_all()?;
+        if let Some(read) = known {
             if now >= read.access.ends {
                 return Ok(Err(Unread::Over));
             }
@@ -162,6 +165,7 @@ impl OwnTokens {
             self.ring.look(now).await;
             read = self.codec.read(&self.ring, token, now);
         }
+        self.sessions.hears_all()?;
         let access = match read {
             Ok(access) if self.is_denied(&access) => return Ok(Ok(Lookup::Ended(EndedBecause::Revoked))),
             Ok(access) => access,

@@ -126,10 +126,14 @@ local function event(kind, whom, epoch, last, spared)
   return kind .. ' ' .. whom .. ' ' .. whole(epoch) .. ' ' .. whole(last) .. ' ' .. spared
 end
 
+-- Tell all nodes.
+local function log(id, text)
+  return redis.call('XADD', single('rl'), 'MINID', '~', whole(clock() - HORIZON), '*', 'u', id, 'e', text)
+end
+
 -- Tell all nodes, and keep what was answered for whoever asks again under the same name.
 local function tell(id, ended, text)
-  local at = redis.call('XADD', single('rl'), 'MINID', '~', whole(clock() - HORIZON), '*', 'u', id, 'e', text)
-  local answer = at .. ' ' .. whole(ended) .. ' ' .. text
+  local answer = log(id, text) .. ' ' .. whole(ended) .. ' ' .. text
   redis.call('SET', name('d', id), answer, 'PX', whole(HORIZON))
   return answer
 end

@@ -1,0 +1,421 @@
+//! The node core, run: heartbeats, pushes and revocations of every part of the store. One decision: what a machine says is done
+//! and nothing else – this file holds no rule of the protocol, only connections, and the lease where requests look at it.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::session::shared::{Boot, Link, SharedLog, Term};
+use crate::session::{Event, EventId, Part, Revocation, Revoked, StoreError, Wait};
+
+use super::{Ask, Core, Moment, Revoking, Rules, Standing, Step};
+
+/// How long one question for new entries waits.
+const FOLLOW: Duration = Duration::from_secs(1);
+/// Pushes that come closer together than this are gathered: every wake-up of every node costs the store as much as an event.
+const GATHER: Duration = Duration::from_millis(10);
+/// What finding and opening a connection may take: names are resolved, sentinels asked, TLS spoken.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// This node may not answer from memory, because it cannot hear of revocations.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the log of revocations cannot be read, and this node's lease has run out")]
+pub struct NoLease;
+
+/// How far memory may be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Under a lease.
+    Full,
+    /// By the grace that the configuration allows: for sessions that are in memory.
+    Grace,
+    /// Not at all.
+    None,
+}
+
+/// Who carries out an event.
+pub trait Listener: Send + Sync + 'static {
+    /// Make memory agree with it, and cut what is open.
+    fn apply(&self, event: &Event);
+    /// Drop what is in memory: events may have been missed.
+    fn drop_memory(&self);
+}
+
+struct Lane {
+    core: Mutex<Core>,
+    link: Mutex<Option<Arc<dyn Link>>>,
+    /// The lease's end, in microseconds since the beginning; 0: none. What requests look at.
+    lease: AtomicU64,
+    /// Something is due earlier than it was.
+    hurry: Notify,
+    /// A link was opened or given up.
+    changed: Notify,
+}
+
+/// All parts of the store.
+pub struct Coherence {
+    log: Arc<dyn SharedLog>,
+    rules: Rules,
+    began: Instant,
+    boot: Boot,
+    lanes: Box<[Lane]>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lane {
+    fn link(&self) -> Option<Arc<dyn Link>> {
+        lock(&self.link).clone()
+    }
+}
+
+impl Coherence {
+    /// Over a log.
+    pub fn new(log: Arc<dyn SharedLog>, rules: Rules) -> Arc<Coherence> {
+        // Random, so that no earlier life of a node is taken for this one. The generator's failure is the end of everything else too.
+        let boot = Boot(EventId::random().map_or([0; 16], |id| id.0));
+        let lane = |_| Lane {
+            core: Mutex::new(Core::new(rules, boot)),
+            link: Mutex::new(None),
+            lease: AtomicU64::new(0),
+            hurry: Notify::new(),
+            changed: Notify::new(),
+        };
+        let lanes = (0..log.parts().max(1)).map(lane).collect();
+        Arc::new(Coherence { log, rules, began: Instant::now(), boot, lanes })
+    }
+
+    /// The protocol's times.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    fn now(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    fn part(&self, index: usize) -> Part {
+        let index = u8::try_from(index).unwrap_or(u8::MAX);
+        Part { index, of: u8::try_from(self.lanes.len()).unwrap_or(u8::MAX) }
+    }
+
+    /// How many parts the store has.
+    pub fn parts(&self) -> u8 {
+        self.part(0).of
+    }
+
+    /// How far memory may be trusted for sessions of this shard. Two loads of memory: asked on every request, twice.
+    pub fn trust(&self, shard: u8) -> Trust {
+        let lease = self.lanes[usize::from(shard) % self.lanes.len()].lease.load(Ordering::Acquire);
+        let now = self.now();
+        match Moment::from_micros(lease) {
+            Moment::ZERO => Trust::None,
+            lease if now < lease => Trust::Full,
+            lease if now < lease + self.rules.grace => Trust::Grace,
+            _ => Trust::None,
+        }
+    }
+
+    /// Every part and how it stands.
+    pub fn standing(&self) -> Vec<(Part, Standing)> {
+        let now = self.now();
+        self.lanes.iter().enumerate().map(|(index, lane)| (self.part(index), lock(&lane.core).standing(now))).collect()
+    }
+
+    /// Run until told to stop, then leave in good order.
+    pub async fn run(self: Arc<Self>, listener: Arc<dyn Listener>, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        for index in 0..self.lanes.len() {
+            let (this, to) = (self.clone(), listener.clone());
+            tasks.spawn(async move { this.beat(index, &*to).await });
+            let (this, to) = (self.clone(), listener.clone());
+            tasks.spawn(async move { this.follow(index, &*to).await });
+        }
+        stop.cancelled().await;
+        tasks.shutdown().await;
+        for lane in &self.lanes {
+            lane.lease.store(0, Ordering::Release);
+            if let Some(link) = lane.link() {
+                // A revocation would wait for the lease of a node that is gone; where this fails, it does.
+                let _ = timeout(self.rules.patience, link.leave(self.boot)).await;
+            }
+        }
+    }
+
+    /// Heartbeats of a part.
+    async fn beat(&self, index: usize, listener: &dyn Listener) {
+        let lane = &self.lanes[index];
+        let mut stood = Standing::Cold;
+        loop {
+            let ask = lock(&lane.core).next(self.now());
+            if let Ask::Rest(until) = ask {
+                tokio::select! {
+                    () = sleep_until(self.began + until) => {}
+                    () = lane.hurry.notified() => {}
+                }
+                continue;
+            }
+            let link = if ask == Ask::Connect { None } else { lane.link() };
+            if let Err(error) = self.carry_out(index, listener, ask, link.as_ref()).await {
+                tracing::debug!(part = index, error = &*error as &dyn std::error::Error, "the log did not answer");
+                self.fail(index, link.as_ref());
+            }
+            let stands = lock(&lane.core).standing(self.now());
+            if stands != stood {
+                tell(index, stood, stands);
+                stood = stands;
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        index: usize,
+        listener: &dyn Listener,
+        ask: Ask,
+        link: Option<&Arc<dyn Link>>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let lane = &self.lanes[index];
+        match (ask, link) {
+            (Ask::Rest(_), _) => {}
+            (Ask::Connect, _) => {
+                lock(&lane.link).take();
+                let part = self.part(index).index;
+                let link = timeout(CONNECT, self.log.connect(part)).await??;
+                if lock(&lane.core).opened(link.opening(), self.now()) {
+                    listener.drop_memory();
+                }
+                *lock(&lane.link) = Some(link);
+                lane.changed.notify_waiters();
+            }
+            // The link was given up by whoever used it last; the core knows.
+            (_, None) => {}
+            (Ask::Reassert(events), Some(link)) => {
+                tracing::info!(part = index, events = events.len(), "write again what a failover lost");
+                self.patient(link.reassert(events.clone())).await?;
+                lock(&lane.core).reasserted(&events, self.now());
+            }
+            (Ask::Cycle(beat, after), Some(link)) => {
+                let cycle = self.patient(link.cycle(beat, after)).await?;
+                let mut core = lock(&lane.core);
+                let caught_up = core.follow().is_some();
+                core.cycled(&cycle, self.now(), &mut |event| listener.apply(event));
+                let lease = core.lease().map_or(0, |lease| u64::try_from(lease.as_micros()).unwrap_or(u64::MAX));
+                let begins = !caught_up && core.follow().is_some();
+                drop(core);
+                lane.lease.store(lease, Ordering::Release);
+                if begins {
+                    lane.changed.notify_waiters();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Wait for entries between heartbeats.
+    async fn follow(&self, index: usize, listener: &dyn Listener) {
+        let lane = &self.lanes[index];
+        let mut pushed = Instant::now();
+        loop {
+            let changed = lane.changed.notified();
+            let after = lock(&lane.core).follow();
+            let (Some(after), Some(link)) = (after, lane.link()) else {
+                tokio::select! {
+                    () = changed => {}
+                    () = sleep(self.rules.beat) => {}
+                }
+                continue;
+            };
+            match timeout(FOLLOW + self.rules.patience, link.follow(after, FOLLOW)).await {
+                Ok(Ok(entries)) if entries.is_empty() => {}
+                Ok(Ok(entries)) => {
+                    let term = link.opening().term;
+                    lock(&lane.core).pushed(term, &entries, self.now(), &mut |event| listener.apply(event));
+                    lane.hurry.notify_one();
+                    if pushed.elapsed() < GATHER {
+                        sleep(GATHER).await;
+                    }
+                    pushed = Instant::now();
+                }
+                _ => self.fail(index, Some(&link)),
+            }
+        }
+    }
+
+    /// Give a link up, unless another took its place already.
+    fn fail(&self, index: usize, link: Option<&Arc<dyn Link>>) {
+        let lane = &self.lanes[index];
+        let mut current = lock(&lane.link);
+        let is_current = match (&*current, link) {
+            (Some(current), Some(link)) => Arc::ptr_eq(current, link),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_current {
+            current.take();
+            lock(&lane.core).failed(self.now());
+            drop(current);
+            lane.hurry.notify_one();
+            lane.changed.notify_waiters();
+        }
+    }
+
+    async fn patient<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match timeout(self.rules.patience, answer).await {
+            Ok(answer) => answer,
+            Err(late) => Err(StoreError::Unavailable(Box::new(late))),
+        }
+    }
+
+    /// Revoke, and wait until no node serves it any more, or as long as `wait` says.
+    ///
+    /// # Errors
+    /// [`StoreError`] where no store took it within `give_up`.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        what: Revocation,
+        wait: Wait,
+        give_up: Duration,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Revoked, StoreError> {
+        let id = EventId::random().map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let shard = match what {
+            Revocation::Session(key) => key.shard(),
+            Revocation::User { user, .. } => user.shard(),
+            Revocation::Token { id, .. } => id.shard(),
+            Revocation::Everyone => return self.revoke_everywhere(id, wait, give_up, &listener).await,
+        };
+        let index = usize::from(shard) % self.lanes.len();
+        self.pursue(index, id, what, (wait, give_up), &*listener).await
+    }
+
+    /// Every part on its own, all at once.
+    async fn revoke_everywhere(
+        self: &Arc<Self>,
+        id: EventId,
+        wait: Wait,
+        give_up: Duration,
+        listener: &Arc<dyn Listener>,
+    ) -> Result<Revoked, StoreError> {
+        let mut tasks = JoinSet::new();
+        for index in 0..self.lanes.len() {
+            let (this, listener) = (self.clone(), listener.clone());
+            let all = Revocation::Everyone;
+            tasks.spawn(async move { this.pursue(index, id, all, (wait, give_up), &*listener).await });
+        }
+        let mut sum: Option<Revoked> = None;
+        while let Some(done) = tasks.join_next().await {
+            let done = done.map_err(|error| StoreError::Unavailable(Box::new(error)))??;
+            sum = Some(match sum {
+                None => done,
+                Some(sum) => both(sum, done),
+            });
+        }
+        sum.ok_or_else(|| StoreError::Unavailable(Box::new(NoLease)))
+    }
+
+    async fn pursue(
+        &self,
+        index: usize,
+        id: EventId,
+        what: Revocation,
+        (wait, give_up): (Wait, Duration),
+        listener: &dyn Listener,
+    ) -> Result<Revoked, StoreError> {
+        let lane = &self.lanes[index];
+        let mut machine = Revoking::new(&lock(&lane.core), wait, give_up, self.now());
+        let mut over: Option<Arc<dyn Link>> = None;
+        loop {
+            let link = lane.link();
+            // Replication is a link's to confirm: what another one of the same term committed, this one did not.
+            if let (Some(before), Some(link)) = (&over, &link)
+                && !Arc::ptr_eq(before, link)
+            {
+                machine.failed();
+            }
+            let term = link.as_ref().map(|link| link.opening().term);
+            let step = machine.next(term, self.now());
+            let link = match (step.clone(), link) {
+                (Step::Return(revoked), _) => return Ok(*revoked),
+                (Step::GiveUp, _) => return Err(StoreError::Unavailable(Box::new(NoLease))),
+                (Step::Rest(until), _) => {
+                    sleep_until(self.began + until).await;
+                    continue;
+                }
+                (_, Some(link)) => link,
+                (_, None) => continue,
+            };
+            over = Some(link.clone());
+            if self.step(lane, &mut machine, (step, id, what), &link, listener).await.is_err() {
+                machine.failed();
+                self.fail(index, Some(&link));
+            }
+        }
+    }
+
+    async fn step(
+        &self,
+        lane: &Lane,
+        machine: &mut Revoking,
+        (step, id, what): (Step, EventId, Revocation),
+        link: &Arc<dyn Link>,
+        listener: &dyn Listener,
+    ) -> Result<(), StoreError> {
+        match step {
+            Step::Commit => {
+                let receipt = self.patient(link.commit(id, what)).await?;
+                let (opening, now) = (link.opening(), self.now());
+                for event in &receipt.events {
+                    listener.apply(event);
+                    lock(&lane.core).witness(id, *event, now);
+                }
+                machine.committed(opening.term, opening.replicas, &receipt, now);
+            }
+            Step::Replicate(within) => machine.replicated(self.patient(link.replicated(within)).await?),
+            Step::Count => {
+                let nodes = self.patient(link.nodes()).await?;
+                let known = lock(&lane.core).term().filter(|(term, _): &(Term, Moment)| *term == link.opening().term);
+                let (_, known) = known.ok_or_else(|| StoreError::Unavailable(Box::new(NoLease)))?;
+                machine.counted(&nodes, known, self.now());
+            }
+            Step::Rest(_) | Step::Return(_) | Step::GiveUp => {}
+        }
+        Ok(())
+    }
+}
+
+fn both(one: Revoked, other: Revoked) -> Revoked {
+    Revoked {
+        ended: one.ended + other.ended,
+        events: [one.events, other.events].concat(),
+        committed: one.committed && other.committed,
+        replicated: one.replicated && other.replicated,
+        everywhere: one.everywhere && other.everywhere,
+        // Of the part where fewest said so.
+        confirmed: one.confirmed.min(other.confirmed),
+        nodes: one.nodes.max(other.nodes),
+        waited: one.waited.max(other.waited),
+        bound: one.bound.max(other.bound),
+    }
+}
+
+/// What an operator has to know: when a node stops answering from memory, and when it begins again.
+fn tell(part: usize, stood: Standing, stands: Standing) {
+    match stands {
+        Standing::Live => tracing::info!(part, "revocations are heard of: sessions are answered from memory"),
+        Standing::Suspect => tracing::warn!(part, "the log of revocations does not answer; the lease still runs"),
+        Standing::Grace => {
+            tracing::warn!(part, "the lease has run out; sessions in memory are served for a while more")
+        }
+        Standing::Stale => tracing::warn!(part, "the lease has run out; protected routes answer 503"),
+        Standing::Cold | Standing::CatchUp => tracing::debug!(part, ?stood, ?stands, "a part of the store"),
+    }
+}

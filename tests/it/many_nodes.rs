@@ -1,0 +1,198 @@
+//! Several nodes over one real store: what one revokes, none serves; and what each does while the store is away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::session::coherence::LEASE;
+use portcullis::session::store::Redis;
+use portcullis::session::{
+    Activity, Begun, CookieCodec, Lifetimes, Lookup, NewSession, Revocation, SessionKeys, Sessions, Settings, TokenId,
+    Wait,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::redis_server::RedisServer;
+use crate::shared_store::eventually;
+
+/// A node: its sessions, and what keeps them up to date. Each has connections and a runtime of its own, as a process would.
+struct Node {
+    sessions: Arc<Sessions>,
+    stop: CancellationToken,
+    crash: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Node {
+    fn start(store: Redis, keys: &SessionKeys, grace: Duration) -> Node {
+        let settings = Settings {
+            lifetimes: Lifetimes::new(Duration::from_secs(100), Duration::from_secs(1_000)),
+            cache_entries: 1_000,
+            max_sessions: None,
+            store_timeout: Duration::from_secs(1),
+        };
+        let sessions = Sessions::lenient(Arc::new(store), CookieCodec::new(keys, ""), settings, grace);
+        let (stop, crash) = (CancellationToken::new(), CancellationToken::new());
+        let (theirs, stopped, crashed) = (sessions.clone(), stop.clone(), crash.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let work = async move {
+            let maintained = theirs.maintain(Arc::new(SystemClock), stopped);
+            let _ = crashed.run_until_cancelled(maintained).await;
+        };
+        let thread = Some(std::thread::spawn(move || runtime.block_on(work)));
+        Node { sessions, stop, crash, thread }
+    }
+
+    async fn hears(&self) {
+        eventually("it hears of revocations", async || self.sessions.hears_all().is_ok()).await;
+    }
+
+    /// `None`: it could not be asked.
+    async fn serves(&self, begun: &Begun) -> Option<bool> {
+        let said = self.sessions.lookup(&begun.cookie, Activity::Passive, SystemClock.now()).await;
+        said.ok().map(|lookup| matches!(lookup, Lookup::Alive(_)))
+    }
+
+    async fn begin(&self, subject: &str) -> Begun {
+        let new = NewSession {
+            provider: "local".into(),
+            subject: subject.into(),
+            name: None,
+            email: None,
+            roles: vec![],
+            device: "test".into(),
+            provided: None,
+        };
+        self.sessions.begin(new, None, SystemClock.now()).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// I1, I2, I12, I14 and I11 over a real server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_revokes_no_node_serves() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let node = || Node::start(server.store(), &keys, Duration::ZERO);
+    let nodes = [node(), node(), node()];
+    for node in &nodes {
+        node.hears().await;
+    }
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        let (one, spared) = (nodes[0].begin("alice").await, nodes[1].begin("alice").await);
+        for node in &nodes {
+            assert_eq!((node.serves(&one).await, node.serves(&spared).await), (Some(true), Some(true)));
+        }
+        let cut = nodes[2].sessions.open_exchange(&one.view);
+        let what = match round % 3 {
+            0 => Revocation::Session(one.view.key),
+            1 => Revocation::User { user: one.view.user, except: Some(spared.view.key) },
+            _ => Revocation::Everyone,
+        };
+        let revoked = nodes[0].sessions.revoke(what, Wait::Fully, SystemClock.now()).await.unwrap();
+        assert!(cut.token().is_cancelled(), "open exchanges end before the acknowledgement");
+        for node in &nodes {
+            assert_eq!(node.serves(&one).await, Some(false), "after {revoked:?}");
+            assert_eq!(node.serves(&spared).await, Some(round % 3 != 2), "{round}");
+        }
+        assert!(revoked.everywhere && revoked.committed && revoked.replicated, "{revoked:?}");
+        // In the first moments a master may not know of all nodes: those are waited out.
+        if round > 2 {
+            assert_eq!((revoked.confirmed, revoked.nodes), (3, 3), "{revoked:?}");
+            slowest = slowest.max(revoked.waited);
+        }
+        nodes[1].sessions.revoke(Revocation::Session(spared.view.key), Wait::Fully, SystemClock.now()).await.unwrap();
+    }
+    println!("the slowest of 18 revocations took {slowest:?}");
+    assert!(slowest < LEASE, "by acknowledgement, not by time");
+    let id = TokenId::of("https://id.example.com", "1");
+    let token = Revocation::Token { id, until: SystemClock.now().plus(Duration::from_secs(600)) };
+    assert!(nodes[0].sessions.revoke(token, Wait::Fully, SystemClock.now()).await.unwrap().everywhere);
+    let late = node();
+    late.hears().await;
+    assert!(
+        nodes[1].sessions.is_token_revoked(id) && late.sessions.is_token_revoked(id),
+        "and a node that just started"
+    );
+}
+
+/// I3, I13: a store that stands still costs the lease, and with it every answer from memory; it signs nobody out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_store_memory_is_answered_for_a_lease_and_a_grace_and_no_longer() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let strict = Node::start(server.store(), &keys, Duration::ZERO);
+    let lenient = Node::start(server.store(), &keys, Duration::from_secs(2));
+    strict.hears().await;
+    lenient.hears().await;
+    let (known, unknown) = (strict.begin("alice").await, strict.begin("bob").await);
+    assert_eq!((strict.serves(&known).await, lenient.serves(&known).await), (Some(true), Some(true)));
+    server.pause();
+    let paused = Instant::now();
+    let served = async |node: &Node| {
+        let mut last = Duration::ZERO;
+        while paused.elapsed() < LEASE * 4 {
+            match node.serves(&known).await {
+                Some(true) => last = paused.elapsed(),
+                Some(false) => panic!("an outage ends nobody"),
+                None => break,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        last
+    };
+    let (first, second) = tokio::join!(served(&strict), served(&lenient));
+    let late = Duration::from_millis(200);
+    assert!(first > LEASE / 2 && first < LEASE + late, "the lease: {first:?}");
+    assert!(second > LEASE && second < LEASE * 2 + late, "and the grace: {second:?}");
+    assert_eq!((strict.serves(&known).await, lenient.serves(&unknown).await), (None, None));
+    server.go_on();
+    strict.hears().await;
+    lenient.hears().await;
+    let loads = strict.sessions.counts().misses.get();
+    assert_eq!((strict.serves(&known).await, lenient.serves(&known).await), (Some(true), Some(true)));
+    assert_eq!(
+        strict.sessions.counts().misses.get(),
+        loads,
+        "memory was kept: the store is not asked for everybody at once"
+    );
+}
+
+/// A node that ends in good order is not waited for; one that does not is, for as long as its lease runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_waited_for_no_longer_than_its_lease() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let node = || Node::start(server.store(), &keys, Duration::ZERO);
+    let (one, two, three) = (node(), node(), node());
+    for node in [&one, &two, &three] {
+        node.hears().await;
+    }
+    // Older than a lease, so that its register is whole.
+    tokio::time::sleep(LEASE + Duration::from_millis(100)).await;
+    drop(three);
+    let begun = one.begin("alice").await;
+    let end = |begun: &Begun| Revocation::Session(begun.view.key);
+    let revoked = one.sessions.revoke(end(&begun), Wait::Fully, SystemClock.now()).await.unwrap();
+    assert!(revoked.everywhere && (revoked.confirmed, revoked.nodes) == (2, 2), "{revoked:?}");
+    let begun = one.begin("alice").await;
+    assert_eq!(two.serves(&begun).await, Some(true));
+    two.crash.cancel();
+    let crashed = Instant::now();
+    let revoked = one.sessions.revoke(end(&begun), Wait::Fully, SystemClock.now()).await.unwrap();
+    assert!(revoked.everywhere && (revoked.confirmed, revoked.nodes) == (1, 2), "{revoked:?}");
+    assert!(revoked.waited >= revoked.bound && revoked.waited < revoked.bound + LEASE / 2, "{revoked:?}");
+    assert!(crashed.elapsed() >= LEASE);
+    assert_eq!(two.serves(&begun).await, None, "what is left of it answers nothing");
+    // A browser does not wait for that.
+    let begun = one.begin("alice").await;
+    let began = Instant::now();
+    assert!(one.sessions.end(&begun.cookie, SystemClock.now()).await.unwrap());
+    assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
+}
