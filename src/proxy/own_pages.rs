@@ -18,7 +18,7 @@ use crate::token::ring::PUBLISHED_FOR;
 use super::body::ResponseBody;
 use super::handle::set_cookies;
 use super::record::{self, AuditLine};
-use super::reply::{Refusal, gateway_headers};
+use super::reply::{Refusal, SIGN_IN, gateway_headers};
 use super::request_id::RequestId;
 use super::{Runtime, Worker};
 
@@ -96,6 +96,9 @@ pub async fn answer(
     }
     let mut response = response.map(ResponseBody::own);
     gateway_headers(response.headers_mut());
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SIGN_IN));
+    }
     set_cookies(&known.cookies, response.headers_mut());
     Ok(response)
 }

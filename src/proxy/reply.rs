@@ -18,6 +18,9 @@ use crate::upstream::ForwardError;
 use super::body::ResponseBody;
 use super::request_id::RequestId;
 
+/// The way to authenticate that a 401 of the gateway's own pages names (RFC 9110 §11.6.1).
+pub const SIGN_IN: &str = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
+
 /// Why the gateway answers instead of the application.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

@@ -38,5 +38,6 @@ mod step_up;
 mod support;
 mod tokens;
 mod tools;
+mod unasked;
 mod upstreams;
 mod wire;

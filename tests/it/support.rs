@@ -11,6 +11,8 @@ use portcullis::proxy::Records;
 use portcullis::session::SessionStore;
 use portcullis::startup::{Gateway, Setup, start};
 
+use crate::unasked;
+
 #[derive(Default)]
 pub struct Lines(pub Mutex<Vec<String>>);
 
@@ -106,6 +108,22 @@ impl Running {
             .unwrap();
         let said = Said::read(output);
         forget(jar, &said);
+        self.checked(said, arguments)
+    }
+
+    /// What holds of every answer and of every line that was written so far. What a test sends in another place than a cookie's
+    /// an application may show.
+    fn checked(&self, said: Said, sent: &[&str]) -> Said {
+        let mut secrets = vec![self.password.clone()];
+        let jar = std::fs::read_to_string(self.folder.path().join("jar")).unwrap_or_default();
+        let own = |line: &str| {
+            line.split_once("\t__Host-").and_then(|(_, cookie)| Some(cookie.split_once('\t')?.1.to_owned()))
+        };
+        secrets.extend(jar.lines().filter_map(own));
+        let unsent: Vec<String> =
+            secrets.iter().filter(|secret| !sent.iter().any(|argument| argument.contains(*secret))).cloned().collect();
+        unasked::text(&said.body, &unsent);
+        self.lines.0.lock().unwrap().iter().for_each(|line| unasked::line(line, &secrets));
         said
     }
 
@@ -114,7 +132,7 @@ impl Running {
         let address = format!("https://localhost:{}{path}", self.gateway.address().port());
         let mut asked = Command::new("curl");
         asked.args(["-sk", "-i", "--path-as-is", "--max-time", "20"]).args(arguments).arg(address);
-        Said::read(asked.output().unwrap())
+        self.checked(Said::read(asked.output().unwrap()), arguments)
     }
 
     /// Sign in as `demo` from the page that was asked for.
@@ -175,6 +193,11 @@ impl Said {
         let text = String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap_or_else(|| panic!("no head: {text}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let fields: http::HeaderMap = fields
+            .filter_map(|(name, value)| Some((name.parse::<http::HeaderName>().ok()?, value.parse().ok()?)))
+            .collect();
+        unasked::head(status, &fields, head.starts_with("HTTP/2"));
         Said { status, head: head.to_owned(), body: body.to_owned() }
     }
 

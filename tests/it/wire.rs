@@ -29,7 +29,7 @@ pub type Frames = UnsyncBoxBody<Bytes, Infallible>;
 pub type Feed = http_body_util::channel::Sender<Bytes, Infallible>;
 
 /// No exchange of a test takes longer.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(40);
 
 /// A body that is all there.
 pub fn whole(bytes: impl Into<Bytes>) -> Frames {
@@ -284,7 +284,8 @@ impl Client {
         path: &str,
         body: Frames,
     ) -> Option<Response<Incoming>> {
-        match self {
+        let http2 = matches!(self, Client::Two(_));
+        let answer = match self {
             Client::One(sender) => {
                 let request = request.uri(path).header("host", "localhost").body(body).unwrap();
                 sender.ready().await.ok()?;
@@ -294,7 +295,8 @@ impl Client {
                 let request = request.uri(format!("https://localhost{path}")).body(body).unwrap();
                 sender.send_request(request).await.ok()
             }
-        }
+        };
+        answer.inspect(|answer| crate::unasked::head(answer.status().as_u16(), answer.headers(), http2))
     }
 }
 
