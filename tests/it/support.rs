@@ -108,7 +108,9 @@ impl Running {
             .unwrap();
         let said = Said::read(output);
         forget(jar, &said);
-        self.checked(said, arguments)
+        // What another server shows of this browser's cookies is no matter of this gateway.
+        let is_own = address.starts_with(&format!("https://localhost:{}/", self.port()));
+        if is_own { self.checked(said, arguments) } else { said }
     }
 
     /// What holds of every answer and of every line that was written so far. What a test sends in another place than a cookie's
@@ -116,9 +118,7 @@ impl Running {
     fn checked(&self, said: Said, sent: &[&str]) -> Said {
         let mut secrets = vec![self.password.clone()];
         let jar = std::fs::read_to_string(self.folder.path().join("jar")).unwrap_or_default();
-        let own = |line: &str| {
-            line.split_once("\t__Host-").and_then(|(_, cookie)| Some(cookie.split_once('\t')?.1.to_owned()))
-        };
+        let own = |line: &str| Some(line.split_once("\t__Host-portcullis\t")?.1.to_owned());
         secrets.extend(jar.lines().filter_map(own));
         let unsent: Vec<String> =
             secrets.iter().filter(|secret| !sent.iter().any(|argument| argument.contains(*secret))).cloned().collect();
