@@ -22,7 +22,9 @@ pub(super) fn providers(
     roles: &RoleNames,
     base: &Path,
 ) -> Option<Vec<OidcLogin>> {
-    let tables = login.named_tables("oidc");
+    let mut tables = login.named_tables("oidc");
+    // The order of the file is the order of the buttons.
+    tables.sort_by_key(|(_, table)| table.line());
     let count = tables.len();
     let several = count + usize::from(local) > 1;
     let mut good: Vec<OidcLogin> = Vec::new();

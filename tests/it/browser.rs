@@ -80,7 +80,7 @@ impl Browser {
         self.post("url", &json!({ "url": address }));
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         ask("GET", &format!("{}/url", self.session), &Value::Null).as_str().unwrap_or_default().to_owned()
     }
 
@@ -100,6 +100,25 @@ impl Browser {
     pub fn text(&self) -> String {
         let address = format!("{}/element/{}/text", self.session, self.element("body"));
         ask("GET", &address, &Value::Null).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Open a tab and look at it; its handle leads back to it.
+    pub fn tab(&self) -> String {
+        let handle = self.post("window/new", &json!({ "type": "tab" }))["handle"].as_str().unwrap().to_owned();
+        self.look_at(&handle);
+        handle
+    }
+
+    /// Look at the tab that is not this one.
+    pub fn first_tab(&self, other: &str) {
+        let all = ask("GET", &format!("{}/window/handles", self.session), &Value::Null);
+        let first = all.as_array().unwrap().iter().filter_map(Value::as_str).find(|handle| *handle != other);
+        self.look_at(first.unwrap());
+    }
+
+    /// Look at another tab.
+    pub fn look_at(&self, handle: &str) {
+        self.post("window", &json!({ "handle": handle }));
     }
 
     pub fn until(&self, what: &str, holds: impl Fn() -> bool) {

@@ -22,6 +22,7 @@ mod liar;
 mod libraries;
 mod many_nodes;
 mod oidc;
+mod oidc_sessions;
 mod options;
 mod oracle;
 mod own_tokens;

@@ -2,22 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::providers::{Provider, before, gateway, parameter, people, section, text};
+use crate::browser::Browser;
+use crate::providers::{Provider, before, gateway, parameter, section, text};
 use crate::support::{Running, Said};
+use crate::tools::{Service, python};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 
-fn jar(running: &Running) -> String {
+pub fn jar(running: &Running) -> String {
     std::fs::read_to_string(running.folder.path().join("jar")).unwrap_or_default()
 }
 
-fn set_jar(running: &Running, jar: &str) {
+pub fn set_jar(running: &Running, jar: &str) {
     std::fs::write(running.folder.path().join("jar"), jar).unwrap();
 }
 
-fn audit(running: &Running) -> String {
+pub fn audit(running: &Running) -> String {
     let lines = running.lines.0.lock().unwrap();
     lines.iter().rfind(|line| line.contains("\"audit\"")).cloned().unwrap_or_default()
 }
@@ -223,7 +225,7 @@ fn two_providers_are_never_mixed_up() {
     assert_eq!(user(), "x-forwarded-user: corp:alice");
 }
 
-fn form(text: &str) -> String {
+pub fn form(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
@@ -337,202 +339,107 @@ fn what_is_no_page_load_is_told_where_to_sign_in_and_never_redirected() {
     assert_eq!((image.status, image.header("location")), (400, None));
 }
 
-fn logout_token(provider: &Provider, change: &Value, sid: &str) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    let mut payload = json!({
-        "iss": provider.issuer(), "aud": "portcullis", "iat": now, "exp": now + 120, "sub": "alice", "sid": sid,
-        "jti": format!("{}-{}", now, std::process::id()) + &rand(),
-        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
-    });
-    let mut wanted = json!({ "header": { "typ": "logout+jwt" } });
-    for (name, value) in change.as_object().unwrap() {
-        match name.as_str() {
-            "header" => wanted["header"].as_object_mut().unwrap().extend(value.as_object().unwrap().clone()),
-            "key" => wanted["key"] = value.clone(),
-            "iat" | "exp" if value.is_i64() => payload[name] = json!(now + value.as_i64().unwrap()),
-            _ if value.is_null() => drop(payload.as_object_mut().unwrap().remove(name)),
-            _ => payload[name] = value.clone(),
-        }
-    }
-    let filled = payload.to_string().replace("{iss}", &provider.issuer()).replace("{sid}", sid);
-    wanted["payload"] = serde_json::from_str(&filled).unwrap();
-    provider.sign(&wanted)
-}
-
-fn rand() -> String {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish().to_string()
-}
-
-/// ASVS 10.5.5.
+/// RFC 9700 §4.11, §4.12, §4.16: no open redirector, 303 after credentials, no frame. RFC 9700 §4.13: what a client sends under
+/// an owned name reaches no application, in the way of a sign-in neither.
 #[test]
-fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
+fn sign_in_leads_nowhere_but_to_the_provider_and_back() {
     let provider = Provider::start();
-    let running = before(&provider, "");
-    let hear = |token: &str| {
-        let token = format!("logout_token={token}");
-        running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token, "-b", ""])
-    };
-    let sid_of_session = || {
-        let listed = running.gateway.sessions();
-        let user = portcullis::session::UserKey::of(&provider.issuer(), "alice");
-        let now = portcullis::clock::Clock::now(&portcullis::clock::SystemClock);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let list = runtime.block_on(listed.list(user, now)).unwrap();
-        list[0].session.provided.as_ref().unwrap().sid.clone().expect("the provider names its session")
-    };
-    let mut sid = String::new();
-    let mut signed_in = false;
-    for line in include_str!("../data/hostile_logout_tokens.txt").lines().filter(|line| !line.starts_with('#')) {
-        let parts: Vec<&str> = line.splitn(3, '|').map(str::trim).collect();
-        if !signed_in {
-            set_jar(&running, "");
-            assert_eq!(running.sign_in_there("/", "alice").status, 303);
-            sid = sid_of_session();
-            signed_in = true;
-        }
-        let token = logout_token(&provider, &serde_json::from_str(parts[2]).unwrap(), &sid);
-        let said = hear(&token);
-        assert_eq!(said.status.to_string(), parts[0], "{line}: {}", said.body);
-        assert_eq!(said.header("cache-control").as_deref(), Some("no-store"));
-        assert!(audit(&running).contains(&format!("\"{}\"", parts[1])), "{line}: {}", audit(&running));
-        let still = running.curl("/", &[]).status;
-        assert_eq!(still, if said.status == 200 { 401 } else { 200 }, "{line}");
-        if said.status == 200 {
-            signed_in = false;
-            let again = hear(&token);
-            assert_eq!(again.status, 400, "{line}: heard twice");
-            assert!(audit(&running).contains("logout_token_repeated"), "{}", audit(&running));
-        }
+    let local = "[login.local]\nusers = \"users.toml\"\ndemo_user = \"demo\"\n";
+    let running = gateway(&text(&format!("{local}{}", section("corp", &provider.issuer(), "user_prefix = \"corp:\""))));
+    provider.configure(&running, &json!({}));
+    let page = running.curl("/.portcullis/login", &PERSON);
+    assert!(page.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"));
+    for evil in ["https://evil.example/", "//evil.example", "eyJiIjoiLy9ldmlsLmV4YW1wbGUifQ.AAAA"] {
+        set_jar(&running, "");
+        let start = format!("/.portcullis/oidc/corp/start?return={}", form(evil));
+        let begun = running.curl(&start, &PERSON);
+        assert_eq!(begun.status, 303);
+        assert!(begun.header("location").unwrap().starts_with(&format!("{}/auth?", provider.issuer())));
+        set_jar(&running, "");
+        let there = running.sign_in_there(&start, "alice");
+        assert_eq!(reached(&there), at("/"), "{evil}");
+        // Signed in by now: straight on, and still nowhere else.
+        assert_eq!(reached(&running.curl(&start, &PERSON)), at("/"), "{evil}");
     }
-    assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", "x=y"]).status, 400);
-    assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &[]).status, 405);
-    assert_eq!(running.curl("/.portcullis/oidc/corp/frontchannel-logout", &[]).status, 404, "not asked for");
-    // An ID token is no logout token, and the other way round (RFC 8725 §3.11).
-    let nobody = logout_token(&provider, &json!({ "sub": "nobody", "sid": "none" }), "none");
-    assert_eq!(hear(&nobody).status, 200, "who is signed in nowhere is signed out already");
-    assert_eq!(running.curl("/", &[]).status, 200);
+    let page = running.curl("/", &["-H", "X-Forwarded-User: root", "-H", "X_Forwarded_Groups: admin"]);
+    assert!(page.body.contains("x-forwarded-user: corp:alice\n") && !page.body.contains("root"), "{}", page.body);
+}
+
+/// Written by other people in another language, over Authlib.
+#[test]
+fn a_second_provider_of_another_family_works_the_same() {
+    let mut command = python("oidc-provider-mock");
+    let carol = json!({ "sub": "carol", "email": "carol@club.example", "email_verified": true, "name": "Carol" });
+    command.args(["--port", "0", "--user-claims", &carol.to_string()]);
+    let service = Service::start(&mut command);
+    let port = service.says_port("running on http://127.0.0.1:");
+    let issuer = format!("http://127.0.0.1:{port}");
+    let running = gateway(&text(&section("club", &issuer, "")));
+    let (address, page) = running.follow("/reading?list=1");
+    assert!(page.body.contains("Authorize Client"), "{address}: {}", page.body);
+    let callback = running.answer(&address, "sub=carol");
+    assert_eq!(reached(&running.visit(&callback, &PERSON)), at("/reading?list=1"));
+    let seen = running.curl("/reading?list=1", &[]).body;
+    for line in ["x-forwarded-user: carol\n", "x-forwarded-preferred-username: Carol\n", "carol@club.example\n"] {
+        assert!(seen.contains(line), "{line} in {seen}");
+    }
+    set_jar(&running, "");
+    let (address, _) = running.follow("/");
+    let declined = running.answer(&address, "action=deny");
+    // It forgets the state when it says no: what belongs to no attempt is a page, and nothing more.
+    assert_eq!(running.visit(&declined, &PERSON).status, 400);
+    assert_eq!(running.curl("/", &[]).status, 401);
 }
 
 #[test]
-fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
+fn a_person_chooses_a_provider_in_a_browser_and_signs_out_of_both() {
     let provider = Provider::start();
-    let more = "frontchannel_logout = true";
-    // Cookies know no ports: two gateways of one host need two names.
-    let second = text(&section("corp", &provider.issuer(), more).replace("\"portcullis\"", "\"second\""))
-        .replace("[session]", "[session]\ncookie = \"__Host-second\"");
-    let (here, there) = (gateway(&text(&section("corp", &provider.issuer(), more))), gateway(&second));
-    let base = there.base();
-    let second = json!({
-        "client_id": "second", "client_secret": "a secret: with + signs",
-        "redirect_uris": [format!("{base}/.portcullis/oidc/corp/callback")],
-        "backchannel_logout_uri": format!("{base}/.portcullis/oidc/corp/backchannel-logout"),
-        "backchannel_logout_session_required": true,
-    });
-    provider.configure(&here, &json!({ "clients": [second] }));
-    // One browser, two applications: the second sign-in asks nothing.
-    assert_eq!(here.sign_in_there("/", "alice").status, 303);
-    let (_, known) = here.follow(&format!("{base}/deep"));
-    assert!(known.status == 200 && known.body.contains("deep"), "{}", known.body);
-    assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 200);
-    let who = here.curl("/.portcullis/whoami", &[]);
-    let csrf = format!("csrf={}", crate::support::between(&who.body, "name=\"csrf\" value=\"", "\""));
-    let kept = jar(&here);
-    let out = here.curl("/.portcullis/logout", &["--data-urlencode", &csrf]);
-    assert_eq!(out.status, 200);
-    let location =
-        crate::support::between(&out.body, "content=\"0;url=", "\"").replace("&amp;", "&").replace("&#x2f;", "/");
-    assert!(location.starts_with(&format!("{}/session/end?id_token_hint=eyJ", provider.issuer())), "{location}");
-    assert_eq!(parameter(&location, "post_logout_redirect_uri"), format!("{}/.portcullis/logout", here.base()));
-    assert!(parameter(&location, "state").len() >= 32);
-    set_jar(&here, &kept);
-    assert_eq!(here.curl("/", &[]).status, 401, "over here before the provider is asked");
-    let page = here.visit(&location, &PERSON);
-    assert!(page.body.contains("Sign out of the provider?"), "{}", page.body);
-    let action = crate::support::between(&page.body, "action=\"", "\"").to_owned();
-    let xsrf = format!("xsrf={}", crate::support::between(&page.body, "name=\"xsrf\" value=\"", "\""));
-    let done = here.visit(&action, &["-d", &xsrf, "-d", "logout=yes"]);
-    let back = done.header("location").unwrap_or_else(|| panic!("{} {}", done.head, done.body));
-    assert!(back.starts_with(&format!("{}/.portcullis/logout?state=", here.base())), "{back}");
-    assert!(here.visit(&back, &PERSON).body.contains("You are signed out"));
-    // The provider told the second application before it sent the browser back.
-    assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 401);
-    // Front-channel, by the provider's own name for its session.
-    assert_eq!(here.sign_in_there("/", "alice").status, 303);
-    let wrong =
-        here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={}&sid=x", form("https://evil")), &[]);
-    assert_eq!((wrong.status, here.curl("/", &[]).status), (400, 200));
-}
-
-/// Without the jar.
-fn bare(running: &Running, path: &str, cookie: &str) -> Said {
-    let address = format!("{}{path}", running.base());
-    let asked =
-        std::process::Command::new("curl").args(["-sk", "-i", "--max-time", "20", "-H", cookie, &address]).output();
-    Said::read(asked.unwrap())
-}
-
-fn changed(group: &str) -> Value {
-    let mut accounts = people();
-    accounts["alice"]["groups"] = json!([group]);
-    accounts
-}
-
-fn with_tokens(provider: &Provider, header: &str) -> String {
-    let route = format!("path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"{header}\"");
-    let scopes = "scopes = [\"openid\", \"profile\", \"email\", \"offline_access\"]";
-    text(&section("corp", &provider.issuer(), scopes)).replacen("path     = \"/\"", &route, 1)
-}
-
-/// ASVS 10.1.1, 10.4.5, 8.3.2; I29, I41.
-#[test]
-fn access_tokens_are_handed_on_and_refreshed_once_and_roles_follow() {
-    let provider = Provider::start();
-    let running = gateway(&with_tokens(&provider, "X-Access-Token"));
-    provider.configure(&running, &json!({ "access_seconds": 4 }));
-    assert_eq!(running.sign_in_there("/", "alice").status, 303);
-    let token =
-        |said: &Said| said.body.lines().find_map(|line| line.strip_prefix("x-access-token: ")).map(str::to_owned);
-    let forged = ["-H", "X-Access-Token: forged", "-H", "X_Access_Token: forged", "-H", "X.Access.Token: forged"];
-    let first = running.curl("/a", &forged);
-    assert!(!first.body.contains("forged"), "{}", first.body);
-    let before = token(&first).unwrap_or_else(|| panic!("{}", first.body));
-    assert_eq!(running.curl("/admin", &[]).status, 200);
-    provider.accounts(&changed("eng"));
-    // Many tabs at the moment when it is due: one asks.
-    let cookie = format!("Cookie: {}", running.cookie());
-    let until = Instant::now() + Duration::from_secs(20);
-    let renewed = loop {
-        let all: Vec<Said> = std::thread::scope(|scope| {
-            let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| bare(&running, "/a", &cookie))).collect();
-            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
-        });
-        for said in &all {
-            assert!(said.status == 200 && token(said).is_some(), "no tab goes without: {} {}", said.head, said.body);
+    let local = "[login.local]\nusers = \"users.toml\"\ndemo_user = \"demo\"\n";
+    let corp = section("corp", &provider.issuer(), "title = \"Example Corp\"\nuser_prefix = \"corp:\"");
+    let club = section("club", "http://127.0.0.1:9", "title = \"The Reading Club\"\nuser_prefix = \"club:\"");
+    let running = gateway(&text(&format!("{local}{corp}{club}")));
+    provider.configure(&running, &json!({}));
+    let base = running.base();
+    for (width, height, dark, name) in [
+        (390, 844, false, "phone-light"),
+        (390, 844, true, "phone-dark"),
+        (1280, 900, false, "desktop-light"),
+        (1280, 900, true, "desktop-dark"),
+    ] {
+        let browser = Browser::open(width, height, dark);
+        browser.go(&format!("{base}/first?x=1"));
+        browser.until("places to choose from", || browser.text().contains("Continue with Example Corp"));
+        browser.picture(&format!("oidc-{name}-choose"));
+        if name != "phone-light" && name != "desktop-dark" {
+            continue;
         }
-        if let Some(new) = all.iter().filter_map(token).find(|token| *token != before) {
-            break new;
-        }
-        assert!(Instant::now() < until, "never refreshed");
-    };
-    assert_eq!(provider.seen("refresh"), 1);
-    assert_ne!(renewed, before);
-    let page = running.curl("/a", &[]);
-    assert!(page.body.contains("x-forwarded-groups: staff\n"), "{}", page.body);
-    assert_eq!(running.curl("/admin", &[]).status, 403, "the role is gone from the open session");
-    // The provider is away: the session goes on, the token only as long as it counts.
-    let killed = provider.kill();
-    let until = Instant::now() + Duration::from_secs(20);
-    while token(&running.curl("/a", &[])).is_some() {
-        assert!(Instant::now() < until, "a token past its end is handed on");
+        browser.click("a[href*='/oidc/corp/start']");
+        browser.until("at the provider", || browser.text().contains("Sign in to the provider"));
+        let second = browser.tab();
+        browser.go(&format!("{base}/second?y=2"));
+        browser.click("a[href*='/oidc/corp/start']");
+        browser.until("at the provider in another tab", || browser.text().contains("Sign in to the provider"));
+        browser.write("#login", "alice");
+        browser.click("#go");
+        browser.until("the second tab's own page", || browser.address() == format!("{base}/second?y=2"));
+        assert!(browser.text().contains("corp:alice"), "{}", browser.text());
+        browser.first_tab(&second);
+        browser.write("#login", "alice");
+        browser.click("#go");
+        browser.until("the first tab's own page", || browser.address() == format!("{base}/first?x=1"));
+        browser.go(&format!("{base}/.portcullis/whoami"));
+        browser.click("button");
+        browser.until("on to the provider", || browser.text().contains("Sign out of the provider?"));
+        browser.click("#yes");
+        browser.until("and back", || browser.text().contains("You are signed out"));
+        assert!(browser.address().starts_with(&format!("{base}/.portcullis/logout")), "{}", browser.address());
+        browser.go(&format!("{base}/.portcullis/oidc/corp/start"));
+        browser.until("asked anew", || browser.text().contains("Sign in to the provider"));
+        browser.click("#no");
+        browser.until("refused there", || browser.text().contains("You were not signed in"));
+        browser.picture(&format!("oidc-{name}-declined"));
+        browser.go(&format!("{base}/.portcullis/oidc/club/start"));
+        browser.until("away", || browser.text().contains("does not answer at the moment"));
+        browser.picture(&format!("oidc-{name}-away"));
     }
-    assert_eq!(running.curl("/a", &[]).status, 200, "an outage signs nobody out");
-    // There again, without memory of what it gave: the provider no longer vouches for it.
-    let provider = killed.start_again();
-    provider.configure(&running, &json!({ "access_seconds": 4 }));
-    let until = Instant::now() + Duration::from_secs(20);
-    while running.curl("/a", &[]).status == 200 {
-        assert!(Instant::now() < until, "invalid_grant ends the session");
-    }
-    assert_eq!(running.curl("/a", &[]).status, 401);
 }

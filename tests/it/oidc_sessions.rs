@@ -1,0 +1,275 @@
+//! What follows a sign-in at a provider: its tokens in the service of the session, and signing out in both directions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis::clock::SystemClock;
+use portcullis::session::SessionStore;
+use portcullis::session::store::Memory;
+use serde_json::{Value, json};
+
+use crate::oidc::{audit, form, jar, set_jar};
+use crate::providers::{Provider, before, gateway, parameter, people, section, text};
+use crate::support::{Running, Said, run_with};
+
+const PERSON: [&str; 2] = ["-H", "accept: text/html"];
+
+fn logout_token(provider: &Provider, change: &Value, sid: &str) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let mut payload = json!({
+        "iss": provider.issuer(), "aud": "portcullis", "iat": now, "exp": now + 120, "sub": "alice", "sid": sid,
+        "jti": format!("{}-{}", now, std::process::id()) + &rand(),
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    });
+    let mut wanted = json!({ "header": { "typ": "logout+jwt" } });
+    for (name, value) in change.as_object().unwrap() {
+        match name.as_str() {
+            "header" => wanted["header"].as_object_mut().unwrap().extend(value.as_object().unwrap().clone()),
+            "key" => wanted["key"] = value.clone(),
+            "iat" | "exp" if value.is_i64() => payload[name] = json!(now + value.as_i64().unwrap()),
+            _ if value.is_null() => drop(payload.as_object_mut().unwrap().remove(name)),
+            _ => payload[name] = value.clone(),
+        }
+    }
+    let filled = payload.to_string().replace("{iss}", &provider.issuer()).replace("{sid}", sid);
+    wanted["payload"] = serde_json::from_str(&filled).unwrap();
+    provider.sign(&wanted)
+}
+
+fn rand() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish().to_string()
+}
+
+/// ASVS 10.5.5.
+#[test]
+fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
+    let provider = Provider::start();
+    let running = before(&provider, "");
+    let hear = |token: &str| {
+        let token = format!("logout_token={token}");
+        running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token, "-b", ""])
+    };
+    let sid_of_session = || {
+        let listed = running.gateway.sessions();
+        let user = portcullis::session::UserKey::of(&provider.issuer(), "alice");
+        let now = portcullis::clock::Clock::now(&portcullis::clock::SystemClock);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let list = runtime.block_on(listed.list(user, now)).unwrap();
+        list[0].session.provided.as_ref().unwrap().sid.clone().expect("the provider names its session")
+    };
+    let mut sid = String::new();
+    let mut signed_in = false;
+    for line in include_str!("../data/hostile_logout_tokens.txt").lines().filter(|line| !line.starts_with('#')) {
+        let parts: Vec<&str> = line.splitn(3, '|').map(str::trim).collect();
+        if !signed_in {
+            set_jar(&running, "");
+            assert_eq!(running.sign_in_there("/", "alice").status, 303);
+            sid = sid_of_session();
+            signed_in = true;
+        }
+        let token = logout_token(&provider, &serde_json::from_str(parts[2]).unwrap(), &sid);
+        let said = hear(&token);
+        assert_eq!(said.status.to_string(), parts[0], "{line}: {}", said.body);
+        assert_eq!(said.header("cache-control").as_deref(), Some("no-store"));
+        assert!(audit(&running).contains(&format!("\"{}\"", parts[1])), "{line}: {}", audit(&running));
+        let still = running.curl("/", &[]).status;
+        assert_eq!(still, if said.status == 200 { 401 } else { 200 }, "{line}");
+        if said.status == 200 {
+            signed_in = false;
+            let again = hear(&token);
+            assert_eq!(again.status, 400, "{line}: heard twice");
+            assert!(audit(&running).contains("logout_token_repeated"), "{}", audit(&running));
+        }
+    }
+    assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", "x=y"]).status, 400);
+    assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &[]).status, 405);
+    assert_eq!(running.curl("/.portcullis/oidc/corp/frontchannel-logout", &[]).status, 404, "not asked for");
+    // An ID token is no logout token, and the other way round (RFC 8725 §3.11).
+    let nobody = logout_token(&provider, &json!({ "sub": "nobody", "sid": "none" }), "none");
+    assert_eq!(hear(&nobody).status, 200, "who is signed in nowhere is signed out already");
+    assert_eq!(running.curl("/", &[]).status, 200);
+}
+
+#[test]
+fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
+    let provider = Provider::start();
+    let more = "frontchannel_logout = true";
+    // Cookies know no ports: two gateways of one host need two names.
+    let second = text(&section("corp", &provider.issuer(), more).replace("\"portcullis\"", "\"second\""))
+        .replace("[session]", "[session]\ncookie = \"__Host-second\"");
+    let (here, there) = (gateway(&text(&section("corp", &provider.issuer(), more))), gateway(&second));
+    let base = there.base();
+    let second = json!({
+        "client_id": "second", "client_secret": "a secret: with + signs",
+        "redirect_uris": [format!("{base}/.portcullis/oidc/corp/callback")],
+        "backchannel_logout_uri": format!("{base}/.portcullis/oidc/corp/backchannel-logout"),
+        "backchannel_logout_session_required": true,
+    });
+    provider.configure(&here, &json!({ "clients": [second] }));
+    // One browser, two applications: the second sign-in asks nothing.
+    assert_eq!(here.sign_in_there("/", "alice").status, 303);
+    let (_, known) = here.follow(&format!("{base}/deep"));
+    assert!(known.status == 200 && known.body.contains("deep"), "{}", known.body);
+    assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 200);
+    let who = here.curl("/.portcullis/whoami", &[]);
+    let csrf = format!("csrf={}", crate::support::between(&who.body, "name=\"csrf\" value=\"", "\""));
+    let kept = jar(&here);
+    let out = here.curl("/.portcullis/logout", &["--data-urlencode", &csrf]);
+    assert_eq!(out.status, 200);
+    let location =
+        crate::support::between(&out.body, "content=\"0;url=", "\"").replace("&amp;", "&").replace("&#x2f;", "/");
+    assert!(location.starts_with(&format!("{}/session/end?id_token_hint=eyJ", provider.issuer())), "{location}");
+    assert_eq!(parameter(&location, "post_logout_redirect_uri"), format!("{}/.portcullis/logout", here.base()));
+    assert!(parameter(&location, "state").len() >= 32);
+    set_jar(&here, &kept);
+    assert_eq!(here.curl("/", &[]).status, 401, "over here before the provider is asked");
+    let page = here.visit(&location, &PERSON);
+    assert!(page.body.contains("Sign out of the provider?"), "{}", page.body);
+    let action = crate::support::between(&page.body, "action=\"", "\"").to_owned();
+    let xsrf = format!("xsrf={}", crate::support::between(&page.body, "name=\"xsrf\" value=\"", "\""));
+    let done = here.visit(&action, &["-d", &xsrf, "-d", "logout=yes"]);
+    let back = done.header("location").unwrap_or_else(|| panic!("{} {}", done.head, done.body));
+    assert!(back.starts_with(&format!("{}/.portcullis/logout?state=", here.base())), "{back}");
+    assert!(here.visit(&back, &PERSON).body.contains("You are signed out"));
+    // The provider told the second application before it sent the browser back.
+    assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 401);
+    // Front-channel, by the provider's own name for its session.
+    assert_eq!(here.sign_in_there("/", "alice").status, 303);
+    let wrong =
+        here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={}&sid=x", form("https://evil")), &[]);
+    assert_eq!((wrong.status, here.curl("/", &[]).status), (400, 200));
+}
+
+/// Without the jar.
+fn bare(running: &Running, path: &str, cookie: &str) -> Said {
+    let address = format!("{}{path}", running.base());
+    let asked =
+        std::process::Command::new("curl").args(["-sk", "-i", "--max-time", "20", "-H", cookie, &address]).output();
+    Said::read(asked.unwrap())
+}
+
+fn changed(group: &str) -> Value {
+    let mut accounts = people();
+    accounts["alice"]["groups"] = json!([group]);
+    accounts
+}
+
+fn with_tokens(provider: &Provider, header: &str) -> String {
+    let route = format!("path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"{header}\"");
+    let scopes = "scopes = [\"openid\", \"profile\", \"email\", \"offline_access\"]";
+    text(&section("corp", &provider.issuer(), scopes)).replacen("path     = \"/\"", &route, 1)
+}
+
+/// ASVS 10.1.1, 10.4.5, 8.3.2; I29, I41.
+#[test]
+fn access_tokens_are_handed_on_and_refreshed_once_and_roles_follow() {
+    let provider = Provider::start();
+    let running = gateway(&with_tokens(&provider, "X-Access-Token"));
+    provider.configure(&running, &json!({ "access_seconds": 4 }));
+    assert_eq!(running.sign_in_there("/", "alice").status, 303);
+    let token =
+        |said: &Said| said.body.lines().find_map(|line| line.strip_prefix("x-access-token: ")).map(str::to_owned);
+    let forged = ["-H", "X-Access-Token: forged", "-H", "X_Access_Token: forged", "-H", "X.Access.Token: forged"];
+    let first = running.curl("/a", &forged);
+    assert!(!first.body.contains("forged"), "{}", first.body);
+    let before = token(&first).unwrap_or_else(|| panic!("{}", first.body));
+    assert_eq!(running.curl("/admin", &[]).status, 200);
+    provider.accounts(&changed("eng"));
+    // Many tabs at the moment when it is due: one asks.
+    let cookie = format!("Cookie: {}", running.cookie());
+    let until = Instant::now() + Duration::from_secs(20);
+    let renewed = loop {
+        let all: Vec<Said> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| bare(&running, "/a", &cookie))).collect();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        for said in &all {
+            assert!(said.status == 200 && token(said).is_some(), "no tab goes without: {} {}", said.head, said.body);
+        }
+        if let Some(new) = all.iter().filter_map(token).find(|token| *token != before) {
+            break new;
+        }
+        assert!(Instant::now() < until, "never refreshed");
+    };
+    assert_eq!(provider.seen("refresh"), 1);
+    assert_ne!(renewed, before);
+    let page = running.curl("/a", &[]);
+    assert!(page.body.contains("x-forwarded-groups: staff\n"), "{}", page.body);
+    assert_eq!(running.curl("/admin", &[]).status, 403, "the role is gone from the open session");
+    // The provider is away: the session goes on, the token only as long as it counts.
+    let killed = provider.kill();
+    let until = Instant::now() + Duration::from_secs(20);
+    while token(&running.curl("/a", &[])).is_some() {
+        assert!(Instant::now() < until, "a token past its end is handed on");
+    }
+    assert_eq!(running.curl("/a", &[]).status, 200, "an outage signs nobody out");
+    // There again, without memory of what it gave: the provider no longer vouches for it.
+    let provider = killed.start_again();
+    provider.configure(&running, &json!({ "access_seconds": 4 }));
+    let until = Instant::now() + Duration::from_secs(20);
+    while running.curl("/a", &[]).status == 200 {
+        assert!(Instant::now() < until, "invalid_grant ends the session");
+    }
+    assert_eq!(running.curl("/a", &[]).status, 401);
+}
+
+/// I41 and I39, over two nodes of one store.
+#[test]
+fn two_nodes_refresh_once_and_hear_a_logout_token_once() {
+    let provider = Provider::start();
+    let text =
+        with_tokens(&provider, "Authorization").replace("[session]", "[session]\nsecret = { file = \"shared\" }");
+    let store: Arc<dyn SessionStore> = Arc::new(Memory::new());
+    let node = || {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "a secret: with + signs\n").unwrap();
+        std::fs::write(folder.path().join("shared"), "a secret of at least thirty-two bytes\n").unwrap();
+        run_with(folder, &text, Arc::new(SystemClock), Some(store.clone()))
+    };
+    let (one, two) = (node(), node());
+    provider.configure(&one, &json!({ "access_seconds": 4 }));
+    assert_eq!(one.sign_in_there("/", "alice").status, 303);
+    let cookie = format!("Cookie: {}", one.cookie());
+    let bearer =
+        |said: &Said| said.body.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).map(str::to_owned);
+    let first = bearer(&bare(&one, "/a", &cookie)).expect("a token");
+    assert_eq!(bearer(&bare(&two, "/a", &cookie)).as_ref(), Some(&first), "sealed by one node, opened by the other");
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let all: Vec<Said> = std::thread::scope(|scope| {
+            let ask = |node: &'_ Running| bare(node, "/a", &cookie);
+            let asked: Vec<_> = [&one, &two, &one, &two].map(|node| scope.spawn(move || ask(node))).into();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        let tokens: Vec<Option<String>> = all.iter().map(bearer).collect();
+        assert!(tokens.iter().all(Option::is_some), "no request goes without");
+        if tokens.iter().all(|token| token.as_ref() != Some(&first)) {
+            break;
+        }
+        assert!(Instant::now() < until, "never refreshed on both");
+    }
+    assert_eq!(provider.seen("refresh"), 1, "one node asked, and the other one read");
+    let token = logout_token(&provider, &json!({ "sid": null }), "");
+    let hear = |node: &Running| {
+        node.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &format!("logout_token={token}")]).status
+    };
+    assert_eq!((hear(&one), hear(&two)), (200, 400), "once over all nodes");
+}
+
+/// ASVS 10.4.8, 7.6.1: refreshing moves no end.
+#[test]
+fn refreshing_does_not_outlive_the_session() {
+    let provider = Provider::start();
+    let text = with_tokens(&provider, "X-Access-Token")
+        .replace("max_age      = \"12h\"", "max_age = \"7s\"")
+        .replace("idle_timeout = \"30m\"", "idle_timeout = \"7s\"");
+    let running = gateway(&text);
+    provider.configure(&running, &json!({ "access_seconds": 2 }));
+    assert_eq!(running.sign_in_there("/", "alice").status, 303);
+    let begun = Instant::now();
+    while running.curl("/", &[]).status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(15), "the session goes on for as long as it is refreshed");
+    }
+    assert!(begun.elapsed() > Duration::from_secs(4) && provider.seen("refresh") >= 1);
+}
