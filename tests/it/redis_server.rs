@@ -171,6 +171,16 @@ impl RedisServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// Seconds of CPU that it used so far.
+    pub fn cpu(&self) -> f64 {
+        let said = self.admin(&["INFO", "cpu"]);
+        let field = |name: &str| -> f64 {
+            let line = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').trim().parse().unwrap()
+        };
+        field("used_cpu_user") + field("used_cpu_sys")
+    }
+
     /// How it is reached with the rights of the README.
     pub fn options(&self) -> RedisOptions {
         options(vec![address(self.port)], Deployment::Single, 1)

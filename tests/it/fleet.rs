@@ -1,0 +1,268 @@
+//! Several gateway processes on one store, each behind a proxy that can misbehave. What a test starts ends with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::session::store::Redis;
+use portcullis::session::{CookieCodec, Creation, SessionKey, SessionKeys, SessionStore};
+use tokio::net::TcpStream;
+
+use crate::between::Between;
+use crate::redis_server::{RedisCluster, RedisServer};
+use crate::shared_store::{eventually, record};
+use crate::wire::{Frames, one, soon, whole};
+
+const SECRET: &str = "one secret for all the gateways of a test";
+const TOKEN: &str = "the operator of all the gateways of a test";
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// One gateway.
+pub struct Node {
+    child: Child,
+    pub port: u16,
+    pub admin: u16,
+    log: PathBuf,
+}
+
+/// All of them.
+pub struct Fleet {
+    pub nodes: Vec<Node>,
+    /// Before each node's way to the store.
+    pub between: Vec<Between>,
+    store: Redis,
+    codec: CookieCodec,
+    folder: tempfile::TempDir,
+}
+
+/// How a test's gateways differ from the usual.
+#[derive(Clone, Copy)]
+pub struct Plan<'p> {
+    /// What `store` names, where it is not the proxy of each node.
+    pub store: Option<&'p str>,
+    /// Lines under `[session.redis]`.
+    pub redis: &'p str,
+    /// What is forwarded to.
+    pub upstream: &'p str,
+    /// The cluster that `store` names, where it is one.
+    pub cluster: Option<&'p RedisCluster>,
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Plan { store: None, redis: "", upstream: "builtin:whoami", cluster: None }
+    }
+}
+
+/// A session that was made beside the gateways.
+#[derive(Clone, Debug)]
+pub struct Cookie {
+    pub key: SessionKey,
+    pub line: String,
+}
+
+/// What an operator was answered.
+#[derive(Debug)]
+pub struct Answered {
+    pub status: StatusCode,
+    pub json: serde_json::Value,
+}
+
+impl Fleet {
+    /// So many gateways on this server.
+    pub fn start(count: usize, server: &RedisServer, plan: Plan<'_>) -> Fleet {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("secret", SECRET), ("token", TOKEN), ("redis", "secret")] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let between: Vec<Between> = (0..count).map(|_| Between::new(server.port)).collect();
+        let texts = between.iter().enumerate().map(|(n, between)| {
+            let own = format!("redis://127.0.0.1:{}/0", between.port);
+            text(n, plan.store.unwrap_or(&own), plan)
+        });
+        let files: Vec<PathBuf> = texts
+            .enumerate()
+            .map(|(n, text)| {
+                let file = folder.path().join(format!("gateway-{n}.toml"));
+                std::fs::write(&file, text).unwrap();
+                file
+            })
+            .collect();
+        add_user(&files[0]);
+        let nodes = files.iter().map(|file| Node::spawn(file)).collect::<Vec<_>>();
+        let nodes = nodes.into_iter().map(Node::listening).collect();
+        let store = plan.cluster.map_or_else(|| server.store(), RedisCluster::store);
+        let codec = CookieCodec::new(&SessionKeys::from_secret(SECRET.as_bytes()).unwrap(), "");
+        Fleet { nodes, between, store, codec, folder }
+    }
+
+    /// Until every node has caught up with the log; before that it answers 503.
+    pub async fn ready(&self) {
+        let cookie = self.session().await;
+        for node in &self.nodes {
+            eventually("the node has caught up", async || {
+                let status = node.status(&cookie.line).await;
+                assert!(matches!(status, 200 | 503), "{status}");
+                status == 200
+            })
+            .await;
+        }
+    }
+
+    /// Start a node anew on its own files.
+    pub fn restart(&mut self, n: usize) {
+        let file = self.folder.path().join(format!("gateway-{n}.toml"));
+        self.nodes[n] = Node::spawn(&file).listening();
+    }
+
+    /// A session of Alice's, written as a gateway writes it but without the 50 ms of a password, and by no node of the log.
+    pub async fn session(&self) -> Cookie {
+        let session = record("alice", SystemClock.now(), Duration::from_secs(1800));
+        let (value, key) = self.codec.mint(session.user()).unwrap();
+        self.store.create(Creation { key, session, replaces: None, limit: None }).await.unwrap();
+        Cookie { key, line: format!("__Host-portcullis={value}") }
+    }
+
+    /// Revoke as an operator does, at this node; waits for the answer.
+    pub async fn revoke(&self, n: usize, what: serde_json::Value) -> Answered {
+        operator(self.nodes[n].admin, what).await
+    }
+
+    /// The same for one session.
+    pub async fn revoke_session(&self, n: usize, cookie: &Cookie) -> Answered {
+        self.revoke(n, serde_json::json!({ "session": hex(cookie.key) })).await
+    }
+}
+
+/// Ask a node's listener to revoke.
+pub async fn operator(port: u16, what: serde_json::Value) -> Answered {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (mut sender, connection) = http1::handshake::<_, Frames>(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("/sessions/revoke")
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(whole(what.to_string()))
+        .unwrap();
+    let answer = soon(sender.send_request(request)).await.unwrap();
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    Answered { status, json: serde_json::from_slice(&body).unwrap_or_default() }
+}
+
+pub fn hex(key: SessionKey) -> String {
+    key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Node {
+    fn spawn(file: &Path) -> Node {
+        let log = file.with_extension("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["run", "--config"])
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Node { child, port: 0, admin: 0, log }
+    }
+
+    fn listening(mut self) -> Node {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let said = self.said();
+            let port = |before: &str| -> Option<u16> { said.split(before).nth(1)?.split('/').next()?.parse().ok() };
+            if let (Some(admin), Some(public)) = (port("listener is http://127.0.0.1:"), port("on https://localhost:"))
+            {
+                (self.admin, self.port) = (admin, public);
+                return self;
+            }
+            assert!(self.child.try_wait().unwrap().is_none() && Instant::now() < until, "it never listened: {said}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it said of itself so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Send it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Ask for the application's page in a session.
+    pub async fn ask(&self, cookie: &str) -> http::Response<hyper::body::Incoming> {
+        let mut sender = one(self.port).await;
+        let request = Request::get("/").header("host", "localhost").header("cookie", cookie).body(whole("")).unwrap();
+        soon(sender.send_request(request)).await.unwrap()
+    }
+
+    /// The status of it alone.
+    pub async fn status(&self, cookie: &str) -> u16 {
+        self.ask(cookie).await.status().as_u16()
+    }
+
+    /// A sample of its metrics, by the name and labels it stands under.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let stream = TcpStream::connect(("127.0.0.1", self.admin)).await.unwrap();
+        let (mut sender, connection) = http1::handshake::<_, Frames>(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("/metrics").header("host", "localhost").body(whole("")).unwrap();
+        let body = soon(sender.send_request(request)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name} in {text}")).1.parse().unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
+    let Plan { redis, upstream, .. } = plan;
+    format!(
+        "roles = [\"admin\"]\n\
+         [server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\nadmin = \"127.0.0.1:0\"\nadmin_token = {{ file = \"token\" }}\n\
+         [tls]\nself_signed = true\ncertificate = \"node-{n}.pem\"\nprivate_key = \"node-{n}.key\"\n\
+         [session]\nstore = \"{store}\"\nsecret = {{ file = \"secret\" }}\n\
+         [session.redis]\nuser = \"portcullis\"\npassword = {{ file = \"redis\" }}\n{redis}\n\
+         [login.local]\nusers = \"users.toml\"\n\
+         [identity_headers]\npreset = \"x-forwarded\"\n\
+         [upstream.app]\nservers = [\"{upstream}\"]\n\
+         [[route]]\nname = \"app\"\npath = \"/\"\naccess = \"authenticated\"\nupstream = \"app\"\n\
+         [[route]]\nname = \"public\"\npath = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n"
+    )
+}
+
+fn add_user(file: &Path) {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["user", "--config"])
+        .arg(file)
+        .args(["add", "alice", "--role", "admin", "--password-stdin"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{PASSWORD}").unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
