@@ -2,7 +2,6 @@
 //! not copied; keys and stable names stand as they are, whatever a client had a hand in is escaped. Knows nothing of what is
 //! recorded.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -46,26 +45,39 @@ impl LineBuffer {
             self.second = Some((second, text));
         }
         let text = self.second.as_ref().map_or("", |(_, text)| text);
-        let _ = write!(self.text, "{text}.{:03}Z", at.0 % 1000);
+        self.text.push_str(text);
+        self.text.push('.');
+        digits(&mut self.text, at.0 % 1000, 3);
+        self.text.push('Z');
     }
 }
 
 impl JsonLine<'_> {
     fn key(&mut self, key: &'static str) {
         let text = &mut self.0.text;
-        text.push_str(if text.len() == 1 { "\"" } else { ",\"" });
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push('"');
         text.push_str(key);
         text.push_str("\":");
     }
 
+    /// A word of our own: a stable name, digits, an address. Nothing in it needs escaping.
+    pub fn word(&mut self, key: &'static str, value: &str) {
+        debug_assert!(value.bytes().all(is_plain), "{key}: {value}");
+        self.key(key);
+        self.0.text.push('"');
+        self.0.text.push_str(value);
+        self.0.text.push('"');
+    }
+
     /// A text. Escaped where that changes anything (RFC 8259 §7).
     pub fn text(&mut self, key: &'static str, value: &str) {
-        self.key(key);
-        if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-            self.0.text.push('"');
-            self.0.text.push_str(value);
-            self.0.text.push('"');
+        if value.bytes().all(is_plain) {
+            self.word(key, value);
         } else {
+            self.key(key);
             self.0.text.push_str(&serde_json::Value::from(value).to_string());
         }
     }
@@ -81,19 +93,37 @@ impl JsonLine<'_> {
     /// A number.
     pub fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        let _ = write!(self.0.text, "{value}");
+        digits(&mut self.0.text, value, 1);
     }
 
     /// A duration in milliseconds, to three places.
     pub fn milliseconds(&mut self, key: &'static str, value: Duration) {
         self.key(key);
-        let _ = write!(self.0.text, "{}.{:03}", value.as_millis(), value.subsec_micros() % 1000);
+        digits(&mut self.0.text, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
+        self.0.text.push('.');
+        digits(&mut self.0.text, (value.subsec_micros() % 1000).into(), 3);
     }
 
     /// The end of the line.
     pub fn end(self) {
         self.0.text.push('}');
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte >= b' ' && byte != b'"' && byte != b'\\'
+}
+
+/// A number with at least so many digits. The formatter of the standard library takes as long as the rest of a line.
+fn digits(text: &mut String, mut value: u64, least: usize) {
+    let mut reversed = [b'0'; 20];
+    let mut count = 0;
+    while value > 0 || count < least {
+        reversed[count] = b'0' + (value % 10) as u8;
+        value /= 10;
+        count += 1;
+    }
+    text.extend(reversed[..count].iter().rev().map(|digit| char::from(*digit)));
 }
 
 #[cfg(test)]
@@ -111,13 +141,16 @@ mod tests {
                 let mut line = buffer.json();
                 line.text("text", value);
                 line.time("time", Timestamp(1_700_000_000_007 + round * 1_000));
+                line.word("word", "forward");
                 line.number("number", u64::MAX);
+                line.number("zero", 0);
                 line.milliseconds("took", Duration::from_micros(12_034));
                 line.end();
                 let read: serde_json::Value = serde_json::from_str(buffer.text()).unwrap();
                 assert_eq!(read["text"], value);
                 assert_eq!(read["time"], format!("2023-11-14T22:13:{:02}.007Z", 20 + round));
                 assert_eq!((&read["number"], &read["took"]), (&u64::MAX.into(), &12.034.into()));
+                assert_eq!((&read["word"], &read["zero"]), (&"forward".into(), &0.into()));
                 assert!(!buffer.text().contains('\n'), "one line");
             }
         }

@@ -140,11 +140,11 @@ impl Drop for Recorder {
 fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duration) {
     let mut line = buffer.json();
     // So that audit lines in the same stream are told apart.
-    line.text("kind", "access");
+    line.word("kind", "access");
     line.time("time", record.at);
-    line.text("request_id", record.id.as_str());
-    line.text("peer", record.peer.to_str().unwrap_or_default());
-    line.text("protocol", if record.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
+    line.word("request_id", record.id.as_str());
+    line.word("peer", record.peer.to_str().unwrap_or_default());
+    line.word("protocol", if record.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
     line.text("method", shortened(record.method.as_str()));
     let (host, path) = target(record);
     line.text("host", host);
@@ -155,8 +155,8 @@ fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duratio
             line.text("upstream", worker.pools[route.upstream.0].name());
         }
     }
-    line.text("decision", record.decision.as_str());
-    line.text("reason", record.reason);
+    line.word("decision", record.decision.as_str());
+    line.word("reason", record.reason);
     if let Some(caller) = &record.caller {
         line.text("subject", &caller.identity.subject);
     }
@@ -166,7 +166,7 @@ fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duratio
         line.milliseconds("upstream_ms", took);
     }
     line.milliseconds("total_ms", took);
-    line.text("body", record.body);
+    line.word("body", record.body);
     line.end();
 }
 
