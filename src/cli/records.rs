@@ -1,5 +1,5 @@
 //! Access and audit lines on standard output. One decision: a worker never waits for whoever reads them, and does not even wake
-//! the thread that writes: lines are gathered in one buffer, written a few dozen times a second at most, and what does not fit
+//! the thread that writes: lines are gathered in one buffer, written twenty times a second at most, and what does not fit
 //! is counted and said. Knows nothing of what a line says.
 
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::proxy::{Format, Records};
 /// Bytes that may wait: some seconds of a busy gateway.
 const WAITING: usize = 16 << 20;
 /// How long lines are gathered. A wake-up for each costs a busy worker a tenth of a request; nobody sees this delay.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Standard output, through a buffer. Dropping it writes what waits.
 pub struct StandardOutput {

@@ -12,6 +12,7 @@ mod cli;
 mod coherence;
 mod config;
 mod contract;
+mod cost;
 mod crowds;
 mod edge;
 mod exchange;

@@ -1,0 +1,228 @@
+//! What a request costs, as numbers that repeat: allocations and system calls. Times belong into `benches/`, where a quiet machine is.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::client::conn::http1::SendRequest;
+use portcullis::clock::{Clock, SystemClock, Timestamp};
+use portcullis::config::Config;
+use portcullis::proxy::Records;
+use portcullis::session::store::Memory;
+use portcullis::session::{Activity, CookieCodec, Lifetimes, Lookup, NewSession, SessionKeys, Sessions, Settings};
+use portcullis::startup::{Setup, start};
+
+use crate::process::start_text;
+use crate::support::{between, shipped};
+use crate::wire::{Application, Frames, one, soon, whole};
+
+thread_local! {
+    /// Whether this thread's allocations are added to `ALLOCATIONS`.
+    static COUNTING: Cell<bool> = const { Cell::new(false) };
+    /// Bytes that this thread took and did not give back.
+    static TAKEN: Cell<i64> = const { Cell::new(0) };
+}
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// The system's allocator, counting.
+struct Counting;
+
+fn count(allocations: u64, bytes: i64) {
+    let _ = TAKEN.try_with(|taken| taken.set(taken.get() + bytes));
+    if COUNTING.try_with(Cell::get).unwrap_or(false) {
+        ALLOCATIONS.fetch_add(allocations, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(1, layout.size() as i64);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as i64));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(1, size as i64 - layout.size() as i64);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A clock that marks the threads which ask it: the gateway's workers, once they answer a request.
+struct Marking;
+
+impl Clock for Marking {
+    fn now(&self) -> Timestamp {
+        COUNTING.with(|counting| counting.set(std::thread::current().name().is_some_and(|name| name == "worker-0")));
+        SystemClock.now()
+    }
+}
+
+/// Lines are made and thrown away.
+struct Nowhere;
+
+impl Records for Nowhere {
+    fn line(&self, _: &str) {}
+}
+
+async fn ask(client: &mut SendRequest<Frames>, path: &str, cookie: Option<&str>) {
+    soon(client.ready()).await.unwrap();
+    let request = Request::get(path).header("host", "localhost");
+    let request = cookie.into_iter().fold(request, |request, cookie| request.header("cookie", cookie));
+    let answer = soon(client.send_request(request.body(whole("")).unwrap())).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    soon(answer.into_body().collect()).await.unwrap();
+}
+
+/// So many requests over each of these, side by side.
+async fn rounds(clients: Vec<SendRequest<Frames>>, count: usize) -> Vec<SendRequest<Frames>> {
+    let asking = |mut client| async move {
+        for _ in 0..count {
+            ask(&mut client, "/public", None).await;
+        }
+        client
+    };
+    let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(asking(client))).collect();
+    let mut clients = Vec::new();
+    for task in tasks {
+        clients.push(task.await.unwrap());
+    }
+    clients
+}
+
+/// A kilobyte, as the side-by-side measurements have it.
+fn kilobyte() -> Application {
+    Application::start(|_| async { http::Response::new(whole(vec![b'x'; 1024])) })
+}
+
+/// Access log, metrics, header rules and limits are on. Debug builds allocate as often as others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_in_a_session_takes_a_fixed_small_number_of_allocations() {
+    const MOST: u64 = 21;
+    let application = kilobyte();
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let text = text.replace("[server]\n", "[server]\nworkers = 1\n");
+    let config = Config::parse(&text, "gateway.toml", folder.path()).unwrap();
+    let setup = Setup { config, clock: Arc::new(Marking), records: Arc::new(Nowhere), store: None };
+    let gateway = start(setup).unwrap();
+    let begun = gateway.sessions().begin(signed_in("demo"), None, SystemClock.now()).await.unwrap();
+    let cookie = format!("__Host-portcullis={}", begun.cookie);
+    let mut client = one(gateway.address().port()).await;
+    let mut counted = Vec::new();
+    for _ in 0..4 {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            ask(&mut client, "/a", Some(&cookie)).await;
+        }
+        counted.push((ALLOCATIONS.load(Ordering::Relaxed) - before).div_ceil(100));
+    }
+    println!("{counted:?} allocations a request");
+    // The first hundred fill buffers and memory.
+    assert!(counted[1..].iter().all(|count| (10..=MOST).contains(count)), "allocations a request: {counted:?}");
+}
+
+fn signed_in(subject: &str) -> NewSession {
+    NewSession {
+        provider: "local".into(),
+        subject: subject.into(),
+        name: Some("Somebody Example".into()),
+        email: Some(format!("{subject}@example.com")),
+        roles: vec!["staff".into()],
+        device: "Firefox on Linux".into(),
+        provided: None,
+    }
+}
+
+/// What a session takes of the cache, the cache's own bookkeeping included. `PORTCULLIS_SESSIONS` asks for more of them.
+#[test]
+fn a_session_in_memory_takes_a_fixed_small_number_of_bytes() {
+    const MOST: i64 = 760;
+    let sessions = std::env::var("PORTCULLIS_SESSIONS").map_or(20_000, |text| text.parse::<usize>().unwrap());
+    let settings = Settings {
+        lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(43_200)),
+        cache_entries: sessions as u64 * 2,
+        max_sessions: None,
+        store_timeout: Duration::from_secs(2),
+    };
+    let (store, keys) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+    let over = || Sessions::new(store.clone(), CookieCodec::new(&keys, ""), settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cookies: Vec<String> = runtime.block_on(async {
+        let (one, mut cookies) = (over(), Vec::new());
+        for number in 0..sessions {
+            let new = signed_in(&format!("user{number}"));
+            cookies.push(one.begin(new, None, Timestamp(0)).await.unwrap().cookie);
+        }
+        cookies
+    });
+    let other = over();
+    let before = TAKEN.get();
+    runtime.block_on(async {
+        for cookie in &cookies {
+            let found = other.lookup(cookie, Activity::Active, Timestamp(1)).await.unwrap();
+            assert!(matches!(found, Lookup::Alive(_)));
+        }
+    });
+    let each = (TAKEN.get() - before) / i64::try_from(sessions).unwrap();
+    println!("{each} bytes a session, {sessions} sessions");
+    assert!((100..=MOST).contains(&each), "{each} bytes a session");
+}
+
+/// Many connections at once, as under load: what the kernel is asked for a request, the waiting shared among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_proxied_request_asks_the_kernel_about_four_times() {
+    const CONNECTIONS: usize = 64;
+    const REQUESTS: usize = 40;
+    let application = kilobyte();
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let program = start_text(folder.path(), &text.replace("[server]\n", "[server]\nworkers = 1\n"));
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(one(program.port).await);
+    }
+    // Once beforehand, all together: what a first request costs, connecting and buffers, is another matter.
+    let clients = rounds(clients, 4).await;
+    let told = folder.path().join("strace");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-c", "-U", "calls,name", "-o"])
+        .arg(&told)
+        .args(["-p", &program.id().to_string()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("strace: {error}; tests/run installs it"));
+    let mut said = std::io::BufReader::new(strace.stderr.take().unwrap());
+    let mut attached = String::new();
+    std::io::BufRead::read_line(&mut said, &mut attached).unwrap();
+    assert!(attached.contains("attached"), "{attached}");
+    let _still_open = rounds(clients, REQUESTS).await;
+    assert!(Command::new("kill").args(["-INT", &strace.id().to_string()]).status().unwrap().success());
+    strace.wait().unwrap();
+    let told = std::fs::read_to_string(told).unwrap();
+    let calls: HashMap<&str, f64> = told
+        .lines()
+        .filter_map(|line| {
+            let (count, name) = line.trim().split_once(char::is_whitespace)?;
+            Some((name.trim(), count.parse().ok()?))
+        })
+        .collect();
+    let each = |name: &str| calls.get(name).copied().unwrap_or_default() / (CONNECTIONS * REQUESTS) as f64;
+    assert!(each("writev") + each("write") + each("sendto") >= 2.0, "it was seen working: {told}");
+    assert!(each("total") <= 4.2, "{} calls a request\n{told}", each("total"));
+    assert!(between(&told, "calls", "total").contains("recv"), "{told}");
+}
