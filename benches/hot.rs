@@ -5,11 +5,17 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use jsonwebtoken::{EncodingKey, Header, encode};
 use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory};
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
@@ -20,9 +26,15 @@ use portcullis::policy::{
 use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
 use portcullis::session::store::Memory;
-use portcullis::session::{Activity, CookieCodec, Lifetimes, Memo, NewSession, SessionKeys, Sessions, Settings};
+use portcullis::session::{
+    Activity, CookieCodec, Lifetimes, Memo, NewSession, Session, SessionKey, SessionKeys, Sessions, Settings,
+};
 use portcullis::startup::{Setup, start};
-use portcullis::token::Tokens;
+use portcullis::token::ring::KeyRing;
+use portcullis::token::{
+    Algorithm, Current, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, Presented,
+    SignedIdentities, Tokens, Verifier,
+};
 use tokio::net::TcpStream;
 
 /// A table of `count` routes under 1/10 as many hosts, with one for the request.
@@ -129,8 +141,7 @@ fn rebuild(c: &mut Criterion) {
     });
 }
 
-/// One session and its cookie.
-fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
+fn sessions() -> Arc<Sessions> {
     let keys = SessionKeys::random().unwrap();
     let settings = Settings {
         lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(43_200)),
@@ -138,9 +149,12 @@ fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
         max_sessions: None,
         store_timeout: Duration::from_secs(2),
     };
-    let sessions = Sessions::new(Arc::new(Memory::new()), CookieCodec::new(&keys, ""), settings);
+    Sessions::new(Arc::new(Memory::new()), CookieCodec::new(&keys, ""), settings)
+}
+
+fn alice() -> NewSession {
     let (name, email, roles) = (None, None, vec!["admin".into()]);
-    let new = NewSession {
+    NewSession {
         provider: "local".into(),
         subject: "alice".into(),
         name,
@@ -148,8 +162,13 @@ fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
         roles,
         device: "b".into(),
         provided: None,
-    };
-    let begun = runtime.block_on(sessions.begin(new, None, Timestamp(0))).unwrap();
+    }
+}
+
+/// One session and its cookie.
+fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
+    let sessions = sessions();
+    let begun = runtime.block_on(sessions.begin(alice(), None, Timestamp(0))).unwrap();
     (sessions, begun.cookie)
 }
 
@@ -172,6 +191,111 @@ fn cache_hit(c: &mut Criterion) {
             authenticator.ask(asking, &memo, Timestamp(1)).await.unwrap()
         });
     });
+}
+
+/// A token that was seen before, against what its signature cost the first time.
+fn bearer(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let now = Timestamp(1_800_000_000_000);
+    let claims = serde_json::json!({
+        "iss": "https://id.example", "aud": "gateway", "sub": "alice", "email": "alice@example.com",
+        "name": "Alice Example", "roles": ["admin"], "iat": now.seconds(), "exp": now.seconds() + 600,
+    });
+    let random = SystemRandom::new();
+    let mut group = c.benchmark_group("a bearer token");
+    for name in ["HS256", "ES256", "EdDSA"] {
+        let algorithm = Algorithm::named(name).unwrap();
+        let (key, signing) = match name {
+            "HS256" => (Key::from_secret(&[7; 32]).unwrap(), EncodingKey::from_secret(&[7; 32])),
+            "ES256" => {
+                let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+                let key = Key::from_pem(pem(pair.public_key()).as_bytes(), algorithm).unwrap();
+                (key, EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()))
+            }
+            _ => {
+                let document = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
+                let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
+                let key = Key::from_pem(pem(pair.public_key()).as_bytes(), algorithm).unwrap();
+                (key, EncodingKey::from_ed_der(document.as_ref()))
+            }
+        };
+        let token = encode(&Header::new(name.parse().unwrap()), &claims, &signing).unwrap();
+        let set = KeySet::one(key);
+        group.bench_function(BenchmarkId::new("verified", name), |b| {
+            b.iter(|| Presented::parse(black_box(&token)).unwrap().verify(&set).unwrap());
+        });
+        let tokens = tokens(Keys::fixed(set));
+        let here = std::net::IpAddr::from([127, 0, 0, 1]);
+        group.bench_function(BenchmarkId::new("remembered", name), |b| {
+            b.to_async(&runtime).iter(|| async { tokens.verify(black_box(&token), here, now).await.unwrap() });
+        });
+    }
+    group.finish();
+}
+
+fn pem(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
+    let text = STANDARD.encode(key.as_der().unwrap().as_ref());
+    format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+}
+
+fn tokens(keys: Arc<Keys>) -> Tokens {
+    let mapping = Mapping {
+        subject: "sub".into(),
+        name: Some("name".into()),
+        email: Some("email".into()),
+        roles: Some("roles".into()),
+        role_map: Default::default(),
+    };
+    let (longest, leeway) = (Duration::from_secs(3_600), Duration::from_secs(5));
+    let expected = Expected { issuer: "https://id.example".into(), audiences: vec!["gateway".into()], longest, leeway };
+    let verifier = Verifier { expected, kinds: vec!["JWT".into()], mapping, keys };
+    let (names, headers) =
+        (RoleNames::new(vec!["admin".into()]).unwrap(), IdentityHeaders::preset("x-forwarded").unwrap());
+    Tokens::new(vec![verifier], sessions(), names, headers, 10_000)
+}
+
+/// A session in tokens: from memory, and with its access token seen for the first time.
+fn own_tokens(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (sessions, now) = (sessions(), Timestamp(1_800_000_000_000));
+    let ring = runtime.block_on(KeyRing::open(sessions.clone(), [1; 32], Algorithm::Es256, now)).unwrap();
+    let ring = Arc::new(ring);
+    let begun = runtime.block_on(sessions.begin(alice(), None, now)).unwrap();
+    let (life, grace) = (Duration::from_secs(300), Duration::from_secs(10));
+    let signed = Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() };
+    let mut group = c.benchmark_group("a session in tokens");
+    for (name, format) in [("sealed", Format::Sealed), ("jws", signed)] {
+        let own = |entries| {
+            let settings = OwnSettings { format: format.clone(), life, grace, site: "b".into(), entries };
+            OwnTokens::new(sessions.clone(), ring.clone(), &[2; 32], settings)
+        };
+        // A memory of nothing: every access token is read anew.
+        let (remembering, forgetful) = (own(1_000), own(0));
+        group.bench_function(BenchmarkId::new("made", name), |b| {
+            b.iter(|| remembering.make(begun.view.key, black_box(&begun.view.session), now).unwrap());
+        });
+        let access = remembering.make(begun.view.key, &begun.view.session, now).unwrap();
+        for (what, tokens) in [("remembered", &remembering), ("read", &forgetful)] {
+            group.bench_function(BenchmarkId::new(what, name), |b| {
+                b.to_async(&runtime).iter(|| async {
+                    let pair = (Some(black_box(access.as_str())), None);
+                    tokens.lookup(pair, &AsBegun, Activity::Active, now).await.unwrap()
+                });
+            });
+        }
+    }
+    group.finish();
+    let identities = SignedIdentities::new(ring, "https://gateway.example".into(), 1_000);
+    let who = caller();
+    c.bench_function("a signed identity from memory", |b| b.iter(|| identities.line(black_box(&who), 3, "app", now)));
+}
+
+struct AsBegun;
+
+impl Current for AsBegun {
+    fn current(&self, _: SessionKey, session: Session) -> Option<Session> {
+        Some(session)
+    }
 }
 
 struct Nowhere;
@@ -224,5 +348,5 @@ fn end_to_end(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, find_and_decide, rebuild, cache_hit, shared_hit, end_to_end);
+criterion_group!(benches, find_and_decide, rebuild, cache_hit, shared_hit, bearer, own_tokens, end_to_end);
 criterion_main!(benches);

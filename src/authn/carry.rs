@@ -19,6 +19,9 @@ const CHUNK: usize = 3_800;
 /// Three of them: what follows is more than servers read of all headers together.
 const MOST_CHUNKS: usize = 3;
 
+/// What the names of the cookies end with: the whole access token, the refresh token, and pieces of a large access token.
+const ENDINGS: [&str; 5] = ["-access", "-refresh", "-access.0", "-access.1", "-access.2"];
+
 /// What a request brings.
 pub(super) enum Presented<'h> {
     /// An id.
@@ -58,9 +61,7 @@ impl Carrier {
         name: CookieName,
         tokens: Option<OwnTokens>,
     ) -> Arc<Carrier> {
-        let under = |end: &str| CookieName::new(format!("{}-{end}", name.as_str()));
-        let (access, refresh) = (under("access"), under("refresh"));
-        let chunks = [0, 1, 2].map(|n| under(&format!("access.{n}")));
+        let [access, refresh, chunks @ ..] = ENDINGS.map(|end| CookieName::new(format!("{}{end}", name.as_str())));
         Arc::new(Carrier { sessions, directory, name, tokens, access, chunks, refresh })
     }
 
@@ -82,29 +83,12 @@ impl Carrier {
         if self.tokens.is_none() {
             return Ok(self.name.find(headers)?.map(Presented::Id));
         }
-        let refresh = self.refresh.find(headers)?;
-        let access = self.joined(headers)?;
+        let [access, refresh, first, second, third] = self.name.find_all(headers, &ENDINGS)?;
+        let access = match [first, second, third] {
+            [None, None, None] => access.map(Cow::Borrowed),
+            pieces => Some(Cow::Owned(joined(access, pieces).unwrap_or_default())),
+        };
         Ok((access.is_some() || refresh.is_some()).then_some(Presented::Pair(access, refresh)))
-    }
-
-    /// The access token, whole. Pieces of two tokens do not open together; a piece that is missing or too many is no token.
-    fn joined<'h>(&self, headers: &'h HeaderMap) -> Result<Option<Cow<'h, str>>, Repeated> {
-        let whole = self.access.find(headers)?;
-        let mut pieces = Vec::new();
-        for name in &self.chunks {
-            pieces.push(name.find(headers)?);
-        }
-        if pieces.iter().all(Option::is_none) {
-            return Ok(whole.map(Cow::Borrowed));
-        }
-        let (first, rest) = (pieces[0].and_then(|first| first.split_once('~')), &pieces[1..]);
-        let joined = first.and_then(|(count, first)| {
-            let count = count.parse::<usize>().ok().filter(|count| (2..=MOST_CHUNKS).contains(count))?;
-            let fits = whole.is_none() && rest.iter().skip(count - 1).all(Option::is_none);
-            let rest = rest[..count - 1].iter().copied().collect::<Option<String>>()?;
-            fits.then(|| format!("{first}{rest}"))
-        });
-        Ok(Some(Cow::Owned(joined.unwrap_or_default())))
     }
 
     /// The session that a request brings.
@@ -192,6 +176,15 @@ impl Carrier {
         cookies::clear(response, self.refresh.as_str());
         self.clear(&self.chunks, request, response);
     }
+}
+
+/// The access token, whole. Pieces of two tokens do not open together; a piece that is missing or too many is no token.
+fn joined(whole: Option<&str>, pieces: [Option<&str>; MOST_CHUNKS]) -> Option<String> {
+    let (count, first) = pieces[0]?.split_once('~')?;
+    let count = count.parse::<usize>().ok().filter(|count| (2..=MOST_CHUNKS).contains(count))?;
+    let too_many = whole.is_some() || pieces[count..].iter().any(Option::is_some);
+    let rest = pieces[1..count].iter().copied().collect::<Option<String>>()?;
+    (!too_many).then(|| format!("{first}{rest}"))
 }
 
 fn pieces(text: &str) -> Vec<&str> {

@@ -44,6 +44,31 @@ impl CookieName {
         Ok(found)
     }
 
+    /// The values of cookies whose names go on with one of these endings, in one pass over all lines.
+    ///
+    /// # Errors
+    /// [`Repeated`] where one of them stands more than once.
+    pub(super) fn find_all<'h, const N: usize>(
+        &self,
+        headers: &'h HeaderMap,
+        endings: &[&str; N],
+    ) -> Result<[Option<&'h str>; N], Repeated> {
+        let mut found = [None; N];
+        for line in headers.get_all(header::COOKIE) {
+            for pair in line.as_bytes().split(|byte| *byte == b';') {
+                let Some(rest) = pair.trim_ascii().strip_prefix(self.0.as_bytes()) else { continue };
+                let Some(end) = rest.iter().position(|byte| *byte == b'=') else { continue };
+                let (ending, value) = (&rest[..end], &rest[end + 1..]);
+                let Some(index) = endings.iter().position(|known| known.as_bytes() == ending) else { continue };
+                let value = std::str::from_utf8(value).unwrap_or("");
+                if found[index].replace(value).is_some() {
+                    return Err(Repeated);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether a cookie is the gateway's own. Browsers compare prefixes without case; so do we, in what we hide.
     pub fn owns(&self, name: &[u8]) -> bool {
         let own = self.0.as_bytes();

@@ -78,7 +78,7 @@ pub(super) fn routes(
 
 fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], can: &Credentials<'_>) -> Option<Route> {
     let line = table.line();
-    let name = needed(&mut table, "name", "a name, such as \"admin\"");
+    let name = table.needed("name", "a name, such as \"admin\"");
     let host = host(&mut table);
     let path = path(&mut table);
     let methods = methods(&mut table);
@@ -117,16 +117,6 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
     })
 }
 
-fn needed(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<At<String>> {
-    let found = table.text(key, accepted);
-    match &found {
-        None if !table.has_problem(key) => table.missing(key, &format!("write {accepted}")),
-        Some(at) if at.value.is_empty() => table.problem(&at.span, key, format!("is empty; write {accepted}")),
-        _ => {}
-    }
-    found.filter(|at| !at.value.is_empty())
-}
-
 fn host(table: &mut Table<'_, '_>) -> Option<HostPattern> {
     let accepted = "\"app.example.com\" or \"*.example.com\", without port";
     match table.text("host", accepted) {
@@ -142,7 +132,7 @@ fn host(table: &mut Table<'_, '_>) -> Option<HostPattern> {
 }
 
 fn path(table: &mut Table<'_, '_>) -> Option<PathPrefix> {
-    let At { value, span, .. } = needed(table, "path", "a path prefix, such as \"/\" or \"/admin\"")?;
+    let At { value, span, .. } = table.needed("path", "a path prefix, such as \"/\" or \"/admin\"")?;
     let how = match PathPrefix::parse(&value) {
         Ok(path) if PathPrefix::parse(RESERVED_PREFIX).is_ok_and(|own| own.covers(&value.to_ascii_lowercase())) => {
             table.problem(&span, "path", format!("`{RESERVED_PREFIX}` belongs to the gateway; choose another path"));
@@ -274,7 +264,7 @@ fn accept(table: &mut Table<'_, '_>, with_tokens: bool) -> Option<Accept> {
 }
 
 fn upstream(table: &mut Table<'_, '_>, upstreams: &[Upstream]) -> Option<UpstreamId> {
-    let At { value, span, .. } = needed(table, "upstream", "the name of an upstream")?;
+    let At { value, span, .. } = table.needed("upstream", "the name of an upstream")?;
     let names = || upstreams.iter().map(|upstream| upstream.name.as_str());
     let found = names().position(|name| name == value);
     if found.is_none() {

@@ -280,6 +280,17 @@ impl<'f, 't> Table<'f, 't> {
         tables
     }
 
+    /// A text that has to be there.
+    pub(super) fn needed(&mut self, key: &'static str, accepted: &str) -> Option<At<String>> {
+        let found = self.text(key, accepted);
+        match &found {
+            None if !self.has_problem(key) => self.missing(key, &format!("write {accepted}")),
+            Some(at) if at.value.is_empty() => self.problem(&at.span, key, format!("is empty; write {accepted}")),
+            _ => {}
+        }
+        found.filter(|at| !at.value.is_empty())
+    }
+
     /// Whether the value of a key is a list; takes nothing.
     pub(super) fn holds_list(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(_)))

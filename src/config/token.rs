@@ -96,7 +96,7 @@ pub(super) fn tokens(root: &mut Table<'_, '_>, roles: &RoleNames, base: &Path) -
 }
 
 fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<TokenIssuer> {
-    let issuer = needed(&mut table, "issuer", "what the tokens carry as `iss`, such as \"https://id.example.com\"");
+    let issuer = table.needed("issuer", "what the tokens carry as `iss`, such as \"https://id.example.com\"");
     let audiences = audiences(&mut table);
     let algorithms = algorithms(&mut table);
     let keys = keys(&mut table, algorithms.as_deref(), base);
@@ -125,21 +125,11 @@ fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<To
     })
 }
 
-fn needed(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<At<String>> {
-    let found = table.text(key, accepted);
-    match &found {
-        None if !table.has_problem(key) => table.missing(key, &format!("write {accepted}")),
-        Some(at) if at.value.is_empty() => table.problem(&at.span, key, format!("is empty; write {accepted}")),
-        _ => {}
-    }
-    found.filter(|at| !at.value.is_empty())
-}
-
 /// One text or a list of them.
 fn audiences(table: &mut Table<'_, '_>) -> Option<Vec<String>> {
     const ACCEPTED: &str = "what the tokens carry as `aud` when they are meant for this gateway, such as \"gateway\"";
     if !table.holds_list("audience") {
-        return Some(vec![needed(table, "audience", ACCEPTED)?.value]);
+        return Some(vec![table.needed("audience", ACCEPTED)?.value]);
     }
     let list = table.texts("audience", ACCEPTED)?;
     let values: Vec<String> = list.value.into_iter().map(|at| at.value).collect();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 use super::super::wanted::Wanted;
-use super::seal::Sealer;
+use crate::token::Sealer;
 
 /// How long a person may take at the provider.
 pub(super) const LIFE: Duration = Duration::from_secs(600);
@@ -155,8 +155,8 @@ fn is_id(text: &str) -> bool {
 mod tests {
     use super::{Attempt, LIFE, State, Way, surplus};
     use crate::clock::Timestamp;
-    use crate::login::oidc::seal::Sealer;
     use crate::login::wanted::Wanted;
+    use crate::token::Sealer;
     use http::{HeaderMap, HeaderValue, header};
     use std::time::Duration;
 

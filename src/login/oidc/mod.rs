@@ -13,7 +13,6 @@ mod logout;
 mod metadata;
 mod person;
 mod provider;
-mod seal;
 mod shelf;
 mod tokens;
 
@@ -35,7 +34,7 @@ pub use person::Rules;
 pub use provider::{ClientAuth, Provider, ProviderSettings};
 pub use tokens::{AccessToken, Followed};
 
-use seal::Sealer;
+use crate::token::Sealer;
 
 /// All providers.
 pub struct Oidc {

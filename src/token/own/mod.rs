@@ -106,7 +106,11 @@ impl OwnTokens {
         self.families.read(refresh).map(|token| token.key)
     }
 
-    fn make(&self, key: SessionKey, session: &Session, now: Timestamp) -> Result<String, StoreError> {
+    /// An access token for a session.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the system's generator failed.
+    pub fn make(&self, key: SessionKey, session: &Session, now: Timestamp) -> Result<String, StoreError> {
         let made = self.codec.make(&self.ring, key, session, now);
         made.ok_or_else(|| StoreError::Unavailable("a token could not be made".into()))
     }
