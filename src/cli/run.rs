@@ -101,7 +101,9 @@ fn shown(address: std::net::SocketAddr) -> String {
 /// What the gateway says of itself. `RUST_LOG` overrides the level.
 fn log_to_standard_error(config: &Config) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A standard error that nobody reads any more loses lines; complaining there of it would panic, and a worker with it.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let json = config.log.format == Some(LogFormat::Json);
     // A second call in one process (a test) keeps the first subscriber.
     let _ =

@@ -20,8 +20,10 @@ use super::addresses::Addresses;
 use super::counters::Counters;
 use super::{ACCEPT_BACKOFF, Limits, Serving, listen, plain};
 
-/// What tunnels get after requests had theirs.
-const TUNNEL_GRACE: Duration = Duration::from_secs(1);
+/// What tunnels get to end by themselves, while requests get theirs: few ever do, so no stop waits longer for them alone.
+const TUNNEL_GRACE: Duration = Duration::from_secs(5);
+/// What their close frames get to be sent.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// Where a gateway listens.
 #[derive(Clone, Debug)]
@@ -186,12 +188,15 @@ fn run(serving: Serving, shared: Shared) {
         drop(listener);
         connections.close();
         tunnels.close();
-        let requests_done = tokio::time::timeout(drain_timeout, connections.wait()).await.is_ok();
-        cut.cancel();
-        let tunnels_done = tokio::time::timeout(TUNNEL_GRACE, tunnels.wait()).await.is_ok();
-        if !requests_done || !tunnels_done {
-            tracing::warn!(connections = connections.len(), tunnels = tunnels.len(), "cut at the end of the drain");
+        let requests = tokio::time::timeout(drain_timeout, connections.wait());
+        let sockets = tokio::time::timeout(drain_timeout.min(TUNNEL_GRACE), tunnels.wait());
+        let _ = tokio::join!(requests, sockets);
+        let (connections, sockets) = (connections.len(), tunnels.len());
+        if connections + sockets > 0 {
+            tracing::warn!(connections, sockets, "cut at the end of the drain");
         }
+        cut.cancel();
+        let _ = tokio::time::timeout(CLOSE_GRACE, tunnels.wait()).await;
     });
 }
 

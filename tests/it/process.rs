@@ -1,14 +1,20 @@
 //! The program itself: killed, stopped, started twice.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use http::Request;
 use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use crate::support::{Running, between, run_in, shipped};
-use crate::wire::{Application, fed};
+use crate::tools::Service;
+use crate::wire::{Application, Client, connect, fed, soon, whole};
 
 pub struct Program {
     child: Child,
@@ -139,6 +145,70 @@ fn the_gateway_ends_when_it_is_told_to_stop() {
         }
         assert!(Instant::now() < until, "it did not stop");
         std::thread::yield_now();
+    }
+}
+
+/// Requests and WebSockets that outlast the drain are cut, the sockets with a close frame, and the log says how many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_the_drain_cuts_is_reported() {
+    let application = Application::on_streams(|stream| async move {
+        let mut head = [0; 5];
+        stream.peek(&mut head).await.unwrap();
+        let socket = if &head == b"GET /" { tokio_tungstenite::accept_async(stream).await.ok() } else { None };
+        std::future::pending::<()>().await;
+        drop(socket);
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let text = text.replace("[server]", "[server]\nworkers = 1").replace("\"authenticated\"", "\"public\"");
+    std::fs::write(folder.path().join("gateway.toml"), format!("{text}\n[limits]\ndrain_timeout = \"300ms\"\n"))
+        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let service = Service::start(command.arg("--config").arg(folder.path().join("gateway.toml")));
+    let port = tokio::task::block_in_place(|| service.says_port("https://localhost:"));
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let request = "wss://localhost/socket".into_client_request().unwrap();
+        let stream = connect(port, "http/1.1").await;
+        sockets.push(soon(tokio_tungstenite::client_async(request, stream)).await.unwrap().0);
+    }
+    // Half a body: it never ends by itself.
+    let mut half = connect(port, "http/1.1").await;
+    half.write_all(b"POST /half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx").await.unwrap();
+    half.flush().await.unwrap();
+    // The gateway has read it when it answers what came after.
+    Client::both(port).await[0].ask(Request::get("/"), "/.portcullis/login", whole("")).await;
+    service.terminate();
+    let said = tokio::task::block_in_place(|| service.says("cut at the end of the drain "));
+    assert_eq!(said, "connections=1 sockets=2");
+    for mut socket in sockets {
+        let message = soon(socket.next()).await.unwrap().unwrap();
+        assert!(matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1001));
+    }
+}
+
+/// Out of descriptors (EMFILE): accepting fails, and goes on when there are some again.
+#[test]
+fn accept_errors_do_not_end_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = start(folder.path());
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", program.id())).unwrap().count();
+    let limit = descriptors() + 20;
+    let pid = program.id().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:{limit}")]).status();
+    assert!(limited.unwrap().success());
+    let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", program.port)).unwrap()).collect();
+    let until = Instant::now() + Duration::from_secs(20);
+    while descriptors() < limit - 4 {
+        assert!(Instant::now() < until, "{} of {limit}", descriptors());
+        std::thread::yield_now();
+    }
+    // Nobody else gets in now: nothing was accepted that could answer.
+    let jar = folder.path().join("jar");
+    assert_eq!(program.curl(&jar, "/public", &["--max-time", "1"]), "");
+    held.clear();
+    while !program.curl(&jar, "/public", &[]).contains(" 200") {
+        assert!(Instant::now() < until + Duration::from_secs(20), "it does not accept again");
     }
 }
 

@@ -122,6 +122,11 @@ impl Service {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Ask it to end.
+    pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
     fn signal(&self, name: &str) {
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args([name, "--", &group]).stderr(Stdio::null()).status();
