@@ -118,7 +118,10 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Er
     single(encoder, "session_store_calls", "Questions to the session store", MetricType::Counter, calls)?;
     let errors = counts.store_errors.get();
     let help = "Questions to the session store that it did not answer";
-    single(encoder, "session_store_errors", help, MetricType::Counter, errors)
+    single(encoder, "session_store_errors", help, MetricType::Counter, errors)?;
+    let dropped = admin.runtime.login.oidc().dropped_roles();
+    let help = "Values of providers' role claims that led to no declared role";
+    single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)
 }
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Error> {

@@ -88,6 +88,33 @@ fn hostile_id_tokens_sign_nobody_in() {
     assert!(page.contains("x-forwarded-groups: admin\n") && page.contains("preferred-username: Alice\n"), "{page}");
 }
 
+/// ASVS 6.8.4, 10.3.4: what was asked for is not confirmed, so nobody is let in, and nobody is sent in circles.
+#[test]
+fn a_sign_in_that_is_weaker_or_older_than_asked_for_is_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let route = "path     = \"/\"\nlogin = \"corp\"\nmax_auth_age = \"1m\"\nacr = [\"gold\"]";
+    let text = text(&section("corp", &liar.issuer("http"), "")).replacen("path     = \"/\"", route, 1);
+    let running = gateway(&text);
+    for (lie, status) in [
+        (json!({ "id": { "acr": "gold" } }), 303),
+        (json!({ "id": { "acr": "silver" } }), 403),
+        (json!({}), 403),
+        (json!({ "id": { "acr": "gold", "auth_time": -300 } }), 403),
+        (json!({ "id": { "acr": "gold", "auth_time": null } }), 502),
+    ] {
+        liar.lie(&lie);
+        std::fs::write(running.folder.path().join("jar"), "").unwrap();
+        let page = running.curl("/vault", &PERSON).header("location").unwrap();
+        let start = running.curl(&page, &PERSON).header("location").unwrap();
+        let (state, nonce) = (parameter(&start, "state"), parameter(&start, "nonce"));
+        let said = running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PERSON);
+        assert_eq!(said.status, status, "{lie}: {}", said.body);
+        assert_eq!(said.body.contains("stronger sign-in"), status == 403, "{lie}");
+        assert_eq!(running.curl("/vault", &[]).status, if status == 303 { 200 } else { 401 }, "{lie}");
+    }
+}
+
 /// ASVS 10.5.3, RFC 9700 §4.4: a description that is somebody else's, or leads astray, is not used.
 #[test]
 fn a_description_that_cannot_be_used_is_told_by_check_and_signs_nobody_in() {

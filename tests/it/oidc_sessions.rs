@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis::clock::SystemClock;
-use portcullis::session::SessionStore;
+use portcullis::clock::{Clock, SystemClock};
 use portcullis::session::store::Memory;
+use portcullis::session::{SessionStore, UserKey};
 use serde_json::{Value, json};
 
 use crate::oidc::{audit, form, jar, set_jar};
@@ -41,6 +41,14 @@ fn rand() -> String {
     std::collections::hash_map::RandomState::new().build_hasher().finish().to_string()
 }
 
+/// The provider's name for the session that alice has.
+fn sid_of(running: &Running, provider: &Provider) -> String {
+    let user = UserKey::of(&provider.issuer(), "alice");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let list = runtime.block_on(running.gateway.sessions().list(user, SystemClock.now())).unwrap();
+    list[0].session.provided.as_ref().unwrap().sid.clone().expect("the provider names its session")
+}
+
 /// ASVS 10.5.5.
 #[test]
 fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
@@ -50,14 +58,6 @@ fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
         let token = format!("logout_token={token}");
         running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token, "-b", ""])
     };
-    let sid_of_session = || {
-        let listed = running.gateway.sessions();
-        let user = portcullis::session::UserKey::of(&provider.issuer(), "alice");
-        let now = portcullis::clock::Clock::now(&portcullis::clock::SystemClock);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let list = runtime.block_on(listed.list(user, now)).unwrap();
-        list[0].session.provided.as_ref().unwrap().sid.clone().expect("the provider names its session")
-    };
     let mut sid = String::new();
     let mut signed_in = false;
     for line in include_str!("../data/hostile_logout_tokens.txt").lines().filter(|line| !line.starts_with('#')) {
@@ -65,7 +65,7 @@ fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
         if !signed_in {
             set_jar(&running, "");
             assert_eq!(running.sign_in_there("/", "alice").status, 303);
-            sid = sid_of_session();
+            sid = sid_of(&running, &provider);
             signed_in = true;
         }
         let token = logout_token(&provider, &serde_json::from_str(parts[2]).unwrap(), &sid);
@@ -134,11 +134,16 @@ fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
     assert!(here.visit(&back, &PERSON).body.contains("You are signed out"));
     // The provider told the second application before it sent the browser back.
     assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 401);
-    // Front-channel, by the provider's own name for its session.
+    // Front-channel, by the provider's own name for its session, which nobody else knows.
     assert_eq!(here.sign_in_there("/", "alice").status, 303);
     let wrong =
         here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={}&sid=x", form("https://evil")), &[]);
     assert_eq!((wrong.status, here.curl("/", &[]).status), (400, 200));
+    let (issuer, sid) = (form(&provider.issuer()), sid_of(&here, &provider));
+    let other = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid=x{sid}"), &[]);
+    assert_eq!((other.status, here.curl("/", &[]).status), (200, 200), "another session's name ends nothing here");
+    let heard = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid={sid}"), &["-b", ""]);
+    assert_eq!((heard.status, here.curl("/", &[]).status), (200, 401));
 }
 
 /// Without the jar.
@@ -272,4 +277,21 @@ fn refreshing_does_not_outlive_the_session() {
         assert!(begun.elapsed() < Duration::from_secs(15), "the session goes on for as long as it is refreshed");
     }
     assert!(begun.elapsed() > Duration::from_secs(4) && provider.seen("refresh") >= 1);
+}
+
+/// Sessions that browsers carry themselves begin and end in the same ways.
+#[test]
+fn a_session_in_tokens_begins_at_a_provider_and_ends_by_its_logout_token() {
+    let provider = Provider::start();
+    let running =
+        gateway(&text(&section("corp", &provider.issuer(), "")).replace("[session]", "[session]\nmode = \"jwt\""));
+    provider.configure(&running, &json!({}));
+    assert_eq!(running.sign_in_there("/deep", "alice").status, 303);
+    let page = running.curl("/deep", &[]);
+    assert!(page.status == 200 && page.body.contains("x-forwarded-groups: admin\n"), "{}", page.body);
+    let token = format!("logout_token={}", logout_token(&provider, &json!({}), &sid_of(&running, &provider)));
+    let kept = jar(&running);
+    assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token]).status, 200);
+    set_jar(&running, &kept);
+    assert_eq!(running.curl("/deep", &[]).status, 401);
 }

@@ -11,7 +11,7 @@ import { createPrivateKey, generateKeyPairSync, sign } from 'node:crypto';
 
 const [folder, port] = [process.argv[2], Number(process.argv[3] ?? 0)];
 const modules = new URL('../../target/tools/node/node_modules/', import.meta.url);
-const { Provider } = await import(new URL('oidc-provider/lib/index.js', modules));
+const { Provider, interactionPolicy } = await import(new URL('oidc-provider/lib/index.js', modules));
 
 function keys() {
   const file = join(folder, 'keys.json');
@@ -26,6 +26,17 @@ let accounts = {};
 let provider;
 // What the test is told of what was asked here.
 const seen = { token: 0, refresh: 0, userinfo: 0 };
+
+// Whoever was not signed in as strongly as is asked for signs in again.
+function policy() {
+  const { Check, base } = interactionPolicy;
+  const wanted = base();
+  wanted.get('login').checks.add(new Check('acr_wanted', 'a stronger sign-in is asked for', (ctx) => {
+    const acr = ctx.oidc.params.acr_values?.split(' ');
+    return acr && !acr.includes(ctx.oidc.session.acr) ? Check.REQUEST_PROMPT : Check.NO_NEED_TO_PROMPT;
+  }));
+  return wanted;
+}
 
 function make(issuer, wanted) {
   accounts = wanted.accounts;
@@ -64,7 +75,7 @@ function make(issuer, wanted) {
       await grant.save();
       return grant;
     },
-    interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
+    interactions: { policy: policy(), url: (_, interaction) => `/interaction/${interaction.uid}` },
     // It asks no address of this machine unless the guard that it brings along is left out.
     fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
     clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
