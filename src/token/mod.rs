@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
-use crate::session::{Sessions, TokenId, UserKey};
+use crate::session::{Sessions, StoreError, TokenId, UserKey};
 
 use cache::{Cache, Digest, Entry, digest_of};
 use limit::Failing;
@@ -67,6 +67,9 @@ pub enum TokenError {
     /// Too many bad signatures came from this address.
     #[error("too many tokens of this address failed")]
     TooManyFailures,
+    /// Revocations may have been missed: nobody can say that it was not revoked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The issuer's keys could not be had: nobody can say whether it holds.
     #[error("the keys of {issuer} could not be had")]
     Unavailable {
@@ -144,6 +147,8 @@ impl Tokens {
         if by_id || entry.issued.0 < self.sessions.epoch(entry.user) {
             return Err(BadToken::Revoked.into());
         }
+        // Last: whoever may have missed a revocation cannot say that there is none.
+        self.sessions.hears_all()?;
         Ok(entry.caller.clone())
     }
 

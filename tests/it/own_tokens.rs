@@ -14,6 +14,7 @@ use portcullis::session::{
 use portcullis::token::ring::KeyRing;
 use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
 
+use crate::redis_server::RedisServer;
 use crate::support::{Running, Said, run_with, shipped};
 use crate::tokens::NOW;
 
@@ -300,6 +301,49 @@ fn a_session_that_is_too_large_for_one_cookie_is_cut_in_pieces_that_hold_togethe
     assert_eq!(with(&running, "/", &both, &[]).status, 401, "whole and in pieces");
     assert_eq!(with(&running, "/", &twice, &[]).status, 400, "a piece twice");
     assert_eq!(with(&running, "/", &all, &[]).status, 200);
+}
+
+/// I13, I14: two gateways on one store.
+#[test]
+fn a_token_is_over_on_a_node_that_never_saw_it_and_an_outage_signs_nobody_out() {
+    let redis = RedisServer::start(&[]);
+    let store = format!("redis://127.0.0.1:{}/0\"\nsecret = {{ file = \"secret\" }}\n#\"", redis.port);
+    let start = || {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "a secret that both nodes have, of 32 bytes or more").unwrap();
+        std::fs::write(folder.path().join("redis"), "secret").unwrap();
+        let rights = "[session.redis]\nuser = \"portcullis\"\npassword = { file = \"redis\" }";
+        gateway(folder, &store, rights, Arc::new(SystemClock))
+    };
+    let (one, two) = (start(), start());
+    let eventually = |what: &str, holds: &dyn Fn() -> bool| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let (access, refresh) = signed_in(&one);
+    eventually("the second node serves it", &|| with(&two, "/", &[(ACCESS, &access)], &[]).status == 200);
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (sessions, now) = (one.gateway.sessions(), SystemClock.now());
+    let list = tokio.block_on(sessions.list(UserKey::of("local", "demo"), now)).unwrap();
+    let revoked = tokio.block_on(sessions.revoke(Revocation::Session(list[0].key), Wait::Fully, now)).unwrap();
+    assert!(revoked.everywhere, "{revoked:?}");
+    assert_eq!(with(&two, "/", &[(ACCESS, &access)], &[]).status, 401, "when the revocation has returned");
+    assert_eq!(with(&two, "/", &[(ACCESS, &access), (REFRESH, &refresh)], &[]).status, 401);
+    let late = start();
+    eventually("a node that starts knows of it", &|| with(&late, "/", &[(ACCESS, &access)], &[]).status == 401);
+
+    let (access, refresh) = signed_in(&one);
+    let both = [(ACCESS, access.as_str()), (REFRESH, refresh.as_str())];
+    eventually("the second node serves it", &|| with(&two, "/", &both[..1], &[]).status == 200);
+    redis.pause();
+    eventually("nobody can say any more", &|| with(&two, "/", &both, &[]).status == 503);
+    let said = with(&two, "/", &both, &[]);
+    assert!(said.status == 503 && set(&said).is_empty(), "{}", said.head);
+    redis.go_on();
+    eventually("and everybody is still signed in", &|| with(&two, "/", &both, &[]).status == 200);
 }
 
 /// Without a gateway: the tokens and a store.

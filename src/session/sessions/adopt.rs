@@ -5,30 +5,41 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::session::lifetime::{Verdict, judge};
+use crate::session::lifetime::{Touch, Verdict, judge};
 use crate::session::{Activity, EndedBecause, Lookup, Session, SessionKey, StoreError, View};
 
-use super::Sessions;
+use super::{Sessions, Trust, no_lease};
 
 impl Sessions {
     /// A session as its token tells of it; `None` where a revocation is known. The store is not asked.
-    pub fn adopt(&self, key: SessionKey, session: Session) -> Option<Arc<View>> {
+    ///
+    /// # Errors
+    /// [`StoreError`], an outage, where this node may have missed a revocation.
+    pub fn adopt(&self, key: SessionKey, session: Session) -> Result<Option<Arc<View>>, StoreError> {
         // In this order: a revocation that comes between is in the ledger before the view's generations move.
         let view = self.cache.adopted(key, session);
-        (!self.is_over(key, view.user, view.session.epoch)).then_some(view)
+        let over = self.is_over(key, view.user, view.session.epoch);
+        self.hears(key.shard())?;
+        Ok((!over).then_some(view))
     }
 
     /// A request in an adopted session. *Revoked* means no more than that something concerned it: it has to be adopted anew.
     ///
     /// # Errors
-    /// [`StoreError`], where an activity had to be written before the request goes on.
+    /// [`StoreError`], where an activity had to be written before the request goes on, or the lease has run out.
     pub async fn using(&self, view: &Arc<View>, activity: Activity, now: Timestamp) -> Result<Lookup, StoreError> {
         if !self.still_alive(view) {
             return Ok(Lookup::Ended(EndedBecause::Revoked));
         }
+        // The lease after memory, as for any session.
+        let trust = self.trust(view.key.shard());
+        if trust == Trust::None {
+            return Err(no_lease());
+        }
         match judge(&view.session, view.last_seen(), now) {
             Verdict::Alive(touch) => {
                 self.counts.hits.add();
+                let touch = if trust == Trust::Grace && touch == Touch::Now { Touch::Queue } else { touch };
                 self.accept(view.clone(), touch, activity, now).await
             }
             Verdict::Idle => Ok(Lookup::Ended(EndedBecause::Idle)),
@@ -47,7 +58,11 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<Result<Session, EndedBecause>, StoreError> {
         self.counts.misses.add();
-        let Some(mut session) = self.bounded(self.store.load(key)).await? else {
+        self.hears(key.shard())?;
+        let loaded = self.bounded(self.store.load(key)).await?;
+        // At the end as at the beginning: the answer may have come from a master that was one no more.
+        self.hears(key.shard())?;
+        let Some(mut session) = loaded else {
             return Ok(Err(EndedBecause::Revoked));
         };
         if self.is_over(key, session.user(), session.epoch) {

@@ -175,7 +175,9 @@ impl OwnTokens {
             Ok(access) => access,
             Err(unread) => return Ok(Err(unread)),
         };
-        let Some(view) = self.sessions.adopt(access.key, access.session.clone()) else {
+        // A token may be denied by its id in any part of the store.
+        self.sessions.hears_all()?;
+        let Some(view) = self.sessions.adopt(access.key, access.session.clone())? else {
             return Ok(Ok(Lookup::Ended(EndedBecause::Revoked)));
         };
         self.read.put(digest, Arc::new(Read { view: view.clone(), access }));
@@ -213,7 +215,7 @@ impl OwnTokens {
             }
         };
         let access = self.make(refresh.key, &session, now)?;
-        let Some(view) = self.sessions.adopt(refresh.key, session) else {
+        let Some(view) = self.sessions.adopt(refresh.key, session)? else {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
