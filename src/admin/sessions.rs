@@ -2,14 +2,14 @@
 //! named by its key, which is no secret, and an outage is an error and never an empty list. Knows nothing of stores.
 //!
 //! `GET /sessions?user=alice[&provider=local]` · `POST /sessions/revoke` with one of `{"session": "KEY"}`,
-//! `{"user": "alice", "provider": "local"}`, `{"everyone": true}`.
+//! `{"user": "alice", "provider": "local"}`, `{"others_of": "KEY"}` (all of its user's but this one), `{"everyone": true}`.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::proxy::{AuditLine, audit};
-use crate::session::{Listed, Revocation, Revoked, SessionKey, StoreError, UserKey, Wait};
+use crate::session::{Activity, Listed, Revocation, Revoked, SessionKey, StoreError, UserKey, Wait};
 
 use super::Admin;
 use super::router::{Answer, json, text};
@@ -34,6 +34,7 @@ struct Shown<'l> {
 #[serde(deny_unknown_fields)]
 pub(super) struct Revoke {
     session: Option<String>,
+    others_of: Option<String>,
     user: Option<String>,
     provider: Option<String>,
     #[serde(default)]
@@ -61,21 +62,11 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
 /// End sessions. When it answers 200, the store has it and no request of this node is answered in them any more; `everywhere`
 /// says the same of all nodes.
 pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
-    let Revoke { session, user, provider, everyone } = asked;
-    let provider_fits = provider.is_none() || user.is_some();
-    let (what, subject) = match (session, user, everyone) {
-        (Some(session), None, false) if provider_fits => match key(&session) {
-            Some(key) => (Revocation::Session(key), session),
-            None => return text(StatusCode::BAD_REQUEST, "`session` is a key of 32 hexadecimal digits\n"),
-        },
-        (None, Some(user), false) => {
-            let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
-            (Revocation::User { user: key, except: None }, user)
-        }
-        (None, None, true) if provider_fits => (Revocation::Everyone, "everyone".to_owned()),
-        _ => return text(StatusCode::BAD_REQUEST, "name one of `session`, `user` (with `provider`) and `everyone`\n"),
-    };
     let now = admin.clock.now();
+    let (what, subject) = match named(admin, asked, now).await {
+        Ok(named) => named,
+        Err(refusal) => return refusal,
+    };
     match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
             let line = AuditLine::of_operator("sessions_revoked", &subject, now);
@@ -83,6 +74,32 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
             json(StatusCode::OK, &told(&revoked))
         }
         Err(error) => unavailable(&error),
+    }
+}
+
+/// What a request names, and how it is written down.
+async fn named(admin: &Admin, asked: Revoke, now: Timestamp) -> Result<(Revocation, String), Answer> {
+    let Revoke { session, others_of, user, provider, everyone } = asked;
+    let bad = |words: &'static str| text(StatusCode::BAD_REQUEST, words);
+    let by_key = |handle: &str| key(handle).ok_or("a session is named by 32 hexadecimal digits\n");
+    match (session, others_of, user, everyone) {
+        (Some(session), None, None, false) if provider.is_none() => {
+            Ok((Revocation::Session(by_key(&session).map_err(bad)?), session))
+        }
+        (None, Some(session), None, false) if provider.is_none() => {
+            let spared = by_key(&session).map_err(bad)?;
+            let record = admin.sessions.record(spared, Activity::Passive, now).await;
+            match record.map_err(|error| unavailable(&error))? {
+                Ok(record) => Ok((Revocation::User { user: record.user(), except: Some(spared) }, record.subject)),
+                Err(_) => Err(text(StatusCode::NOT_FOUND, "there is no such session\n")),
+            }
+        }
+        (None, None, Some(user), false) => {
+            let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
+            Ok((Revocation::User { user: key, except: None }, user))
+        }
+        (None, None, None, true) if provider.is_none() => Ok((Revocation::Everyone, "everyone".to_owned())),
+        _ => Err(bad("name one of `session`, `others_of`, `user` (with `provider`) and `everyone`\n")),
     }
 }
 

@@ -207,8 +207,13 @@ impl Authenticator {
         Ok(known)
     }
 
+    /// Who calls in a session now; `None` where the user is gone.
+    pub fn caller_in(&self, view: &View) -> Option<Arc<Caller>> {
+        view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone()
+    }
+
     fn known(&self, view: Arc<View>) -> Known {
-        match view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone() {
+        match self.caller_in(&view) {
             Some(caller) => Known {
                 authentication: Authentication::Identified(caller),
                 session: Some(view),

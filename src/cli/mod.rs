@@ -7,6 +7,7 @@ mod load;
 mod operator;
 mod records;
 mod run;
+mod sessions;
 mod token;
 mod user;
 
@@ -62,6 +63,13 @@ enum Command {
         #[command(subcommand)]
         command: token::Command,
     },
+    /// Sessions of the running gateway.
+    Sessions {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: sessions::Command,
+    },
     /// A small application that shows what it received.
     Whoami {
         /// Where it listens (plain HTTP).
@@ -88,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, online } => check::run(&config.config, online),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::User { config, command } => user::run(&config.config, command),
+        Command::Sessions { config, command } => sessions::run(&config.config, command),
         Command::Token { config, command } => token::run(&config.config, command),
         Command::Whoami { listen } => whoami(listen),
         Command::Completions { shell } => {

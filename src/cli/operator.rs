@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
@@ -14,6 +15,9 @@ use crate::fetch::{Address, Client, Settings};
 use crate::startup;
 
 use super::{BAD_INPUT, CANNOT_START, chain, load, say};
+
+/// Longer than a revocation waits for silent nodes with the longest grace that can be configured.
+const PATIENCE: Duration = Duration::from_secs(3_700);
 
 /// The operator's listener of a configuration.
 pub(super) struct Operator {
@@ -68,7 +72,8 @@ impl Operator {
             .header(header::CONTENT_TYPE, "application/json")
             .body(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default())
             .map_err(|error| failed(error.to_string()))?;
-        let client = Client::new(&Settings::default()).map_err(|error| failed(chain(&error)))?;
+        let client = Client::new(&Settings { timeout: PATIENCE, ..Settings::default() })
+            .map_err(|error| failed(chain(&error)))?;
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let tokio = tokio.map_err(|error| failed(error.to_string()))?;
         let document = tokio

@@ -20,7 +20,7 @@ use super::headers::{self, Outgoing, Returning, request_headers, response_header
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
-use super::watch::Watch;
+use super::watch::{Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
 
 /// What a request brings along on its way.
@@ -100,18 +100,19 @@ pub async fn forward(
     if !is_plainly_framed(response.headers()) {
         return Err(Refusal::AnswerFraming);
     }
+    let tie = session.map(|view| Tie::new(runtime, permit, view));
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {
             Some((client, _)) => {
                 let ends = (client, hyper::upgrade::on(&mut response));
-                tunnel::open(worker, ends, session.clone(), options.idle_timeout, connection.busy.begin());
+                tunnel::open(worker, ends, tie.clone(), options.idle_timeout, connection.busy.begin());
             }
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),
         }
     }
-    Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), session))
+    Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), tie))
 }
 
 /// The client's end of a connection that may leave HTTP.
@@ -147,7 +148,7 @@ fn answer(
     permit: &Permit,
     response: Response<PooledBody<RequestBody>>,
     switching: Option<&Switch>,
-    session: Option<Arc<View>>,
+    tie: Option<Tie>,
 ) -> Response<ResponseBody> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
     let (parts, body) = response.into_parts();
@@ -158,8 +159,7 @@ fn answer(
         edits: &options.response,
     };
     let headers = response_headers(&parts.headers, returning);
-    let watched = session.map(|view| (runtime.authenticator.sessions().clone(), view));
-    let watch = Watch::new(watched, runtime.clock.now(), options.idle_timeout);
+    let watch = Watch::new(tie, runtime.clock.now(), options.idle_timeout);
     let mut answer = Response::new(ResponseBody::application(body, watch));
     *answer.status_mut() = match switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.

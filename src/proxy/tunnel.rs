@@ -12,10 +12,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
-use crate::session::View;
+use crate::session::OpenExchange;
 
 use super::Worker;
 use super::busy::Exchange;
+use super::watch::Tie;
 
 /// Bytes a tunnel may hold in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -30,19 +31,18 @@ const POLICY: u16 = 1008;
 pub fn open(
     worker: &Arc<Worker>,
     (client, application): (OnUpgrade, OnUpgrade),
-    session: Option<Arc<View>>,
+    tie: Option<Tie>,
     idle: Option<Duration>,
     busy: Exchange,
 ) {
-    let sessions = worker.runtime.authenticator.sessions();
-    // Registered before the client is told, and checked once more after: a revocation that came before the registration is
-    // seen by the check, one that comes after it by the registration.
-    let exchange = session.as_ref().map(|view| sessions.open_exchange(view));
-    if session.as_ref().is_some_and(|view| !sessions.still_alive(view)) {
+    // Registered before the client is told.
+    let exchange = tie.as_ref().map(Tie::open);
+    if matches!(exchange, Some(None)) {
         return;
     }
-    let now = worker.runtime.clock.now();
-    let left = session.map(|view| view.session.ends.since(now));
+    let exchange = exchange.flatten();
+    let left = tie.as_ref().map(|tie| tie.left(worker.runtime.clock.now()));
+    let counts = tie.is_some_and(|tie| !tie.passive);
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
         let _busy = busy;
@@ -63,7 +63,7 @@ pub fn open(
                 () = stop.cancelled() => End { code: GOING_AWAY, why: "the gateway stops" },
             }
         };
-        if let Some(end) = carry(client, application, &moved, end).await {
+        if let Some(end) = carry(client, application, (&moved, exchange.as_ref().filter(|_| counts)), end).await {
             tracing::debug!(why = end.why, "a tunnel was cut");
         }
     });
@@ -107,12 +107,23 @@ impl Moved {
 type Reader = ReadHalf<TokioIo<Upgraded>>;
 type Writer = WriteHalf<TokioIo<Upgraded>>;
 
-async fn carry(client: Upgraded, application: Upgraded, moved: &Moved, end: impl Future<Output = End>) -> Option<End> {
+async fn carry(
+    client: Upgraded,
+    application: Upgraded,
+    (moved, used): (&Moved, Option<&OpenExchange>),
+    end: impl Future<Output = End>,
+) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_application, mut to_application) = tokio::io::split(TokioIo::new(application));
-    let mut frames = Frames::default();
+    let (mut frames, mut theirs) = (Frames::default(), Frames::default());
     let ended = {
-        let up = pump(&mut from_client, &mut to_application, moved, |_| {});
+        let up = pump(&mut from_client, &mut to_application, moved, |bytes| {
+            // What a person sends counts as use of the session; the pongs of their browser do not.
+            theirs.advance(bytes);
+            if let Some(exchange) = used.filter(|_| std::mem::take(&mut theirs.data)) {
+                exchange.used();
+            }
+        });
         let down = pump(&mut from_application, &mut to_client, moved, |bytes| frames.advance(bytes));
         let both = async { tokio::try_join!(up, down) };
         tokio::select! {
@@ -176,11 +187,13 @@ async fn finish(
     to.flush().await
 }
 
-/// Where in the stream of a server's frames one is (RFC 6455 §5.2).
+/// Where in a stream of frames one is (RFC 6455 §5.2).
 #[derive(Default)]
 struct Frames {
     head: Vec<u8>,
     left: u64,
+    /// A frame began that is no control frame (RFC 6455 §5.5).
+    data: bool,
 }
 
 impl Frames {
@@ -196,6 +209,7 @@ impl Frames {
             bytes = &bytes[1..];
             if self.head.len() == self.head_length() {
                 self.left = self.payload_length();
+                self.data |= self.head[0] & 0x08 == 0;
                 self.head.clear();
             }
         }

@@ -2,11 +2,15 @@
 //! under its session and told when that session ends; a registration ends by drop. Knows nothing of what is exchanged.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, SessionKey, UserKey};
+use super::{Event, Part, SessionKey, UserKey, View};
+
+/// Whether an exchange may go on in a session as it is now: asked again while it is open.
+pub type MayGoOn = Arc<dyn Fn(&View) -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Open {
@@ -19,6 +23,25 @@ struct One {
     /// Of its session.
     epoch: u64,
     token: CancellationToken,
+    may_go_on: Option<MayGoOn>,
+    used: Arc<AtomicBool>,
+}
+
+/// An open exchange, as it is looked at again.
+pub(super) struct Looked {
+    may_go_on: Option<MayGoOn>,
+    token: CancellationToken,
+    /// The client sent something since the last look.
+    pub(super) used: bool,
+}
+
+impl Looked {
+    /// End it, unless it may go on in this session; `None`: there is none any more.
+    pub(super) fn judge(&self, view: Option<&View>) {
+        if !view.is_some_and(|view| self.may_go_on.as_ref().is_none_or(|may| may(view))) {
+            self.token.cancel();
+        }
+    }
 }
 
 /// All open exchanges of this node.
@@ -31,14 +54,36 @@ impl Exchanges {
     }
 
     /// Register one.
-    pub(super) fn open(&self, key: SessionKey, user: UserKey, epoch: u64) -> OpenExchange {
-        let token = CancellationToken::new();
+    pub(super) fn open(&self, view: &View, may_go_on: Option<MayGoOn>) -> OpenExchange {
+        let (key, user, epoch) = (view.key, view.user, view.session.epoch);
+        let (token, used) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
-        open.by_session.entry(key).or_default().insert(id, One { user, epoch, token: token.clone() });
+        open.by_session
+            .entry(key)
+            .or_default()
+            .insert(id, One { user, epoch, token: token.clone(), may_go_on, used: used.clone() });
         drop(open);
-        OpenExchange { exchanges: self.clone(), key, id, token }
+        OpenExchange { exchanges: self.clone(), key, id, token, used }
+    }
+
+    /// All of them, by session.
+    pub(super) fn look(&self) -> Vec<(SessionKey, Vec<Looked>)> {
+        let looked = |one: &One| Looked {
+            may_go_on: one.may_go_on.clone(),
+            token: one.token.clone(),
+            used: one.used.swap(false, Ordering::Relaxed),
+        };
+        let open = self.lock();
+        open.by_session.iter().map(|(key, entries)| (*key, entries.values().map(looked).collect())).collect()
+    }
+
+    /// End those of a part of the store: nobody can say that their sessions still stand.
+    pub(super) fn end_part(&self, part: Part) {
+        let open = self.lock();
+        let concerned = open.by_session.iter().filter(|(key, _)| part.holds(key.shard()));
+        concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.token.cancel());
     }
 
     /// End those that an event concerns.
@@ -66,9 +111,15 @@ pub struct OpenExchange {
     key: SessionKey,
     id: u64,
     token: CancellationToken,
+    used: Arc<AtomicBool>,
 }
 
 impl OpenExchange {
+    /// The client sent something that counts as use of the session.
+    pub fn used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
     /// Cancelled when the session has ended.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()

@@ -18,6 +18,7 @@ mod sessions;
 pub mod shared;
 mod shelf;
 pub mod store;
+mod upkeep;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -30,7 +31,7 @@ use crate::clock::Timestamp;
 pub use cache::{FirstBytes, View};
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
-pub use exchange::OpenExchange;
+pub use exchange::{MayGoOn, OpenExchange};
 pub use ledger::Ledger;
 pub use lifetime::Lifetimes;
 pub use memo::Memo;

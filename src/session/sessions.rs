@@ -8,30 +8,22 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 
 use super::cache::{Cache, NotLoaded, View};
-use super::coherence::{Coherence, Listener, NoLease, Rules, Standing, Trust};
+use super::coherence::{Coherence, NoLease, Rules, Standing, Trust};
 use super::counts::Counts;
-use super::exchange::{Exchanges, OpenExchange};
+use super::exchange::{Exchanges, MayGoOn, OpenExchange};
 use super::ledger::Ledger;
-use super::lifetime::{FLUSH_EVERY, Lifetimes, Touch, Verdict, judge};
+use super::lifetime::{Lifetimes, Touch, Verdict, judge};
 use super::memo::Memo;
 use super::{
     Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Provided, Revocation, Revoked, Session,
     SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
 };
 
-/// Expired records removed at a time: bounds how long the writer is busy with them.
-const SWEEP_AT_ONCE: usize = 1_000;
-/// How often expired records are looked for, in flushes.
-const SWEEP_EVERY: u32 = 30;
 /// How long a revocation that waits fully may take to find a store and a replica, beyond what silent nodes are waited for.
 const GIVE_UP: Duration = Duration::from_secs(6);
-/// Between attempts to learn what was revoked before this process began.
-const RECALL_EVERY: Duration = Duration::from_millis(500);
 /// A load whose generations moved is repeated; more often than this something is wrong and nobody is let in.
 const LOADS: usize = 4;
 
@@ -113,16 +105,16 @@ pub struct Begun {
 
 /// Sessions on this node.
 pub struct Sessions {
-    store: Arc<dyn SessionStore>,
+    pub(super) store: Arc<dyn SessionStore>,
     codec: CookieCodec,
-    settings: Settings,
-    cache: Cache,
-    ledger: Ledger,
-    exchanges: Exchanges,
-    queue: Mutex<Vec<(SessionKey, Timestamp)>>,
+    pub(super) settings: Settings,
+    pub(super) cache: Cache,
+    pub(super) ledger: Ledger,
+    pub(super) exchanges: Exchanges,
+    pub(super) queue: Mutex<Vec<(SessionKey, Timestamp)>>,
     counts: Counts,
     /// Where other nodes share the store.
-    coherence: Option<Arc<Coherence>>,
+    pub(super) coherence: Option<Arc<Coherence>>,
 }
 
 impl Sessions {
@@ -276,7 +268,7 @@ impl Sessions {
         touch == Touch::Queue
     }
 
-    async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
+    pub(super) async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
         for _ in 0..LOADS {
             // Asked when polled, not before: a load that joins another one must cost the store nothing.
             let ask = async { self.bounded(self.store.load(key)).await };
@@ -293,7 +285,7 @@ impl Sessions {
     }
 
     /// Accept a request of a live session, and write down that it came if that is due.
-    async fn accept(
+    pub(super) async fn accept(
         &self,
         view: Arc<View>,
         touch: Touch,
@@ -328,7 +320,7 @@ impl Sessions {
         self.queued().push((key, at));
     }
 
-    fn queued(&self) -> std::sync::MutexGuard<'_, Vec<(SessionKey, Timestamp)>> {
+    pub(super) fn queued(&self) -> std::sync::MutexGuard<'_, Vec<(SessionKey, Timestamp)>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -428,15 +420,6 @@ impl Sessions {
         if self.coherence.is_some() { Ok(()) } else { self.remember(now).await }
     }
 
-    async fn remember(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.ledger.prune(now);
-        let events = self.bounded(self.store.remembered(now)).await?;
-        for event in &events {
-            self.ledger.learn(event);
-        }
-        Ok(())
-    }
-
     /// Whether a session was revoked, as far as this node knows: for tokens issued in it, which no store is asked about.
     pub fn is_over(&self, key: SessionKey, user: UserKey, epoch: u64) -> bool {
         self.ledger.is_over(key, user, epoch)
@@ -490,7 +473,13 @@ impl Sessions {
     /// Register a long exchange in a session. It may have ended since it was checked: the caller checks once more by
     /// [`Sessions::still_alive`] after registering, so that no revocation falls between.
     pub fn open_exchange(&self, view: &View) -> OpenExchange {
-        self.exchanges.open(view.key, view.user, view.session.epoch)
+        self.exchanges.open(view, None)
+    }
+
+    /// The same, of an exchange that ends too when `may_go_on` says so of the session as it is then: asked about once a second, and
+    /// when the idle window of the session is over.
+    pub fn open_exchange_while(&self, view: &View, may_go_on: MayGoOn) -> OpenExchange {
+        self.exchanges.open(view, Some(may_go_on))
     }
 
     /// Whether no revocation has concerned this view since it was loaded.
@@ -498,66 +487,11 @@ impl Sessions {
         self.cache.counts(view)
     }
 
-    /// Write the queued activities. What fails is queued again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn flush(&self) -> Result<(), StoreError> {
-        let batch = std::mem::take(&mut *self.queued());
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let written = self.bounded(self.store.touch(batch.clone())).await;
-        if let Err(error) = written {
-            self.queued().extend(batch);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Keep up with other nodes, write queued activities every second and sweep what expired, until told to stop. Errors are
-    /// logged; the loops go on.
-    pub async fn maintain(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        tokio::join!(self.clone().cohere(clock.clone(), stop.clone()), self.tidy(clock, stop));
-    }
-
-    async fn cohere(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        let Some(coherence) = self.coherence.clone() else { return };
-        let mut said = false;
-        while let Err(error) = self.remember(clock.now()).await {
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "what was revoked before is not known yet");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RECALL_EVERY) => {}
-            }
-        }
-        coherence.run(self, stop).await;
-    }
-
-    async fn tidy(self: &Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        let mut turn: u32 = 0;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(FLUSH_EVERY) => {}
-            }
-            if let Err(error) = self.flush().await {
-                tracing::warn!(%error, waiting = self.queued().len(), "activities could not be written");
-            }
-            turn = turn.wrapping_add(1);
-            if turn.is_multiple_of(SWEEP_EVERY) {
-                self.ledger.prune(clock.now());
-                if let Err(error) = self.store.sweep(clock.now(), SWEEP_AT_ONCE).await {
-                    tracing::warn!(%error, "expired sessions could not be removed");
-                }
-            }
-        }
-    }
-
     /// A store that hangs is a store that does not answer.
-    async fn bounded<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) async fn bounded<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.counts.store_calls.add();
         let answer = match tokio::time::timeout(self.settings.store_timeout, answer).await {
             Ok(answer) => answer,
@@ -567,16 +501,6 @@ impl Sessions {
             self.counts.store_errors.add();
         }
         answer
-    }
-}
-
-impl Listener for Sessions {
-    fn apply(&self, event: &Event) {
-        Sessions::apply(self, event);
-    }
-
-    fn drop_memory(&self) {
-        self.refresh_everyone();
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{run_in, shipped};
+use crate::support::{run_in, run_text, shipped};
 
 /// Run it in a folder; code, standard output, standard error.
 fn portcullis(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
@@ -120,4 +120,68 @@ fn check_and_run_say_what_is_wrong_and_start_nothing() {
     assert_eq!(portcullis(path, &["frobnicate"], "").0, 2);
     let (code, said, _) = portcullis(path, &["completions", "bash"], "");
     assert!(code == 0 && said.contains("portcullis"), "{said}");
+}
+
+/// The command finds the gateway and its token by the configuration alone, and says what is certain.
+#[test]
+fn sessions_are_listed_and_revoked_by_the_command() {
+    let text = shipped("embedded:data").replacen("[server]", "[server]\nadmin = \"127.0.0.1:0\"", 1);
+    let folder = tempfile::tempdir().unwrap();
+    let running = run_text(folder, &text);
+    let path = running.folder.path();
+    let admin = running.gateway.admin_address().unwrap();
+    std::fs::write(path.join("gateway.toml"), text.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\"")))
+        .unwrap();
+    let sessions = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["sessions"].iter().chain(arguments).copied().collect();
+        portcullis(path, &arguments, "")
+    };
+    let signed_in = || running.curl("/", &[]).status == 200;
+    let handle = || {
+        let (code, said, _) = sessions(&["list", "--user", "demo"]);
+        assert_eq!(code, 0, "{said}");
+        let list: serde_json::Value = serde_json::from_str(&said).unwrap();
+        list[0]["session"].as_str().map(str::to_owned)
+    };
+    assert_eq!(handle(), None);
+    for what in ["--session", "--user", "--all"] {
+        std::fs::write(path.join("jar"), "").unwrap();
+        assert_eq!(running.sign_in("/", &running.password).status, 303);
+        assert!(signed_in());
+        let handle = handle().unwrap();
+        let (code, said, _) = sessions(&["revoke", "--others-of", &handle]);
+        assert!(code == 0 && said.contains("\"ended\":0") && signed_in(), "the only one is spared: {said}");
+        let (code, said, _) = match what {
+            "--session" => sessions(&["revoke", what, &handle]),
+            "--user" => sessions(&["revoke", what, "demo"]),
+            _ => sessions(&["revoke", what]),
+        };
+        assert_eq!(code, 0, "{said}");
+        let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+        for (key, expected) in [
+            ("committed", serde_json::json!(true)),
+            ("replicated", serde_json::json!(true)),
+            ("everywhere", serde_json::json!(true)),
+            ("confirmed", serde_json::json!(1)),
+            ("nodes", serde_json::json!(1)),
+            ("bound_ms", serde_json::json!(0)),
+            ("ended", serde_json::json!(1)),
+        ] {
+            assert_eq!(told[key], expected, "{what}: {said}");
+        }
+        assert!(told["waited_ms"].is_u64() && !signed_in(), "{said}");
+        let (code, _, said) = sessions(&["revoke", "--others-of", &handle]);
+        assert!(code == 1 && said.contains("no such session"), "{said}");
+    }
+    for (arguments, expected) in [
+        (vec!["revoke"], 2),
+        (vec!["revoke", "--all", "--user", "demo"], 2),
+        (vec!["revoke", "--session", "xyz"], 1),
+        (vec!["list"], 2),
+    ] {
+        assert_eq!(sessions(&arguments).0, expected, "{arguments:?}");
+    }
+    std::fs::remove_file(path.join("data/admin-token")).unwrap();
+    let (code, _, said) = sessions(&["list", "--user", "demo"]);
+    assert!(code == 1 && said.contains("admin-token"), "{said}");
 }

@@ -40,6 +40,7 @@ mod sessions;
 mod shared_log;
 mod shared_store;
 mod step_up;
+mod streams;
 mod support;
 mod tokens;
 mod tools;

@@ -35,6 +35,12 @@ fn with(port: u16, more: &str) -> Running {
     run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{more}"))
 }
 
+/// The shipped configuration in front of an application, with this text in the place of that.
+pub fn text_before(port: u16, old: &str, new: &str) -> String {
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""));
+    if old.is_empty() { text } else { text.replacen(old, new, 1) }
+}
+
 pub async fn revoke_everyone(running: &Running) {
     let revoked = running.gateway.sessions().revoke(Revocation::Everyone, Wait::Fully, Timestamp(0));
     soon(revoked).await.unwrap();
@@ -313,7 +319,7 @@ async fn an_answer_that_stands_still_for_longer_than_the_route_allows_is_cut() {
 
 /// A WebSocket application that echoes, tells what it was asked with, and can be slow in the middle of a frame.
 #[expect(clippy::result_large_err, reason = "the callback is of the library's type")]
-fn sockets() -> (Application, Receiver<String>) {
+pub fn sockets() -> (Application, Receiver<String>) {
     let (told, got) = channel();
     let application = Application::on_streams(move |stream| {
         let told = told.clone();

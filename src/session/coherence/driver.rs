@@ -45,6 +45,8 @@ pub trait Listener: Send + Sync + 'static {
     fn apply(&self, event: &Event);
     /// Drop what is in memory: events may have been missed.
     fn drop_memory(&self);
+    /// Lease and grace of a part have run out: cut what is open there, for whoever revokes does not wait longer.
+    fn lost(&self, part: Part);
 }
 
 struct Lane {
@@ -138,6 +140,8 @@ impl Coherence {
             tasks.spawn(async move { this.beat(index, &*to).await });
             let (this, to) = (self.clone(), listener.clone());
             tasks.spawn(async move { this.follow(index, &*to).await });
+            let (this, to) = (self.clone(), listener.clone());
+            tasks.spawn(async move { this.guard(index, &*to).await });
         }
         stop.cancelled().await;
         tasks.shutdown().await;
@@ -247,6 +251,27 @@ impl Coherence {
                 }
                 _ => self.fail(index, Some(&link)),
             }
+        }
+    }
+
+    /// Watch the lease: what is open ends with it.
+    async fn guard(&self, index: usize, listener: &dyn Listener) {
+        let lane = &self.lanes[index];
+        let part = self.part(index);
+        let mut held = false;
+        loop {
+            let lease = Moment::from_micros(lane.lease.load(Ordering::Acquire));
+            let end = lease + self.rules.grace;
+            if self.now() < end {
+                held = true;
+                sleep_until(self.began + end).await;
+                continue;
+            }
+            if std::mem::take(&mut held) {
+                listener.lost(part);
+            }
+            // Nothing is opened without a lease; the next one is given by a heartbeat.
+            sleep(self.rules.gap).await;
         }
     }
 

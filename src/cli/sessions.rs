@@ -1,0 +1,72 @@
+//! `portcullis sessions`. One decision: it asks the running gateway, which alone can say that a session is served no more; this
+//! command holds nothing but the address and the token, which it finds where the gateway does. Knows nothing of stores.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::json;
+
+use super::operator::Operator;
+
+/// What to do.
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// List a user's sessions, latest activity first.
+    List {
+        /// Whose.
+        #[arg(long)]
+        user: String,
+        /// Where they signed in: `local`, or an OpenID provider's name.
+        #[arg(long, default_value = "local")]
+        provider: String,
+    },
+    /// End sessions, and wait until no node serves them any more.
+    #[command(group = clap::ArgGroup::new("what").required(true))]
+    Revoke {
+        /// All of a user's.
+        #[arg(long, group = "what")]
+        user: Option<String>,
+        /// Where the user signed in: `local`, or an OpenID provider's name.
+        #[arg(long, default_value = "local", conflicts_with_all = ["session", "others_of", "all"])]
+        provider: String,
+        /// One, by the handle that `list` shows.
+        #[arg(long, group = "what", value_name = "HANDLE")]
+        session: Option<String>,
+        /// All of the user's whose session this is, but this one.
+        #[arg(long, group = "what", value_name = "HANDLE")]
+        others_of: Option<String>,
+        /// Everybody's.
+        #[arg(long, group = "what")]
+        all: bool,
+    },
+}
+
+/// Carry it out.
+pub(super) fn run(file: &Path, command: Command) -> ExitCode {
+    let done = Operator::of(file).and_then(|operator| match command {
+        Command::List { user, provider } => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("user", &user).append_pair("provider", &provider);
+            operator.ask(Method::GET, &format!("/sessions?{}", query.finish()), None)
+        }
+        Command::Revoke { user, provider, session, others_of, all: _ } => {
+            let what = match (user, session, others_of) {
+                (Some(user), ..) => json!({ "user": user, "provider": provider }),
+                (_, Some(session), _) => json!({ "session": session }),
+                (_, _, Some(session)) => json!({ "others_of": session }),
+                _ => json!({ "everyone": true }),
+            };
+            operator.ask(Method::POST, "/sessions/revoke", Some(&what))
+        }
+    });
+    match done {
+        Ok(told) => {
+            // Whoever reads it may have gone.
+            let _ = writeln!(std::io::stdout(), "{told}");
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
