@@ -56,7 +56,7 @@ pub fn head(status: u16, headers: &HeaderMap, http2: bool) {
     assert!(value("strict-transport-security").is_some(), "ASVS 3.4.1: {}", shown());
     assert_eq!(value("x-content-type-options").as_deref(), Some("nosniff"), "ASVS 3.4.4: {}", shown());
     let kept = value("cache-control").unwrap_or_default();
-    let is_public = status == 200 && cookies.is_empty();
+    let is_public = matches!(status, 200 | 304) && cookies.is_empty();
     assert!(is_public || kept.contains("no-store"), "kept by a cache: {}", shown());
     assert!(status != 401 || headers.contains_key("www-authenticate"), "RFC 9110 §11.6.1: {}", shown());
     if value("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
