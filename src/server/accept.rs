@@ -1,6 +1,8 @@
 //! From a socket to a served connection. One decision: the protocol is what ALPN agreed on, each with its own builder and its
 //! own timers, so that no client can hold a connection by saying nothing. Knows nothing of what is served.
 
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::counter::Counter;
 use crate::proxy::{Connection, Worker, handle};
 
 use super::addresses::{Addresses, Place};
@@ -66,9 +69,24 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let result =
         if http2 { Box::pin(two(&serve, stream, accepted)).await } else { one(&serve, stream, accepted).await };
     if let Err(error) = result {
-        serve.counters.broken.add();
+        counter(&serve.counters, &error).add();
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// What a connection that failed counts as: the limit that it ran into, if it was one of ours.
+fn counter<'c>(counters: &'c Counters, error: &hyper::Error) -> &'c Counter {
+    if error.is_timeout() {
+        return &counters.header_timeout;
+    }
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return &counters.reader_stalled;
+        }
+        cause = inner.source();
+    }
+    &counters.broken
 }
 
 /// Everything before HTTP: who it is, whether there is a place, and TLS.

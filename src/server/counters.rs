@@ -35,7 +35,11 @@ counters! {
     proxy_header_malformed,
     /// HTTP/2 connections closed because nothing was asked for `limits.header_timeout`.
     idle_closed,
-    /// Connections that ended in an error: broken, malformed, head or reader too slow.
+    /// HTTP/1.1 connections whose next head did not come within `limits.header_timeout`.
+    header_timeout,
+    /// Connections reset because the client took nothing of its answer for `limits.stall_timeout`.
+    reader_stalled,
+    /// Connections that ended in another error: broken, malformed, flooding.
     broken,
     /// Requests that came without TLS.
     plain,

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
+use crate::edge::count;
 use crate::options::revoke_everyone;
 use crate::support::{Running, run_text, shipped};
 use crate::tools::Service;
@@ -226,6 +227,9 @@ async fn slow_attacks_are_cut() {
     // The readers do not tell: there is nothing left for them to read.
     until("the slow readers are cut", || established(port) == 0).await;
     drop(readers);
+    for limit in ["header_timeout", "reader_stalled"] {
+        assert!(count(&running, limit) > 10, "{limit}: {}", count(&running, limit));
+    }
 }
 
 /// nghttp: a hundred streams at once, an upload, and a reader with the smallest of windows.

@@ -27,7 +27,7 @@ fn port(running: &Running) -> u16 {
 }
 
 /// The value of a counter.
-fn count(running: &Running, name: &str) -> u64 {
+pub fn count(running: &Running, name: &str) -> u64 {
     let counters = running.gateway.counters().unwrap().all();
     counters.into_iter().find(|(other, _)| *other == name).unwrap().1
 }
@@ -213,6 +213,7 @@ async fn silent_slow_and_half_open_clients_are_closed() {
     }
     assert_eq!(count(&running, "handshake_timeout"), 2);
     assert!(count(&running, "idle_closed") >= 1);
+    assert!(count(&running, "header_timeout") >= 1);
     // A request that takes longer than these limits is not idle.
     let slow = Application::start(|_| async {
         tokio::time::sleep(Duration::from_millis(800)).await;

@@ -211,7 +211,8 @@ fn cases(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str
     lines.map(|line| line.split_at(line.find(' ').unwrap()))
 }
 
-/// Each case is asked twice, of a verifier that knows nobody's failures: remembering must not change a verdict. attacks: 46 to 59.
+/// Each case is asked twice, of a verifier that knows nobody's failures: remembering must not change a verdict. attacks:
+/// policy 8, lines 46 to 59.
 #[tokio::test]
 async fn a_token_that_says_something_else_than_it_must_is_refused() {
     let issuer = Issuer::es256();
