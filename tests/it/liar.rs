@@ -1,16 +1,20 @@
 //! A provider that lies, and the ways a client proves who it is. What the gateway asks for is looked at from the other side.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use portcullis::clock::{Clock, SystemClock, TestClock};
+use portcullis::session::store::Memory;
+use portcullis::session::{Keep, SessionStore, ShelfKey, UserKey};
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 
 use crate::providers::{gateway, gateway_in, parameter, section, text};
 use crate::servers::Authority;
-use crate::support::{Running, Said};
+use crate::support::{Running, Said, run_with};
 use crate::tools::{Lines, program, python};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
@@ -205,6 +209,50 @@ fn the_client_proves_who_it_is_as_configured_and_in_no_other_way() {
     assert!(parts[1]["exp"].as_u64().unwrap() - parts[1]["iat"].as_u64().unwrap() <= 60);
     let kind = form(&said["body"], "client_assertion_type").unwrap();
     assert_eq!(kind, "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+}
+
+/// I41: the lock is renewed while the call runs, and what comes back after another one has written is not written.
+#[test]
+fn a_refresh_that_comes_too_late_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let route = "path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"X-Access-Token\"";
+    let text = text(&section("corp", &liar.issuer("http"), "")).replacen("path     = \"/\"", route, 1);
+    std::fs::write(folder.path().join("secret"), "a secret").unwrap();
+    let store: Arc<dyn SessionStore> = Arc::new(Memory::new());
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let running = run_with(folder, &text, clock.clone(), Some(store.clone()));
+    let tokens = |access: &str| json!({ "access_token": access, "refresh_token": "r", "expires_in": 20 });
+    liar.lie(&json!({ "token": tokens("first"), "id": { "at_hash": null } }));
+    assert_eq!(sign_in(&running).status, 303);
+    assert!(running.curl("/", &[]).body.contains("x-access-token: first\n"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let user = UserKey::of(&liar.issuer("http"), "alice");
+    let session = runtime.block_on(running.gateway.sessions().list(user, clock.now())).unwrap()[0].key;
+    let kept = |purpose: &str| runtime.block_on(store.kept(ShelfKey::of(purpose, &session.0), clock.now())).unwrap();
+    liar.lie(&json!({ "token": tokens("late"), "id": null, "wrong": { "/token": { "delay": 4000 } } }));
+    clock.advance(Duration::from_secs(17));
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| running.curl("/", &[]));
+        let until = Instant::now() + Duration::from_secs(20);
+        let wait_for = |what: &str, holds: &dyn Fn() -> bool| {
+            while !holds() {
+                assert!(Instant::now() < until, "{what}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        wait_for("the lock is taken", &|| kept("oidc/refresh").is_some());
+        let lock = kept("oidc/refresh").unwrap().version;
+        wait_for("the lock is renewed", &|| kept("oidc/refresh").is_some_and(|renewed| renewed.version > lock));
+        let theirs = kept("oidc/tokens").unwrap();
+        let key = ShelfKey::of("oidc/tokens", &session.0);
+        let keep = Keep { key, over: Some(theirs.version), bytes: theirs.bytes, until: theirs.until };
+        let newer = runtime.block_on(store.keep(keep, clock.now())).unwrap();
+        let said = asking.join().unwrap();
+        assert!(said.status == 200 && said.body.contains("x-access-token: first\n"), "{}", said.body);
+        assert_eq!(kept("oidc/tokens").map(|kept| kept.version), newer, "the late one wrote over it");
+        assert!(kept("oidc/refresh").is_none(), "the lock is given back");
+    });
 }
 
 /// RFC 8705 §2.

@@ -9,7 +9,8 @@ use portcullis::session::{SessionStore, UserKey};
 use serde_json::{Value, json};
 
 use crate::oidc::{audit, form, jar, set_jar};
-use crate::providers::{Provider, before, gateway, parameter, people, section, text};
+use crate::providers::{Provider, before, gateway, gateway_in, parameter, people, section, text};
+use crate::redis_server::RedisServer;
 use crate::support::{Running, Said, run_with};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
@@ -294,4 +295,43 @@ fn a_session_in_tokens_begins_at_a_provider_and_ends_by_its_logout_token() {
     assert_eq!(running.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token]).status, 200);
     set_jar(&running, &kept);
     assert_eq!(running.curl("/deep", &[]).status, 401);
+}
+
+/// I39, over two nodes of a shared store that each remember the session: the provider is told that it is over when it is.
+#[test]
+fn a_providers_sign_out_is_answered_when_no_node_serves_the_session() {
+    let (provider, redis) = (Provider::start(), RedisServer::start(&[]));
+    let store = format!("redis://127.0.0.1:{}/0", redis.port);
+    let user = "user = \"portcullis\"\npassword = { file = \"redis\" }";
+    let text = text(&section("corp", &provider.issuer(), ""))
+        .replace("\"memory\"", &format!("\"{store}\""))
+        .replace("[session]\n", "[session]\nsecret = { file = \"shared\" }\n")
+        .replace("[identity_headers]", &format!("[session.redis]\n{user}\n[identity_headers]"));
+    let node = || {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("shared"), "a secret of at least thirty-two bytes\n").unwrap();
+        std::fs::write(folder.path().join("redis"), "secret").unwrap();
+        gateway_in(folder, &text)
+    };
+    let (one, two) = (node(), node());
+    provider.configure(&one, &json!({}));
+    let asked = |node: &Running, cookie: &str| bare(node, "/a", cookie).status;
+    for change in [json!({}), json!({ "sub": null }), json!({ "sid": null })] {
+        set_jar(&one, "");
+        assert_eq!(one.sign_in_there("/", "alice").status, 303);
+        let cookie = format!("Cookie: {}", one.cookie());
+        for node in [&one, &two] {
+            let until = Instant::now() + Duration::from_secs(20);
+            while asked(node, &cookie) != 200 {
+                assert!(Instant::now() < until, "a node never serves the session");
+            }
+        }
+        let token = logout_token(&provider, &change, &sid_of(&one, &provider));
+        let hear = |node: &Running| {
+            node.curl("/.portcullis/oidc/corp/backchannel-logout", &["-d", &format!("logout_token={token}")]).status
+        };
+        assert_eq!(hear(&one), 200, "{change}");
+        assert_eq!((asked(&two, &cookie), asked(&one, &cookie)), (401, 401), "{change}");
+        assert_eq!(hear(&two), 400, "heard already");
+    }
 }

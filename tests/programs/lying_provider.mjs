@@ -86,6 +86,7 @@ const handler = async (request, response) => {
     seen = { authorization: request.headers.authorization, body, certificate: request.socket.getPeerCertificate?.().subject };
   }
   const wrong = lie.wrong?.[path];
+  if (wrong?.delay) await new Promise((done) => { setTimeout(done, wrong.delay); });
   if (wrong?.redirect) {
     response.writeHead(302, { location: wrong.redirect });
     return response.end();
