@@ -33,6 +33,7 @@ rs256 | es256 | eddsa | hs256)
 issuer = \"https://issuer.test\"
 audience = \"rig\"
 algorithms = [\"$algorithm\"]
+max_lifetime = \"4000days\"
 $source"
   ;;
 *) echo "start.sh: RIG_AUTH=$RIG_AUTH is not known" >&2; exit 2 ;;

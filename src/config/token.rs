@@ -18,6 +18,8 @@ const ALGORITHMS: [&str; 8] = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES3
 const KINDS: [&str; 2] = ["JWT", "at+jwt"];
 /// Access tokens live for minutes or hours; a token that counts for longer than a day is a password.
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// Devices that nobody visits are given tokens for ten years and more; the file has to say so.
+const LONGEST_EVER: Duration = Duration::from_secs(20 * 31_557_600);
 /// Clocks that follow a time server differ by less.
 const LEEWAY: Duration = Duration::from_secs(5);
 /// Key servers ask to be asked once in some minutes to hours; an unknown key is asked for at once anyway.
@@ -108,7 +110,7 @@ fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<To
         }
         Some(list) => list.value.into_iter().map(|at| at.value).collect(),
     };
-    let longest = table.duration("max_lifetime", SECOND..Duration::from_secs(400 * 86_400));
+    let longest = table.duration("max_lifetime", SECOND..LONGEST_EVER);
     // More than this is not a clock that is off, it is a token that outlives its end.
     let leeway = table.duration("leeway", Duration::ZERO..LEEWAY + Duration::from_millis(1));
     let claims = claims(&mut table, roles);
