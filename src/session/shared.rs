@@ -129,6 +129,9 @@ pub trait Link: Send + Sync + 'static {
     /// commits went over: `WAIT` on one that wrote nothing says yes at once.
     fn replicated(&self, within: Duration) -> LogFuture<'_, bool>;
 
+    /// Revocations that the log may have forgotten and that still concern what is in no store: denied tokens and epochs of this part.
+    fn remembered(&self) -> LogFuture<'_, Vec<Event>>;
+
     /// Every node registered here.
     fn nodes(&self) -> LogFuture<'_, Vec<Registered>>;
 

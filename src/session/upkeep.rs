@@ -2,7 +2,6 @@
 //! One decision: nothing here is waited for by a request, and an error is logged and tried again. Knows nothing of requests.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +16,6 @@ use super::{Activity, Event, Part, Sessions, StoreError};
 const SWEEP_AT_ONCE: usize = 1_000;
 /// How often expired records are looked for, in flushes.
 const SWEEP_EVERY: u32 = 30;
-/// Between attempts to learn what was revoked before this process began.
-const RECALL_EVERY: Duration = Duration::from_millis(500);
 
 impl Sessions {
     pub(super) async fn remember(&self, now: Timestamp) -> Result<(), StoreError> {
@@ -71,21 +68,11 @@ impl Sessions {
     /// Keep up with other nodes, write queued activities every second and sweep what expired, until told to stop. Errors are
     /// logged; the loops go on.
     pub async fn maintain(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        tokio::join!(self.clone().cohere(clock.clone(), stop.clone()), self.tidy(clock, stop));
+        tokio::join!(self.clone().cohere(stop.clone()), self.tidy(clock, stop));
     }
 
-    async fn cohere(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    async fn cohere(self: Arc<Self>, stop: CancellationToken) {
         let Some(coherence) = self.coherence.clone() else { return };
-        let mut said = false;
-        while let Err(error) = self.remember(clock.now()).await {
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "what was revoked before is not known yet");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RECALL_EVERY) => {}
-            }
-        }
         coherence.run(self, stop).await;
     }
 
@@ -119,6 +106,10 @@ impl Sessions {
 impl Listener for Sessions {
     fn apply(&self, event: &Event) {
         Sessions::apply(self, event);
+    }
+
+    fn learn(&self, event: &Event) {
+        self.ledger.learn(event);
     }
 
     fn drop_memory(&self) {

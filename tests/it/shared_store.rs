@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::{Deployment, Login, Redis, RedisError, Tls};
 use portcullis::session::{
-    CookieCodec, Creation, Lifetimes, NewSession, Revocation, Session, SessionKey, SessionKeys, SessionStore, Sessions,
-    Settings, UserKey,
+    CookieCodec, Creation, Event, Lifetimes, NewSession, Revocation, Session, SessionKey, SessionKeys, SessionStore,
+    Sessions, Settings, TokenId, UserKey,
 };
 use portcullis::trust::{ClientTlsFiles, client_config};
 
@@ -273,4 +273,34 @@ async fn sentinels_lead_to_the_new_master() {
     })
     .await;
     assert!(store.load(key("alice", 1)).await.unwrap().is_none());
+}
+
+/// I14: denied before this node began, and longer ago than the log remembers.
+#[tokio::test]
+async fn a_node_that_has_just_begun_knows_what_the_log_has_forgotten() {
+    let server = RedisServer::start(&[]);
+    let (store, now) = (server.store(), SystemClock.now());
+    let (token, user) = (TokenId::of("https://id.example.com", "1"), UserKey::of("local", "alice"));
+    let until = now.plus(Duration::from_secs(600));
+    store.revoke(Revocation::Token { id: token, until }, now).await.unwrap();
+    let told = store.revoke(Revocation::User { user, except: None }, now).await.unwrap();
+    let Event::UserEpoch { epoch, .. } = told.events[0] else { panic!("{told:?}") };
+    assert_eq!(server.admin(&["XTRIM", "portcullis:rl{00}", "MAXLEN", "0"]), "2");
+    let node = Sessions::new(
+        Arc::new(store),
+        CookieCodec::new(&SessionKeys::random().unwrap(), ""),
+        Settings {
+            lifetimes: Lifetimes::new(Duration::from_secs(100), Duration::from_secs(1_000)),
+            cache_entries: 10,
+            max_sessions: None,
+            store_timeout: Duration::from_secs(5),
+        },
+    );
+    let stop = CancellationToken::new();
+    let maintained = tokio::spawn(node.clone().maintain(Arc::new(SystemClock), stop.clone()));
+    eventually("it hears of revocations", async || node.hears_all().is_ok()).await;
+    assert!(node.is_token_revoked(token));
+    assert_eq!(node.epoch(user), epoch);
+    stop.cancel();
+    maintained.await.unwrap();
 }

@@ -43,6 +43,8 @@ pub enum Trust {
 pub trait Listener: Send + Sync + 'static {
     /// Make memory agree with it, and cut what is open.
     fn apply(&self, event: &Event);
+    /// Know of it, and nothing more: it was applied long ago by whoever was there.
+    fn learn(&self, event: &Event);
     /// Drop what is in memory: events may have been missed.
     fn drop_memory(&self);
     /// Lease and grace of a part have run out: cut what is open there, for whoever revokes does not wait longer.
@@ -194,6 +196,10 @@ impl Coherence {
                 lock(&lane.link).take();
                 let part = self.part(index).index;
                 let link = timeout(CONNECT, self.log.connect(part)).await??;
+                // Before the first lease over it: a token that answers for itself is refused by nothing else, and of one that was
+                // denied long ago the log no longer tells whoever just began or was away.
+                let remembered = timeout(CONNECT, link.remembered()).await??;
+                remembered.iter().for_each(|event| listener.learn(event));
                 if lock(&lane.core).opened(link.opening(), self.now()) {
                     listener.drop_memory();
                 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use crate::clock::Timestamp;
 use crate::session::shared::{Beat, Cycle, Entry, Link, LogFuture, Opening, Position, Receipt, Registered, SharedLog};
-use crate::session::{Event, EventId, Part, Revocation, StoreError};
+use crate::session::{Event, EventId, Part, Revocation, StoreError, TokenId, UserKey};
 
 use super::connect::Connection;
 use super::error::RedisError;
@@ -98,6 +99,28 @@ fn before(at: Position) -> Position {
         None => Position { ms: at.ms.saturating_sub(1), seq: u64::MAX },
     }
 }
+
+/// What the log may have forgotten and memory must not: denied tokens and epochs.
+pub(super) async fn remembered(connection: &Connection, way: &Way, part: Part) -> Result<Vec<Event>, RedisError> {
+    let mut commands = redis::pipe();
+    for kind in ["t", "n"] {
+        commands.cmd("ZRANGE").arg(way.key(kind)).arg(0).arg(-1).arg("WITHSCORES");
+    }
+    commands.cmd("GET").arg(way.key("g"));
+    let (tokens, users, everyone): Remembered = connection.ask_all(&commands).await?;
+    let mut events = Vec::new();
+    for (id, until) in tokens {
+        events.push(Event::Token { id: TokenId(text::bytes(&id)?), until: Timestamp(until) });
+    }
+    for (user, epoch) in users {
+        events.push(Event::UserEpoch { user: UserKey(text::bytes(&user)?), epoch, spared: None });
+    }
+    events.extend(everyone.map(|epoch| Event::Everyone { part, epoch }));
+    Ok(events)
+}
+
+/// Tokens until when, users' epochs, everybody's.
+type Remembered = (Vec<(String, u64)>, Vec<(String, u64)>, Option<u64>);
 
 fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
@@ -225,6 +248,10 @@ impl Link for RedisLink {
             };
             Ok(asked.await.map_err(unavailable)? > 0)
         })
+    }
+
+    fn remembered(&self) -> LogFuture<'_, Vec<Event>> {
+        Box::pin(async move { remembered(&self.term.connection, self.way(), self.part).await.map_err(unavailable) })
     }
 
     fn nodes(&self) -> LogFuture<'_, Vec<Registered>> {

@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::session::shared::SharedLog;
 use crate::session::{
     Committed, Creation, Event, EventId, Keep, Kept, KeyError, Listed, Part, Revocation, Session, SessionKey,
-    SessionStore, ShelfKey, StoreError, StoreFuture, TokenId, UserKey,
+    SessionStore, ShelfKey, StoreError, StoreFuture, UserKey,
 };
 
 use super::record::{decode, encode};
@@ -225,9 +225,11 @@ impl SessionStore for Redis {
         Box::pin(async move {
             let mut events = Vec::new();
             for index in 0..self.parts() {
-                let part = self.part(index);
-                events.extend(remembered(self.of(index), part, now).await.map_err(unavailable)?);
+                let (way, part) = (self.of(index), self.part(index));
+                let term = way.term().await.map_err(unavailable)?;
+                events.extend(log::remembered(&term.connection, way, part).await.map_err(unavailable)?);
             }
+            events.retain(|event| event.until().is_none_or(|until| until > now));
             Ok(events)
         })
     }
@@ -262,22 +264,6 @@ impl SessionStore for Redis {
     fn shared(&self) -> Option<Arc<dyn SharedLog>> {
         Some(Arc::new(RedisLog::new(self.ways.clone())))
     }
-}
-
-/// What the log may have forgotten and memory must not: denied tokens and epochs.
-async fn remembered(way: &Way, part: Part, now: Timestamp) -> Result<Vec<Event>, RedisError> {
-    let mut events = Vec::new();
-    let tokens: Vec<(String, u64)> = way.all("t").await?;
-    for (id, until) in tokens.into_iter().filter(|(_, until)| Timestamp(*until) > now) {
-        events.push(Event::Token { id: TokenId(text::bytes(&id)?), until: Timestamp(until) });
-    }
-    let users: Vec<(String, u64)> = way.all("n").await?;
-    for (user, epoch) in users {
-        events.push(Event::UserEpoch { user: UserKey(text::bytes(&user)?), epoch, spared: None });
-    }
-    let everyone: Option<u64> = way.ask(redis::cmd("GET").arg(way.key("g"))).await?;
-    events.extend(everyone.map(|epoch| Event::Everyone { part, epoch }));
-    Ok(events)
 }
 
 fn new_id() -> Result<EventId, StoreError> {

@@ -165,28 +165,6 @@ impl Way {
         answer
     }
 
-    /// Ask a plain command, as [`Way::run`] runs scripts.
-    pub(super) async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let term = self.term().await?;
-            let answer = term.connection.ask(command).await;
-            let Err(error) = answer else { return answer };
-            if ends_term(&error) {
-                self.lose(&term).await;
-            }
-            if tries == TRIES || !was_not_answered(&error) {
-                return Err(error);
-            }
-        }
-    }
-
-    /// All members of a sorted set with their scores.
-    pub(super) async fn all(&self, kind: &str) -> Result<Vec<(String, u64)>, RedisError> {
-        self.ask(redis::cmd("ZRANGE").arg(self.key(kind)).arg(0).arg(-1).arg("WITHSCORES")).await
-    }
-
     /// Run a script on a connection to a term's server.
     pub(super) async fn run_on<T: redis::FromRedisValue>(
         &self,
