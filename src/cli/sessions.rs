@@ -8,7 +8,12 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::json;
 
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::startup::{self, transfer::TransferError};
+
 use super::operator::Operator;
+use super::{BAD_INPUT, CANNOT_START, chain, load, say};
 
 /// What to do.
 #[derive(clap::Subcommand)]
@@ -22,6 +27,10 @@ pub(super) enum Command {
         #[arg(long, default_value = "local")]
         provider: String,
     },
+    /// Write out a store of one's own (`embedded:PATH`), while its gateway does not run.
+    Export,
+    /// Read what was written out, from standard input, into the store of this configuration.
+    Import,
     /// End sessions, and wait until no node serves them any more.
     #[command(group = clap::ArgGroup::new("what").required(true))]
     Revoke {
@@ -45,12 +54,45 @@ pub(super) enum Command {
 
 /// Carry it out.
 pub(super) fn run(file: &Path, command: Command) -> ExitCode {
+    match command {
+        Command::Export => {
+            transfer(file, |config| startup::transfer::export(config, &mut std::io::stdout().lock(), SystemClock.now()))
+        }
+        Command::Import => {
+            transfer(file, |config| startup::transfer::import(config, &mut std::io::stdin().lock(), SystemClock.now()))
+        }
+        other => asked(file, other),
+    }
+}
+
+fn transfer(file: &Path, carry: impl FnOnce(&Config) -> Result<usize, TransferError>) -> ExitCode {
+    let config = match load::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error.to_string());
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    match carry(&config) {
+        Ok(sessions) => {
+            say(&format!("sessions: {sessions}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("portcullis: {}", chain(&error)));
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+fn asked(file: &Path, command: Command) -> ExitCode {
     let done = Operator::of(file).and_then(|operator| match command {
         Command::List { user, provider } => {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.append_pair("user", &user).append_pair("provider", &provider);
             operator.ask(Method::GET, &format!("/sessions?{}", query.finish()), None)
         }
+        Command::Export | Command::Import => Ok(json!(null)),
         Command::Revoke { user, provider, session, others_of, all: _ } => {
             let what = match (user, session, others_of) {
                 (Some(user), ..) => json!({ "user": user, "provider": provider }),

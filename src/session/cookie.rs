@@ -62,13 +62,17 @@ impl SessionKeys {
         Ok(SessionKeys { master })
     }
 
-    /// Keys from a configured secret.
+    /// Keys from a configured secret. The text of a key file is those very keys: cookies stay good when a deployment moves from a
+    /// store of its own to a shared one.
     ///
     /// # Errors
     /// [`KeyError::Short`] below 32 bytes: less than the hash is less than its strength.
     pub fn from_secret(secret: &[u8]) -> Result<SessionKeys, KeyError> {
         if secret.len() < MASTER_BYTES {
             return Err(KeyError::Short(secret.len()));
+        }
+        if let Some(master) = URL_SAFE_NO_PAD.decode(secret).ok().and_then(|bytes| bytes.try_into().ok()) {
+            return Ok(SessionKeys { master });
         }
         Ok(SessionKeys { master: expand(secret, "portcullis/master/1") })
     }
@@ -237,6 +241,8 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(SessionKeys::load_or_create(&path).unwrap().derive("x"), made.derive("x"));
         assert_ne!(made.derive("x"), made.derive("y"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(SessionKeys::from_secret(text.trim_end().as_bytes()).unwrap().derive("x"), made.derive("x"));
         std::fs::write(&path, "no key").unwrap();
         assert!(matches!(SessionKeys::load_or_create(&path), Err(KeyError::Malformed(_))));
     }

@@ -5,6 +5,7 @@ mod files;
 mod oidc;
 mod redis;
 mod tokens;
+pub mod transfer;
 mod upstreams;
 
 use std::io;

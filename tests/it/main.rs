@@ -44,6 +44,7 @@ mod streams;
 mod support;
 mod tokens;
 mod tools;
+mod transfer;
 mod unasked;
 mod upstreams;
 mod wire;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, ReadableDatabase};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -51,6 +51,17 @@ pub struct Embedded {
     writer: Option<JoinHandle<()>>,
 }
 
+/// What a store holds.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Sessions within their limits.
+    pub sessions: Vec<Listed>,
+    /// Revocations that still count.
+    pub revoked: Vec<Event>,
+    /// What lies on the shelf.
+    pub shelf: Vec<(ShelfKey, Kept)>,
+}
+
 /// A write, and who waits for it.
 enum Job {
     Create(Box<Creation>, Reply<Vec<Event>>),
@@ -90,6 +101,29 @@ impl Embedded {
             .spawn(move || write_all(&theirs, &jobs))
             .map_err(OpenError::Thread)?;
         Ok(Embedded { database, queue: Mutex::new(Some(queue)), writer: Some(writer) })
+    }
+
+    /// Everything that another store needs to go on from here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn export(&self, now: Timestamp) -> Result<Export, StoreError> {
+        let found = || {
+            let transaction = self.database.begin_read()?;
+            let mut sessions = Vec::new();
+            for entry in transaction.open_table(SESSIONS)?.iter()? {
+                let (key, record) = entry?;
+                let session = decode(record.value());
+                sessions.push(session.map(|session| Listed { key: SessionKey(key.value()), session }));
+            }
+            Ok::<_, redb::Error>((sessions, standing::remembered(&transaction, now)?, standing::shelf(&transaction)?))
+        };
+        let (sessions, revoked, shelf) = found().map_err(unavailable)?;
+        let mut sessions = sessions.into_iter().collect::<Result<Vec<_>, _>>()?;
+        sessions.retain(|entry| entry.session.due() > now);
+        let mut shelf = shelf.into_iter().collect::<Result<Vec<_>, _>>()?;
+        shelf.retain(|(_, kept)| kept.until > now);
+        Ok(Export { sessions, revoked, shelf })
     }
 
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(Reply<T>) -> Job) -> StoreFuture<'_, T> {

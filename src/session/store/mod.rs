@@ -8,5 +8,5 @@ mod standing;
 mod tables;
 
 pub use self::redis::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
-pub use embedded::{Embedded, OpenError};
+pub use embedded::{Embedded, Export, OpenError};
 pub use memory::Memory;

@@ -194,6 +194,19 @@ pub(super) fn kept(
     Ok(table.get(key.0)?.map(|record| unshelved(record.value())))
 }
 
+/// A place on the shelf and what lies there.
+type Shelved = Result<(ShelfKey, Kept), StoreError>;
+
+/// Read everything on the shelf.
+pub(super) fn shelf(transaction: &ReadTransaction) -> Result<Vec<Shelved>, redb::Error> {
+    let mut all = Vec::new();
+    for entry in transaction.open_table(SHELF)?.iter()? {
+        let (key, record) = entry?;
+        all.push(unshelved(record.value()).map(|kept| (ShelfKey(key.value()), kept)));
+    }
+    Ok(all)
+}
+
 /// Read everything that was revoked and still counts.
 pub(super) fn remembered(transaction: &ReadTransaction, now: Timestamp) -> Result<Vec<Event>, redb::Error> {
     let mut events = Vec::new();
