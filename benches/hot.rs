@@ -5,8 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -203,10 +204,17 @@ fn bearer(c: &mut Criterion) {
     });
     let random = SystemRandom::new();
     let mut group = c.benchmark_group("a bearer token");
-    for name in ["HS256", "ES256", "EdDSA"] {
+    for name in ["HS256", "RS256", "PS256", "ES256", "EdDSA"] {
         let algorithm = Algorithm::named(name).unwrap();
         let (key, signing) = match name {
             "HS256" => (Key::from_secret(&[7; 32]).unwrap(), EncodingKey::from_secret(&[7; 32])),
+            "RS256" | "PS256" => {
+                let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+                let key = Key::from_pem(pem(pair.public_key()).as_bytes(), algorithm).unwrap();
+                let private: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+                let text = STANDARD.encode(private.as_ref());
+                (key, EncodingKey::from_rsa_pem(lines("PRIVATE", &text).as_bytes()).unwrap())
+            }
             "ES256" => {
                 let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
                 let key = Key::from_pem(pem(pair.public_key()).as_bytes(), algorithm).unwrap();
@@ -234,8 +242,11 @@ fn bearer(c: &mut Criterion) {
 }
 
 fn pem(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
-    let text = STANDARD.encode(key.as_der().unwrap().as_ref());
-    format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+    lines("PUBLIC", &STANDARD.encode(key.as_der().unwrap().as_ref()))
+}
+
+fn lines(kind: &str, text: &str) -> String {
+    format!("-----BEGIN {kind} KEY-----\n{text}\n-----END {kind} KEY-----\n")
 }
 
 fn tokens(keys: Arc<Keys>) -> Tokens {
