@@ -197,6 +197,23 @@ impl Sessions {
         }
     }
 
+    /// What a session in memory is good for now. The lease is looked at after memory: the other way round a process that stands
+    /// still in between answers what was revoked meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the lease has run out.
+    fn weigh(&self, view: &View, now: Timestamp) -> Result<Verdict, StoreError> {
+        let trust = self.trust(view.key.shard());
+        if trust == Trust::None {
+            return Err(no_lease());
+        }
+        Ok(match judge(&view.session, view.last_seen(), now) {
+            // While the store is away nothing is written through; it waits.
+            Verdict::Alive(Touch::Now) if trust == Trust::Grace => Verdict::Alive(Touch::Queue),
+            verdict => verdict,
+        })
+    }
+
     /// The session of a cookie. Answered from memory where it is there; the store is asked on a miss and before *idle*.
     ///
     /// # Errors
@@ -206,16 +223,9 @@ impl Sessions {
         let mut known = false;
         if let Some(view) = self.cache.get(key).await {
             known = true;
-            // Looked at after memory: the other way round a process that stands still in between answers what was revoked meanwhile.
-            let trust = self.trust(key.shard());
-            if trust == Trust::None {
-                return Err(no_lease());
-            }
-            match judge(&view.session, view.last_seen(), now) {
+            match self.weigh(&view, now)? {
                 Verdict::Alive(touch) => {
                     self.counts.hits.add();
-                    // While the store is away nothing is written through; it waits.
-                    let touch = if trust == Trust::Grace && touch == Touch::Now { Touch::Queue } else { touch };
                     return self.accept(view, touch, activity, now).await;
                 }
                 Verdict::Over => return Ok(Lookup::Ended(EndedBecause::Absolute)),

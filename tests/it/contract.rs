@@ -232,7 +232,7 @@ fn node(store: &Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {
     Sessions::new(store.clone(), CookieCodec::new(keys, ""), settings)
 }
 
-fn alice() -> NewSession {
+pub fn alice() -> NewSession {
     let (name, email, roles) = (None, None, vec![]);
     NewSession {
         provider: "local".into(),

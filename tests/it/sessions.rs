@@ -16,6 +16,7 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
 use proptest::test_runner::Config as ProptestConfig;
 use tokio::sync::Notify;
 
+use crate::contract::alice;
 use crate::support::{run_with, shipped};
 
 const ANSWERS: u8 = 0;
@@ -120,19 +121,6 @@ fn node(store: Arc<dyn SessionStore>, keys: &SessionKeys, max_sessions: Option<u
 fn faulty() -> (Arc<Faulty>, Arc<Sessions>) {
     let store = Arc::new(Faulty::default());
     (store.clone(), node(store, &SessionKeys::random().unwrap(), None))
-}
-
-fn alice() -> NewSession {
-    let (name, email, roles) = (None, None, vec![]);
-    NewSession {
-        provider: "local".into(),
-        subject: "alice".into(),
-        name,
-        email,
-        roles,
-        device: "test".into(),
-        provided: None,
-    }
 }
 
 async fn alive(node: &Sessions, cookie: &str, at: u64) -> bool {

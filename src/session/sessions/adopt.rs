@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::session::lifetime::{Touch, Verdict, judge};
+use crate::session::lifetime::{Verdict, judge};
 use crate::session::{Activity, EndedBecause, Lookup, Session, SessionKey, StoreError, View};
 
-use super::{Sessions, Trust, no_lease};
+use super::Sessions;
 
 impl Sessions {
     /// A session as its token tells of it; `None` where a revocation is known. The store is not asked.
@@ -31,15 +31,9 @@ impl Sessions {
         if !self.still_alive(view) {
             return Ok(Lookup::Ended(EndedBecause::Revoked));
         }
-        // The lease after memory, as for any session.
-        let trust = self.trust(view.key.shard());
-        if trust == Trust::None {
-            return Err(no_lease());
-        }
-        match judge(&view.session, view.last_seen(), now) {
+        match self.weigh(view, now)? {
             Verdict::Alive(touch) => {
                 self.counts.hits.add();
-                let touch = if trust == Trust::Grace && touch == Touch::Now { Touch::Queue } else { touch };
                 self.accept(view.clone(), touch, activity, now).await
             }
             Verdict::Idle => Ok(Lookup::Ended(EndedBecause::Idle)),
