@@ -2,8 +2,8 @@
 //! to see each frame: the byte limit, the names in trailers, the count for the record. Knows nothing of routes.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::upstream::{BodyState, PooledBody, Sending};
+use crate::upstream::{PooledBody, Upload};
 
 use super::headers::clean_trailers;
 use super::record::Recorder;
@@ -53,51 +53,72 @@ pub struct BodyLimits {
 pub struct RequestBody(Option<Streamed>);
 
 struct Streamed {
-    body: Incoming,
+    upload: Arc<Shared>,
     left: Option<u64>,
     runtime: Arc<Runtime>,
-    state: Arc<BodyState>,
-    news: Arc<News>,
     stall: Stall,
     idle: Option<Duration>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// What a body and its sender have to tell each other beside its state.
-#[derive(Default)]
-struct News {
+/// What a body and its sender have to tell each other, and the client's stream itself: whoever sends it may not ask for more
+/// for as long as the application's window is full, and the client has to be told nevertheless.
+struct Shared {
+    /// `None` once it is abandoned.
+    body: Mutex<Option<Incoming>>,
+    abandoned: CancellationToken,
+    done: AtomicBool,
+    broken: AtomicBool,
     too_large: AtomicBool,
     stalled: AtomicBool,
     answered: AtomicBool,
 }
 
-/// What the sender learns of a request body while it is on its way.
-pub struct Progress {
-    sending: Sending,
-    /// `None` where there is no body.
-    news: Option<Arc<News>>,
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+impl Upload for Shared {
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    fn abandon(&self) {
+        let body = self.lock().take();
+        drop(body);
+        self.abandoned.cancel();
+    }
+}
+
+/// What the sender learns of a request body while it is on its way; `None` where there is no body.
+pub struct Progress(Option<Arc<Shared>>);
 
 impl Progress {
     /// What the pool needs to know.
-    pub fn sending(&self) -> Sending {
-        self.sending.clone()
+    pub fn upload(&self) -> Option<Arc<dyn Upload>> {
+        self.0.clone().map(|shared| shared as Arc<dyn Upload>)
     }
 
     /// The response head came.
     pub fn answered(&self) {
-        if let Some(news) = &self.news {
-            news.answered.store(true, Ordering::Release);
+        if let Some(shared) = &self.0 {
+            shared.answered.store(true, Ordering::Release);
         }
     }
 
     /// Why the body was stopped, where it was and nobody else is to blame.
     pub fn refusal(&self) -> Option<Refusal> {
-        let news = self.news.as_ref()?;
-        if news.too_large.load(Ordering::Acquire) {
+        let shared = self.0.as_ref()?;
+        if shared.too_large.load(Ordering::Acquire) {
             Some(Refusal::TooLarge)
         } else {
-            news.stalled.load(Ordering::Acquire).then_some(Refusal::BodyTimeout)
+            shared.stalled.load(Ordering::Acquire).then_some(Refusal::BodyTimeout)
         }
     }
 }
@@ -108,25 +129,30 @@ impl RequestBody {
         if body.is_end_stream() {
             return RequestBody::none();
         }
-        let (state, news) = (Arc::new(BodyState::default()), Arc::new(News::default()));
-        let cut = CancellationToken::new();
+        let abandoned = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            body: Mutex::new(Some(body)),
+            abandoned: abandoned.clone(),
+            done: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+        });
         let streamed = Streamed {
-            body,
+            upload: shared.clone(),
             left: limits.bytes,
             runtime: runtime.clone(),
-            state: state.clone(),
-            news: news.clone(),
             stall: Stall::new(Some(limits.wait)),
             idle: limits.idle,
-            cut: Box::pin(cut.clone().cancelled_owned()),
+            abandoned: Box::pin(abandoned.cancelled_owned()),
         };
-        let sending = Sending { body: Some(state), cut: Some(cut) };
-        (RequestBody(Some(streamed)), Progress { sending, news: Some(news) })
+        (RequestBody(Some(streamed)), Progress(Some(shared)))
     }
 
     /// No body.
     pub fn none() -> (RequestBody, Progress) {
-        (RequestBody(None), Progress { sending: Sending::default(), news: None })
+        (RequestBody(None), Progress(None))
     }
 }
 
@@ -138,32 +164,40 @@ impl Body for RequestBody {
         let Some(streamed) = &mut self.get_mut().0 else { return Poll::Ready(None) };
         let polled = ready!(streamed.poll(cx));
         if matches!(polled, Some(Err(_))) {
-            streamed.state.broken.store(true, Ordering::Release);
+            streamed.upload.broken.store(true, Ordering::Release);
         }
         Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|streamed| streamed.body.is_end_stream())
+        // One that was abandoned ends in an error, which has to be asked for.
+        let ended = |streamed: &Streamed| streamed.upload.lock().as_ref().is_some_and(Body::is_end_stream);
+        self.0.as_ref().is_none_or(ended)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.body.size_hint())
+        let hint =
+            |streamed: &Streamed| streamed.upload.lock().as_ref().map_or_else(SizeHint::default, Body::size_hint);
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), hint)
     }
 }
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+        if self.abandoned.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
-        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else { return self.wait(cx) };
+        let (polled, is_end) = match self.upload.lock().as_mut() {
+            None => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+            Some(body) => (Pin::new(&mut *body).poll_frame(cx), body.is_end_stream()),
+        };
+        let Poll::Ready(polled) = polled else { return self.wait(cx) };
         self.stall.moved();
         let frame = match polled {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
             None => {
-                self.state.done.store(true, Ordering::Release);
+                self.upload.done.store(true, Ordering::Release);
                 return Poll::Ready(None);
             }
         };
@@ -171,13 +205,13 @@ impl Streamed {
             match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
                 None => {
-                    self.news.too_large.store(true, Ordering::Release);
+                    self.upload.too_large.store(true, Ordering::Release);
                     return Poll::Ready(Some(Err(BodyError::TooLarge)));
                 }
             }
         }
-        if self.body.is_end_stream() {
-            self.state.done.store(true, Ordering::Release);
+        if is_end {
+            self.upload.done.store(true, Ordering::Release);
         }
         Poll::Ready(Some(Ok(cleaned(frame, self.runtime.authenticator.headers()))))
     }
@@ -186,8 +220,8 @@ impl Streamed {
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             ready!(self.stall.poll_stalled(cx));
-            if !self.news.answered.swap(false, Ordering::AcqRel) {
-                self.news.stalled.store(true, Ordering::Release);
+            if !self.upload.answered.swap(false, Ordering::AcqRel) {
+                self.upload.stalled.store(true, Ordering::Release);
                 return Poll::Ready(Some(Err(BodyError::Stalled)));
             }
             self.stall.set(self.idle);

@@ -94,7 +94,7 @@ pub async fn forward(
 
     last_look(runtime, permit, session.as_deref())?;
     let pool = &worker.pools[permit.route().upstream.0];
-    let answered = pool.send(rebuilt, progress.sending(), switch.is_some(), options.response_timeout).await;
+    let answered = pool.send(rebuilt, progress.upload(), switch.is_some(), options.response_timeout).await;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
     if !is_plainly_framed(response.headers()) {

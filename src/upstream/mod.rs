@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use health::{Health, watch};
 pub use outcomes::Outcomes;
-pub use pool::{BodyState, Pool, PooledBody, Sending};
+pub use pool::{Pool, PooledBody, Upload};
 pub use server::{Address, Ejection, Protocol, Server};
 
 /// An application, as plain values. Its servers are shared by all workers: what one finds out all know.

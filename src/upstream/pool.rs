@@ -3,7 +3,7 @@
 //! Knows nothing of what is sent; repeats only what hyper hands back unsent, and connects that failed.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,7 +13,6 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connect::{Connected, connect};
 use super::server::{InFlight, Protocol, Server};
@@ -23,31 +22,38 @@ use super::{ForwardError, Upstream, balance};
 /// A connection older than this takes no further request: a name that leads elsewhere by now is followed.
 const OLDEST: Duration = Duration::from_secs(300);
 
-/// What the sender and a request body tell each other.
-#[derive(Clone, Debug, Default)]
-pub struct Sending {
-    /// Told by the body. `None` where there is no body to send.
-    pub body: Option<Arc<BodyState>>,
-    /// Cancelled when nobody wants the rest of the body any more. `None` where there is none.
-    pub cut: Option<CancellationToken>,
+/// What the sender of a request learns of its body, and tells it.
+pub trait Upload: Send + Sync {
+    /// It was read to its end.
+    fn is_done(&self) -> bool;
+    /// It ended in an error, which is no fault of the server's.
+    fn is_broken(&self) -> bool;
+    /// Nobody wants the rest: let go of it, even where whoever sends it does not ask for more.
+    fn abandon(&self);
 }
 
-/// How far a request body came.
-#[derive(Debug, Default)]
-pub struct BodyState {
-    /// It was read to its end.
-    pub done: AtomicBool,
-    /// It ended in an error, which is no fault of the server's.
-    pub broken: AtomicBool,
-}
+/// A request body on its way. Dropped with the exchange: what is still being sent by then is wanted no more.
+struct Sending(Option<Arc<dyn Upload>>);
 
 impl Sending {
     fn is_done(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.done.load(Ordering::Acquire))
+        self.0.as_ref().is_none_or(|body| body.is_done())
     }
 
     fn is_broken(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| body.broken.load(Ordering::Acquire))
+        self.0.as_ref().is_some_and(|body| body.is_broken())
+    }
+}
+
+impl Drop for Sending {
+    /// On HTTP/2 a request body is sent by a task of hyper's own, which goes on after the answer; and where the server's
+    /// window is full that task does not even look at the body.
+    fn drop(&mut self) {
+        if let Some(body) = &self.0
+            && !body.is_done()
+        {
+            body.abandon();
+        }
     }
 }
 
@@ -96,21 +102,20 @@ impl<B: Sendable> Pool<B> {
         &self.upstream.name
     }
 
-    /// Send and wait for the response head, no longer than `limit` or the upstream's own limit; `http1` where HTTP/2 would
-    /// not do.
+    /// Send and wait for the response head, no longer than `limit` or the upstream's own limit; `upload` is what the request's
+    /// body tells, where it has one; `http1` where HTTP/2 would not do.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
     pub async fn send(
         &self,
         request: Request<B>,
-        sending: Sending,
+        upload: Option<Arc<dyn Upload>>,
         http1: bool,
         limit: Option<Duration>,
     ) -> Result<Response<PooledBody<B>>, ForwardError> {
         let limit = limit.unwrap_or(self.upstream.response_timeout);
-        // Dropped with the exchange: a body that is still being sent is wanted no more.
-        let answered = tokio::time::timeout(limit, self.exchange(request, sending, http1))
+        let answered = tokio::time::timeout(limit, self.exchange(request, Sending(upload), http1))
             .await
             .unwrap_or(Err(ForwardError::ResponseTimeout));
         self.upstream.outcomes.count(&answered);
@@ -123,7 +128,6 @@ impl<B: Sendable> Pool<B> {
         sending: Sending,
         http1: bool,
     ) -> Result<Response<PooledBody<B>>, ForwardError> {
-        let cut = sending.cut.clone().map(CancellationToken::drop_guard);
         let mut tried = Vec::new();
         let mut failure = None;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -144,8 +148,8 @@ impl<B: Sendable> Pool<B> {
             match wire.send(request, server).await {
                 Ok(response) => {
                     server.answered();
-                    let back = wire.after(&response, self.wires[index].clone(), sending);
-                    let body = |body| PooledBody::new(body, Exchange { back, _running: running, _cut: cut });
+                    let back = wire.after(&response, self.wires[index].clone());
+                    let body = |body| PooledBody::new(body, Exchange { back, sending, _running: running });
                     return Ok(response.map(body));
                 }
                 Err(mut error) => match error.take_message() {
@@ -228,14 +232,14 @@ impl<B: Sendable> Wire<B> {
     }
 
     /// What becomes of the connection when the answer is done.
-    fn after(self, response: &Response<Incoming>, wires: Arc<Wires<B>>, sending: Sending) -> Option<Return<B>> {
+    fn after(self, response: &Response<Incoming>, wires: Arc<Wires<B>>) -> Option<Return<B>> {
         match self {
             Wire::One { wire, .. } if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
                 // From here on the connection is the tunnel's.
                 wire.release();
                 None
             }
-            Wire::One { wire, opened, .. } => Some(Return { wire, opened, wires, sending }),
+            Wire::One { wire, opened, .. } => Some(Return { wire, opened, wires }),
             Wire::Two { .. } => None,
         }
     }
@@ -281,17 +285,11 @@ struct Return<B> {
     wire: One<B>,
     opened: Instant,
     wires: Arc<Wires<B>>,
-    sending: Sending,
 }
 
 impl<B: Send + 'static> Return<B> {
     fn give_back(self) {
-        let Return { mut wire, opened, wires, sending } = self;
-        // An answer before the request was read: the rest of the request is still on its way to a server that may take it
-        // for the next one. Close.
-        if !sending.is_done() {
-            return;
-        }
+        let Return { mut wire, opened, wires } = self;
         if wire.sender.is_ready() {
             return wires.put(wire, opened);
         }
@@ -307,9 +305,8 @@ impl<B: Send + 'static> Return<B> {
 /// What lives as long as an answer's body.
 struct Exchange<B> {
     back: Option<Return<B>>,
+    sending: Sending,
     _running: InFlight,
-    /// On HTTP/2 a request body is sent by a task of hyper's own, which would go on after the answer.
-    _cut: Option<DropGuard>,
 }
 
 /// A response body that gives its connection back when it was read to its end.
@@ -328,7 +325,10 @@ impl<B: Send + 'static> PooledBody<B> {
     }
 
     fn end(&mut self) {
-        if let Some(back) = self.exchange.take().and_then(|exchange| exchange.back) {
+        let Some(Exchange { back: Some(back), sending, .. }) = self.exchange.take() else { return };
+        // An answer before the request was read: the rest of the request is still on its way to a server that may take it
+        // for the next one. Close.
+        if sending.is_done() {
             back.give_back();
         }
     }
