@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::config::Config;
+
 /// An authentication gateway in front of applications you cannot change.
 #[derive(Parser)]
 #[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
@@ -76,6 +78,8 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
         listen: SocketAddr,
     },
+    /// The JSON schema of the configuration file, on standard output, for editors and validators.
+    Schema,
     /// Completions for a shell, on standard output.
     Completions {
         /// Which shell.
@@ -99,9 +103,20 @@ pub fn main() -> ExitCode {
         Command::Sessions { config, command } => sessions::run(&config.config, command),
         Command::Token { config, command } => token::run(&config.config, command),
         Command::Whoami { listen } => whoami(listen),
+        Command::Schema => schema(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut std::io::stdout());
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn schema() -> ExitCode {
+    match writeln!(std::io::stdout(), "{:#}", Config::schema()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("portcullis: the schema cannot be written: {error}"));
+            ExitCode::from(CANNOT_START)
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn identity_headers(root: &mut Table<'_, '_>) -> Option<IdentityHeade
         }
     }
     if !headers.names_user() && !table.has_problem("user") && !table.has_problem("preset") {
-        table.missing(
+        table.missing_beside(
             "user",
             "write `preset`, or `user = \"X-User\"`: an application that is told nobody's name cannot know who calls",
         );

@@ -10,6 +10,7 @@ mod oidc;
 mod options;
 mod parse;
 mod problems;
+mod questions;
 mod redis;
 mod routes;
 mod server;

@@ -73,11 +73,11 @@ fn provider(
     let [allow_domains, allow_emails, allow_groups] =
         ["allow_domains", "allow_emails", "allow_groups"].map(|key| allowed(&mut table, key));
     if roles_claim.is_none() && allow_groups.as_ref().is_some_and(|groups| !groups.is_empty()) {
-        table.missing("roles_claim", "`allow_groups` is read from it; write the claim that holds groups");
+        table.missing_beside("roles_claim", "`allow_groups` is read from it; write the claim that holds groups");
     }
     let (ca, identity) = table.table("tls").map(|tls| trust(tls, base)).unwrap_or_default();
     if client_auth == Some(OidcClientAuth::Certificate) && identity.is_none() {
-        table.missing(
+        table.missing_beside(
             "tls",
             "the certificate that `tls_client_auth` shows; write [tls] with `certificate`, `private_key`",
         );
@@ -157,22 +157,28 @@ fn client_auth(table: &mut Table<'_, '_>, base: &Path) -> Option<OidcClientAuth>
     const KINDS: [&str; 4] = ["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"];
     let kind = table.text("client_auth", "one of the names of OpenID Connect Core §9");
     let named = kind.as_ref().map_or(KINDS[0], |at| at.value.as_str());
-    let secret = secret(table, "client_secret", base)?;
+    let secret = secret(table, "client_secret", base);
     let key = table.text("client_key", "the path of a PEM file").map(|at| base.join(at.value));
     let key_id = table.text("client_key_id", "the key's name at the provider").map(|at| at.value);
-    match (named, secret, key) {
+    match (named, secret?, key) {
         ("client_secret_basic", Some(secret), None) => Some(OidcClientAuth::Basic(secret)),
         ("client_secret_post", Some(secret), None) => Some(OidcClientAuth::Post(secret)),
         ("private_key_jwt", None, Some(key)) => Some(OidcClientAuth::Key(key, key_id)),
         ("tls_client_auth", None, None) => Some(OidcClientAuth::Certificate),
         ("client_secret_basic" | "client_secret_post", ..) => {
             if !table.has_problem("client_secret") {
-                table.missing("client_secret", "write { file = \"PATH\" } or { env = \"NAME\" }, and no `client_key`");
+                table.missing_beside(
+                    "client_secret",
+                    "write { file = \"PATH\" } or { env = \"NAME\" }, and no `client_key`",
+                );
             }
             None
         }
         ("private_key_jwt", ..) => {
-            table.missing("client_key", "write the path of the PEM key that assertions are signed with, and no secret");
+            table.missing_beside(
+                "client_key",
+                "write the path of the PEM key that assertions are signed with, and no secret",
+            );
             None
         }
         ("tls_client_auth", ..) => {
@@ -260,7 +266,7 @@ fn user_prefix(table: &mut Table<'_, '_>, several: bool) -> Option<String> {
     let Some(At { value, span, .. }) = table.text("user_prefix", accepted) else {
         if several && !table.has_problem("user_prefix") {
             let why = "applications could take one place's `alice` for the other's";
-            table.missing("user_prefix", &format!("with several places to sign in, {why}; write {accepted}"));
+            table.missing_beside("user_prefix", &format!("with several places to sign in, {why}; write {accepted}"));
             return None;
         }
         return (!table.has_problem("user_prefix")).then(String::new);
@@ -296,7 +302,7 @@ fn trust(mut table: Table<'_, '_>, base: &Path) -> Trust {
     let (ca, certificate, key) = (file("ca"), file("certificate"), file("private_key"));
     if certificate.is_some() != key.is_some() {
         let lacking = if key.is_none() { "private_key" } else { "certificate" };
-        table.missing(lacking, "`certificate` and `private_key` go together");
+        table.missing_beside(lacking, "`certificate` and `private_key` go together");
     }
     table.done();
     (ca, certificate.zip(key))

@@ -175,7 +175,7 @@ pub(super) fn header(name: &str) -> Result<HeaderName, &'static str> {
 
 fn preflight(table: &mut Table<'_, '_>) -> Option<Preflight> {
     const ACCEPTED: &str = "write \"pass\" or { origins = [\"https://app.example.com\"] }";
-    let Some(found) = table.take("preflight") else { return Some(Preflight::Ask) };
+    let Some(found) = table.take("preflight", &["pass"]) else { return Some(Preflight::Ask) };
     let span = found.span.clone();
     match found.value.get_ref() {
         DeValue::String(word) if word == "pass" => Some(Preflight::Pass),

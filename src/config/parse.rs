@@ -52,7 +52,7 @@ impl Config {
 }
 
 /// All sections, whatever fails; `None` only together with a finding.
-fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
+pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let roles = roles(root);
     let server = required(root, "server", "write [server] with `listen`").and_then(|table| server(table, base));
     let tls = required(root, "tls", "write [tls] with `certificate` and `private_key`, or `self_signed = true`")
@@ -86,7 +86,7 @@ fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
 }
 
 fn required<'f, 't>(root: &mut Table<'f, 't>, key: &'static str, accepted: &str) -> Option<Table<'f, 't>> {
-    let table = root.take(key);
+    let table = root.take(key, &[]);
     match table {
         None => {
             root.missing(key, accepted);

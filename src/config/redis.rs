@@ -80,7 +80,6 @@ pub(super) fn redis_store(
     if let (Some(table), None, false) = (&table, &url, mistaken) {
         let span = table.span().clone();
         session.problem(&span, "redis", "has no meaning without `store = \"redis://…\"`");
-        return None;
     }
     let known = url.is_some();
     let url = url.unwrap_or(RedisUrl { secure: true, hosts: Vec::new(), database: 0, span: 0..0 });
@@ -143,7 +142,7 @@ fn options(table: &mut Table<'_, '_>, found: &mut RedisStore, base: &Path) -> Op
     }
     let login = login(table, ["user", "password"], base);
     if login.as_ref().is_some_and(|login| login.user.is_some() && login.password.is_none()) {
-        table.missing("password", "a `user` needs one; write `password = { file = \"PATH\" }`");
+        table.missing_beside("password", "a `user` needs one; write `password = { file = \"PATH\" }`");
     }
     let prefix = name(table, "prefix", 1).unwrap_or_else(|| PREFIX.to_owned());
     let site = name(table, "site", 0).unwrap_or_default();
@@ -192,7 +191,7 @@ fn tls(table: &mut Table<'_, '_>, secure: bool, base: &Path) -> UpstreamTls {
     let (ca, certificate, key) = (file("ca"), file("certificate"), file("private_key"));
     if certificate.is_some() != key.is_some() {
         let lacking = if key.is_none() { "private_key" } else { "certificate" };
-        table.missing(lacking, "`certificate` and `private_key` go together");
+        table.missing_beside(lacking, "`certificate` and `private_key` go together");
     }
     let server_name = table.text("server_name", "a name such as \"redis.internal\"").map(|at| at.value);
     UpstreamTls { ca, identity: certificate.zip(key), server_name }

@@ -178,7 +178,7 @@ fn methods(table: &mut Table<'_, '_>) -> Option<Option<Vec<Method>>> {
 }
 
 fn access(table: &mut Table<'_, '_>, roles: &RoleNames) -> Option<AccessRule> {
-    let Some(found) = table.take("access") else {
+    let Some(found) = table.take("access", &["public", "authenticated"]) else {
         table.missing("access", ACCESS);
         return None;
     };

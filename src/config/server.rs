@@ -53,7 +53,7 @@ fn admin(table: &mut Table<'_, '_>, base: &Path) -> Option<AdminListener> {
     let token = secret(table, "admin_token", base);
     let Some(At { value, span, .. }) = found else {
         if token.as_ref().is_some_and(Option::is_some) && !table.has_problem("admin") {
-            table.missing("admin", &format!("`admin_token` opens it; write {accepted}"));
+            table.missing_beside("admin", &format!("`admin_token` opens it; write {accepted}"));
         }
         return None;
     };
@@ -104,7 +104,7 @@ pub(super) fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
         }
         None if self_signed => Some(base.join(default)),
         None => {
-            table.missing(key, &format!("write {file}, or `self_signed = true` for development"));
+            table.missing_beside(key, &format!("write {file}, or `self_signed = true` for development"));
             None
         }
     };

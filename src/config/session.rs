@@ -43,7 +43,7 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     let secret = secret(&mut table, "secret", base);
     if let (Some(Store::Redis(_)), Some(None)) = (&store, &secret) {
         let accepted = "gateways on one store need the same one; write { file = \"PATH\" } or { env = \"NAME\" }";
-        table.missing("secret", accepted);
+        table.missing_beside("secret", accepted);
     }
     let max_sessions = table.number("max_sessions", 1..1_000_001).and_then(|most| u32::try_from(most).ok());
     let cache_entries = table.number("cache_entries", 1..100_000_001).unwrap_or(CACHE_ENTRIES);
@@ -67,7 +67,7 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
 /// `on_outage`: how long sessions in memory are served while a shared store is away, beyond the lease.
 fn grace(table: &mut Table<'_, '_>) -> Option<Duration> {
     let accepted = "\"deny\" or { stale = \"60s\" }";
-    let Some(found) = table.take("on_outage") else { return Some(Duration::ZERO) };
+    let Some(found) = table.take("on_outage", &["deny"]) else { return Some(Duration::ZERO) };
     let span = found.span.clone();
     if let DeValue::String(text) = found.value.get_ref() {
         if text == "deny" {
@@ -124,7 +124,7 @@ fn store(table: &mut Table<'_, '_>, base: &Path) -> Option<Store> {
 /// `{ file = PATH }` or `{ env = NAME }`. The outer `None` is a mistake, the inner one an absent key.
 pub(super) fn secret(table: &mut Table<'_, '_>, key: &'static str, base: &Path) -> Option<Option<Secret>> {
     let accepted = "{ file = \"PATH\" } or { env = \"NAME\" }";
-    let Some(found) = table.take(key) else { return Some(None) };
+    let Some(found) = table.take(key, &[]) else { return Some(None) };
     let span = found.span.clone();
     if matches!(found.value.get_ref(), DeValue::String(_)) {
         table.problem(&span, key, format!("a secret does not stand in this file; write {accepted}"));

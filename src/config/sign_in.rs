@@ -36,7 +36,7 @@ pub(super) fn sign_in(table: &mut Table<'_, '_>, access: Option<AccessRule>, log
     }
     let acr: Vec<String> = acr.map(|list| list.value.into_iter().map(|at| at.value).collect()).unwrap_or_default();
     if !acr.is_empty() && login.as_deref().is_none_or(|login| login == "local") && !table.has_problem("login") {
-        table.missing("login", "`acr` is an OpenID provider's to confirm; write which one");
+        table.missing_beside("login", "`acr` is an OpenID provider's to confirm; write which one");
     }
     if let Some(wrong) = acr.iter().find(|value| value.is_empty() || value.contains(char::is_whitespace)) {
         table.problem(&span, "acr", format!("`{wrong}` is no such value; write {wanted}"));
@@ -54,7 +54,7 @@ fn access_token(table: &mut Table<'_, '_>, login: Option<&str>) -> Option<Header
     let accepted = "a header name such as \"X-Access-Token\"";
     let At { value, span, .. } = table.text("access_token_header", accepted)?;
     if login.is_none_or(|login| login == "local") && !table.has_problem("login") {
-        table.missing("login", "`access_token_header` carries an OpenID provider's token; write which one");
+        table.missing_beside("login", "`access_token_header` carries an OpenID provider's token; write which one");
     }
     // `Authorization` is where an application looks for a bearer; everything else that has a meaning of its own is refused.
     let name = if value.eq_ignore_ascii_case("authorization") {

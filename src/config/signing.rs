@@ -51,6 +51,8 @@ pub(super) fn session_mode(session: &mut Table<'_, '_>) -> Option<SessionMode> {
     const ACCEPTED: &str = "\"server\" or \"jwt\"";
     let mode = session.text("mode", ACCEPTED);
     let table = session.table("jwt");
+    let place = table.as_ref().map(|table| table.span().clone());
+    let jwt = jwt(table);
     match mode {
         None if session.has_problem("mode") => None,
         Some(At { value, span, .. }) if value != "server" && value != "jwt" => {
@@ -58,10 +60,9 @@ pub(super) fn session_mode(session: &mut Table<'_, '_>) -> Option<SessionMode> {
             session.problem(&span, "mode", format!("`{value}` is no mode; write {ACCEPTED}{near}"));
             None
         }
-        Some(At { value, .. }) if value == "jwt" => jwt(table),
+        Some(At { value, .. }) if value == "jwt" => Some(jwt),
         _ => {
-            if let Some(table) = table {
-                let span = table.span().clone();
+            if let Some(span) = place {
                 session.problem(&span, "jwt", "stands without `mode = \"jwt\"`; write that, or leave this out");
                 return None;
             }
@@ -70,9 +71,9 @@ pub(super) fn session_mode(session: &mut Table<'_, '_>) -> Option<SessionMode> {
     }
 }
 
-fn jwt(table: Option<Table<'_, '_>>) -> Option<SessionMode> {
+fn jwt(table: Option<Table<'_, '_>>) -> SessionMode {
     let mut jwt = JwtSessions { audience: None, access_lifetime: ACCESS_LIFETIME, grace: GRACE };
-    let Some(mut table) = table else { return Some(SessionMode::Jwt(jwt)) };
+    let Some(mut table) = table else { return SessionMode::Jwt(jwt) };
     const ACCEPTED: &str = "\"sealed\" or \"jws\"";
     let format = table.text("format", ACCEPTED);
     jwt.audience = table.text("audience", "what access tokens carry as `aud`").map(|at| at.value);
@@ -85,7 +86,7 @@ fn jwt(table: Option<Table<'_, '_>>) -> Option<SessionMode> {
         _ => false,
     };
     if signed && jwt.audience.as_ref().is_none_or(String::is_empty) && !table.has_problem("audience") {
-        table.missing("audience", "write what access tokens carry as `aud`, for those who verify them");
+        table.missing_beside("audience", "write what access tokens carry as `aud`, for those who verify them");
     }
     if !signed && jwt.audience.take().is_some() && !table.has_problem("format") {
         let span = table.span().clone();
@@ -98,7 +99,7 @@ fn jwt(table: Option<Table<'_, '_>>) -> Option<SessionMode> {
         jwt.grace = grace.value;
     }
     table.done();
-    Some(SessionMode::Jwt(jwt))
+    SessionMode::Jwt(jwt)
 }
 
 /// `[signing]`; the issuer has to be there where something is signed for others.
@@ -108,7 +109,7 @@ pub(super) fn signing(root: &mut Table<'_, '_>, session: Option<&SessionConfig>)
     let needs = session.is_some_and(|session| matches!(&session.mode, SessionMode::Jwt(jwt) if jwt.audience.is_some()));
     let Some(mut table) = root.table("signing") else {
         if needs && !root.found("signing") {
-            root.missing("signing", &format!("write [signing] with `issuer`, {ISSUER}"));
+            root.missing_beside("signing", &format!("write [signing] with `issuer`, {ISSUER}"));
             return None;
         }
         return Some(signing);

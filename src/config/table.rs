@@ -12,17 +12,25 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::problems::{Problem, did_you_mean, listed};
+use super::questions::{Kind, NAME, Questions};
 
 /// Mistakes found so far, and the text that their lines are counted in.
 #[derive(Clone)]
 pub(super) struct Findings<'t> {
     text: &'t str,
     problems: Rc<RefCell<Vec<Problem>>>,
+    /// Where somebody wants to know what is asked for, and not what is found.
+    questions: Option<Rc<RefCell<Questions>>>,
 }
 
 impl<'t> Findings<'t> {
     pub(super) fn new(text: &'t str) -> Findings<'t> {
-        Findings { text, problems: Rc::default() }
+        Findings { text, problems: Rc::default(), questions: None }
+    }
+
+    /// Of no text: every table that is asked for is there, with nothing in it, so that what is asked of it is heard as well.
+    pub(super) fn listening(questions: Rc<RefCell<Questions>>) -> Findings<'t> {
+        Findings { text: "", problems: Rc::default(), questions: Some(questions) }
     }
 
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
@@ -139,10 +147,60 @@ impl<'f, 't> Table<'f, 't> {
 
     /// A missing key, told at the table's own line.
     pub(super) fn missing(&self, key: &str, accepted: &str) {
+        if let Some(questions) = &self.findings.questions {
+            questions.borrow_mut().needed(&self.path, key);
+        }
+        self.missing_beside(key, accepted);
+    }
+
+    /// A key that is missing because of what other keys say or do not say.
+    pub(super) fn missing_beside(&self, key: &str, accepted: &str) {
         self.findings.add(&self.span, self.path_of(key), format!("missing; {accepted}"));
     }
 
-    pub(super) fn take(&mut self, key: &'static str) -> Option<At<Spanned<DeValue<'t>>>> {
+    /// The value of a key that is a table, or `words` as well; read on by [`Table::reread`].
+    pub(super) fn take(
+        &mut self,
+        key: &'static str,
+        words: &'static [&'static str],
+    ) -> Option<At<Spanned<DeValue<'t>>>> {
+        if !words.is_empty() {
+            self.hear(key, "", Kind::Words(words));
+        }
+        self.offer(key, "", Kind::Table);
+        self.pull(key)
+    }
+
+    /// What is asked for here is told to whoever listens.
+    fn hear(&self, key: &'static str, wanted: &str, kind: Kind) {
+        if let Some(questions) = &self.findings.questions {
+            questions.borrow_mut().add(&self.path, key, wanted, kind);
+        }
+    }
+
+    /// The same of what has something within: whoever listens is given one, to hear what is asked of that.
+    fn offer(&mut self, key: &'static str, wanted: &str, kind: Kind) {
+        let Some(questions) = &self.findings.questions else { return };
+        questions.borrow_mut().add(&self.path, key, wanted, kind.clone());
+        let inner = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
+        let value = match kind {
+            Kind::NamedTables => {
+                let named = [(Spanned::new(0..0, NAME.into()), inner())];
+                Spanned::new(0..0, DeValue::Table(DeTable::from_iter(named)))
+            }
+            Kind::Tables | Kind::TextsOrTables => {
+                let mut list = DeArray::new();
+                list.push(inner());
+                Spanned::new(0..0, DeValue::Array(list))
+            }
+            _ => inner(),
+        };
+        if !questions.borrow().withholds(&self.path, key) {
+            self.entries.insert(key.to_owned(), (0..0, value));
+        }
+    }
+
+    fn pull(&mut self, key: &'static str) -> Option<At<Spanned<DeValue<'t>>>> {
         self.known.push(key);
         let (span, value) = self.entries.remove(key)?;
         self.taken.push(key);
@@ -155,7 +213,7 @@ impl<'f, 't> Table<'f, 't> {
         wanted: &str,
         read: impl FnOnce(DeValue<'t>) -> Option<T>,
     ) -> Option<At<T>> {
-        let At { value, span, key } = self.take(key)?;
+        let At { value, span, key } = self.pull(key)?;
         let found = type_name(value.get_ref());
         match read(value.into_inner()) {
             Some(value) => Some(At { value, span, key }),
@@ -167,10 +225,12 @@ impl<'f, 't> Table<'f, 't> {
     }
 
     pub(super) fn text(&mut self, key: &'static str, wanted: &str) -> Option<At<String>> {
+        self.hear(key, wanted, Kind::Text);
         self.typed(key, wanted, text)
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> Option<At<bool>> {
+        self.hear(key, "", Kind::Flag);
         self.typed(key, "true or false", |value| match value {
             DeValue::Boolean(flag) => Some(flag),
             _ => None,
@@ -185,6 +245,7 @@ impl<'f, 't> Table<'f, 't> {
     /// The same with its place.
     pub(super) fn number_at(&mut self, key: &'static str, range: Range<u64>) -> Option<At<u64>> {
         let wanted = format!("a whole number from {} to {}", range.start, range.end - 1);
+        self.hear(key, &wanted, Kind::Number(range.clone()));
         let number = self.typed(key, &wanted, |value| match value {
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
             _ => None,
@@ -205,21 +266,31 @@ impl<'f, 't> Table<'f, 't> {
     /// A duration such as `"30m"`, within a range.
     pub(super) fn duration(&mut self, key: &'static str, range: Range<Duration>) -> Option<At<Duration>> {
         let wanted = "a duration such as \"500ms\", \"30s\", \"15m\" or \"12h\"";
-        let At { value, span, key } = self.text(key, wanted)?;
+        let bounds = || (humantime::format_duration(range.start), humantime::format_duration(range.end));
+        if self.findings.questions.is_some() {
+            let (least, most) = bounds();
+            self.hear(key, &format!("{wanted}; at least {least} and below {most}"), Kind::Text);
+        }
+        let At { value, span, key } = self.typed(key, wanted, text)?;
         let Ok(duration) = humantime::parse_duration(&value) else {
             self.findings.add(&span, key, format!("`{value}` is not a duration; write {wanted}"));
             return None;
         };
         if !range.contains(&duration) {
-            let (least, most) = (humantime::format_duration(range.start), humantime::format_duration(range.end));
+            let (least, most) = bounds();
             self.findings.add(&span, key, format!("`{value}` is out of range; at least {least} and below {most}"));
             return None;
         }
         Some(At { value: duration, span, key })
     }
 
-    /// A list of anything.
+    /// A list of texts or tables; the latter are read on by [`Table::within`].
     pub(super) fn values(&mut self, key: &'static str, wanted: &str) -> Option<At<DeArray<'t>>> {
+        self.offer(key, wanted, Kind::TextsOrTables);
+        self.list(key, wanted)
+    }
+
+    fn list(&mut self, key: &'static str, wanted: &str) -> Option<At<DeArray<'t>>> {
         self.typed(key, wanted, |value| match value {
             DeValue::Array(array) => Some(array),
             _ => None,
@@ -228,7 +299,8 @@ impl<'f, 't> Table<'f, 't> {
 
     /// The entries of a table whose keys its users choose.
     pub(super) fn entries(&mut self, key: &'static str) -> Vec<(String, Range<usize>, DeValue<'t>)> {
-        let Some(mut inner) = self.table(key) else { return Vec::new() };
+        self.hear(key, "", Kind::Entries);
+        let Some(mut inner) = self.inner(key) else { return Vec::new() };
         let entries = std::mem::take(&mut inner.entries);
         entries.into_iter().map(|(name, (span, value))| (name, span, value.into_inner())).collect()
     }
@@ -240,7 +312,8 @@ impl<'f, 't> Table<'f, 't> {
 
     /// A list of texts, each with its place.
     pub(super) fn texts(&mut self, key: &'static str, wanted: &str) -> Option<At<Vec<At<String>>>> {
-        let list = self.values(key, wanted)?;
+        self.hear(key, wanted, Kind::Texts);
+        let list = self.list(key, wanted)?;
         let mut texts = Vec::new();
         for value in list.value {
             let span = value.span();
@@ -258,6 +331,11 @@ impl<'f, 't> Table<'f, 't> {
 
     /// A table within.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'f, 't>> {
+        self.offer(key, "", Kind::Table);
+        self.inner(key)
+    }
+
+    fn inner(&mut self, key: &'static str) -> Option<Table<'f, 't>> {
         let findings = self.findings;
         let table = self.typed(key, "a table", |value| match value {
             DeValue::Table(table) => Some(table),
@@ -268,7 +346,8 @@ impl<'f, 't> Table<'f, 't> {
 
     /// The tables within, each by the name its users gave it.
     pub(super) fn named_tables(&mut self, key: &'static str) -> Vec<(String, Table<'f, 't>)> {
-        let Some(mut outer) = self.table(key) else { return Vec::new() };
+        self.offer(key, "", Kind::NamedTables);
+        let Some(mut outer) = self.inner(key) else { return Vec::new() };
         let mut tables = Vec::new();
         for (name, (span, value)) in std::mem::take(&mut outer.entries) {
             let path = outer.path_of(&name);
@@ -292,19 +371,32 @@ impl<'f, 't> Table<'f, 't> {
     }
 
     /// Whether the value of a key is a list; takes nothing.
-    pub(super) fn holds_list(&self, key: &str) -> bool {
+    fn holds_list(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(_)))
     }
 
     /// One table (`[key]`) or several (`[[key]]`).
     pub(super) fn one_or_more(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
-        if self.holds_list(key) { self.array_of_tables(key) } else { self.table(key).into_iter().collect() }
+        self.hear(key, "", Kind::TableToo);
+        let one = self.entries.contains_key(key) && !self.holds_list(key);
+        if one { self.inner(key).into_iter().collect() } else { self.array_of_tables(key) }
+    }
+
+    /// A text that has to be there, or several.
+    pub(super) fn text_or_texts(&mut self, key: &'static str, accepted: &str) -> Option<At<Vec<At<String>>>> {
+        if self.holds_list(key) {
+            return self.texts(key, accepted);
+        }
+        self.hear(key, accepted, Kind::Texts);
+        let one = self.needed(key, accepted)?;
+        Some(At { span: one.span.clone(), key: one.key.clone(), value: vec![one] })
     }
 
     /// An array of tables (`[[key]]`).
     pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Table<'f, 't>> {
         let wanted = format!("tables, each headed `[[{key}]]`");
-        let Some(list) = self.values(key, &wanted) else { return Vec::new() };
+        self.offer(key, "", Kind::Tables);
+        let Some(list) = self.list(key, &wanted) else { return Vec::new() };
         let mut tables = Vec::new();
         for (index, value) in list.value.into_iter().enumerate() {
             let (span, path) = (value.span(), format!("{}[{index}]", list.key));

@@ -130,10 +130,7 @@ fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<To
 /// One text or a list of them.
 fn audiences(table: &mut Table<'_, '_>) -> Option<Vec<String>> {
     const ACCEPTED: &str = "what the tokens carry as `aud` when they are meant for this gateway, such as \"gateway\"";
-    if !table.holds_list("audience") {
-        return Some(vec![table.needed("audience", ACCEPTED)?.value]);
-    }
-    let list = table.texts("audience", ACCEPTED)?;
+    let list = table.text_or_texts("audience", ACCEPTED)?;
     let values: Vec<String> = list.value.into_iter().map(|at| at.value).collect();
     if values.iter().any(String::is_empty) || values.is_empty() {
         table.problem(&list.span, "audience", format!("is empty; write {ACCEPTED}"));
@@ -176,12 +173,12 @@ fn keys(table: &mut Table<'_, '_>, algorithms: Option<&[&str]>, base: &Path) -> 
     const ACCEPTED: &str = "write `jwks` (https://… or a file), `key` (a PEM file) or, for HS256, `secret`";
     let jwks = table.text("jwks", "an https:// address or a file");
     let key = table.text("key", "the path of a PEM file");
-    let shared = secret(table, "secret", base)?;
+    let shared = secret(table, "secret", base);
     let ca = table.text("ca", "the path of a PEM file").map(|at| base.join(at.value));
     let refresh = table.duration("refresh", SECOND..Duration::from_secs(86_400)).map_or(REFRESH, |at| at.value);
     let with_secret = algorithms.map(|names| names.contains(&"HS256"));
     let span = table.span().clone();
-    match (jwks, key, shared) {
+    match (jwks, key, shared?) {
         (Some(At { value, span, .. }), None, None) if value.contains("://") => {
             if !value.starts_with("https://") {
                 let wrong = format!("`{value}` is not https; whoever can change it on the way signs tokens");
@@ -210,7 +207,7 @@ fn keys(table: &mut Table<'_, '_>, algorithms: Option<&[&str]>, base: &Path) -> 
         }
         _ if table.has_problem("jwks") || table.has_problem("key") => None,
         (None, None, None) => {
-            table.missing("jwks", ACCEPTED);
+            table.missing_beside("jwks", ACCEPTED);
             None
         }
         _ => {
@@ -249,7 +246,7 @@ fn claims(table: &mut Table<'_, '_>, roles: &RoleNames) -> Option<ClaimNames> {
         }
     }
     if !role_map.is_empty() && claim.is_none() {
-        table.missing("roles_claim", "write the claim whose values `role_map` reads, such as \"groups\"");
+        table.missing_beside("roles_claim", "write the claim whose values `role_map` reads, such as \"groups\"");
         fine = false;
     }
     let email = email.or_else(|| Some("email".to_owned()));

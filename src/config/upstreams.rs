@@ -143,7 +143,7 @@ fn tls(mut table: Table<'_, '_>, base: &Path, secure: bool) -> UpstreamTls {
     let key = file(table.text("private_key", "the path of a PEM file"));
     if certificate.is_some() != key.is_some() {
         let lacking = if key.is_none() { "private_key" } else { "certificate" };
-        table.missing(lacking, "`certificate` and `private_key` go together");
+        table.missing_beside(lacking, "`certificate` and `private_key` go together");
     }
     let server_name = table.text("server_name", "a name such as \"app.internal\"").map(|at| at.value);
     table.done();

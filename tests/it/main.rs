@@ -35,6 +35,7 @@ mod process;
 mod providers;
 mod redis_server;
 mod scanners;
+mod schema;
 mod servers;
 mod sessions;
 mod shared_log;
