@@ -11,8 +11,9 @@ use crate::session::Sessions;
 
 use super::Admin;
 
-/// What a check found.
-pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send + 'a>>;
+/// What a check found; what is amiss although it holds.
+pub type CheckFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<String>, Box<dyn Error + Send + Sync>>> + Send + 'a>>;
 
 /// One thing that has to hold for requests to be answered. It bounds its own time.
 pub trait Check: Send + Sync + 'static {
@@ -30,26 +31,36 @@ impl Check for Arc<Sessions> {
     }
 
     fn ask(&self) -> CheckFuture<'_> {
-        Box::pin(async { self.probe().await.map_err(Into::into) })
+        Box::pin(async {
+            let missed = self.probe().await?;
+            Ok((missed > 0).then(|| format!("{missed} parts of it are away; sessions in them get 503")))
+        })
     }
 }
 
-/// What is missing, a line each; empty: ready.
-pub(super) async fn missing(admin: &Admin) -> String {
-    let mut lines = String::new();
+/// Whether it is ready, and what is missing or amiss, a line each.
+pub(super) async fn judge(admin: &Admin) -> (bool, String) {
+    let (mut ready, mut lines) = (true, String::new());
     if admin.draining.is() {
+        ready = false;
         lines.push_str("gateway: stopping\n");
     }
     for check in &admin.checks {
-        if let Err(error) = check.ask().await {
-            lines.push_str(&format!("{}: {error}", check.name()));
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                lines.push_str(&format!(": {error}"));
-                cause = error.source();
+        let name = check.name();
+        match check.ask().await {
+            Ok(None) => {}
+            Ok(Some(amiss)) => lines.push_str(&format!("{name}: {amiss}\n")),
+            Err(error) => {
+                ready = false;
+                lines.push_str(&format!("{name}: {error}"));
+                let mut cause = error.source();
+                while let Some(error) = cause {
+                    lines.push_str(&format!(": {error}"));
+                    cause = error.source();
+                }
+                lines.push('\n');
             }
-            lines.push('\n');
         }
     }
-    lines
+    (ready, lines)
 }

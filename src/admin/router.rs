@@ -36,9 +36,9 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> An
     let query = parts.uri.query().unwrap_or_default();
     match (path, &parts.method) {
         ("/healthz", &Method::GET | &Method::HEAD) => text(StatusCode::OK, "alive\n"),
-        ("/readyz", &Method::GET | &Method::HEAD) => match ready::missing(admin).await {
-            missing if missing.is_empty() => text(StatusCode::OK, "ready\n"),
-            missing => text(StatusCode::SERVICE_UNAVAILABLE, missing),
+        ("/readyz", &Method::GET | &Method::HEAD) => match ready::judge(admin).await {
+            (true, amiss) => text(StatusCode::OK, format!("ready\n{amiss}")),
+            (false, missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
         },
         ("/metrics", &Method::GET | &Method::HEAD) => metrics::answer(admin),
         ("/sessions", &Method::GET) => sessions::list(admin, query).await,

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 
 use super::cache::{Cache, NotLoaded, View};
-use super::coherence::{Coherence, NoLease, Rules, Standing, Trust};
+use super::coherence::{Coherence, NoLease, Rules, Trust};
 use super::counts::Counts;
 use super::exchange::{Exchanges, MayGoOn, OpenExchange};
 use super::ledger::Ledger;
 use super::lifetime::{Lifetimes, Touch, Verdict, judge};
 use super::memo::Memo;
 use super::{
-    Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Provided, Revocation, Revoked, Session,
-    SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
+    Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
+    Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
 };
 
 /// How long a revocation that waits fully may take to find a store and a replica, beyond what silent nodes are waited for.
@@ -148,19 +148,38 @@ impl Sessions {
         self.cache.len()
     }
 
-    /// Whether the store answers at all, and this node hears of every revocation.
+    /// Whether the store answers at all, and this node hears of revocations in half of its parts at least: where a master of a
+    /// cluster is lost, every node misses the same parts, and none is better asked than this. Answers in how many parts it does
+    /// not.
     ///
     /// # Errors
     /// [`StoreError`] where not.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        let hears = |standing| matches!(standing, Standing::Live | Standing::Suspect);
-        if let Some(coherence) = &self.coherence
-            && !coherence.standing().iter().all(|(_, standing)| hears(*standing))
-        {
+    pub async fn probe(&self) -> Result<usize, StoreError> {
+        let parts = self.parts();
+        let (heard, missed): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| self.hears(part.index).is_ok());
+        if heard.len() < missed.len() {
             return Err(no_lease());
         }
-        // No cookie leads to this key: whatever the answer says, it is an answer.
-        self.bounded(self.store.load(SessionKey([0; 16]))).await.map(drop)
+        let ask = async {
+            let mut answer = Err(no_lease());
+            for part in heard {
+                // No cookie leads to this key: whatever the answer says, it is an answer.
+                let mut key = [0; 16];
+                key[15] = part.index;
+                answer = self.store.load(SessionKey(key)).await.map(drop);
+                if answer.is_ok() {
+                    break;
+                }
+            }
+            answer
+        };
+        self.bounded(ask).await.map(|()| missed.len())
+    }
+
+    /// The parts of the store; one, where it is not divided.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let of = self.coherence.as_ref().map_or(1, |coherence| coherence.parts());
+        (0..of).map(|index| Part { index, of }).collect()
     }
 
     fn trust(&self, shard: u8) -> Trust {

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 
 use super::cache::View;
 use super::coherence::Listener;
+use super::exchange::Looked;
 use super::lifetime::{FLUSH_EVERY, Verdict, judge};
-use super::{Activity, Event, Part, Sessions, StoreError};
+use super::{Activity, Event, Part, SessionKey, Sessions, StoreError};
 
 /// Expired records removed at a time: bounds how long the writer is busy with them.
 const SWEEP_AT_ONCE: usize = 1_000;
@@ -30,39 +32,57 @@ impl Sessions {
     /// Look at what is open again: whether its session still is, within its limits, and may what the exchange needs. The store is
     /// asked where memory does not know it any more, and before *idle*; where it does not answer, nothing ends by that.
     async fn review(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut done = Ok(());
         for (key, exchanges) in self.exchanges.look() {
-            let is_alive = |view: &Arc<View>| matches!(judge(&view.session, view.last_seen(), now), Verdict::Alive(_));
-            let mut found = self.cache.get(key).await;
-            if found.as_ref().is_none_or(|view| !is_alive(view)) {
-                self.cache.forget(key).await;
-                found = self.load(key).await?.filter(is_alive);
+            // What is in a part of the store that is away keeps nobody from looking at the rest.
+            if let Err(error) = self.review_one(key, &exchanges, now).await {
+                done = Err(error);
             }
-            exchanges.iter().for_each(|exchange| exchange.judge(found.as_deref()));
-            if let Some(view) = found
-                && exchanges.iter().any(|exchange| exchange.used)
-                && let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now)
-            {
-                self.accept(view, touch, Activity::Active, now).await?;
-            }
+        }
+        done
+    }
+
+    async fn review_one(&self, key: SessionKey, exchanges: &[Looked], now: Timestamp) -> Result<(), StoreError> {
+        let is_alive = |view: &Arc<View>| matches!(judge(&view.session, view.last_seen(), now), Verdict::Alive(_));
+        let mut found = self.cache.get(key).await;
+        if found.as_ref().is_none_or(|view| !is_alive(view)) {
+            self.cache.forget(key).await;
+            found = self.load(key).await?.filter(is_alive);
+        }
+        exchanges.iter().for_each(|exchange| exchange.judge(found.as_deref()));
+        if let Some(view) = found
+            && exchanges.iter().any(|exchange| exchange.used)
+            && let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now)
+        {
+            self.accept(view, touch, Activity::Active, now).await?;
         }
         Ok(())
     }
 
-    /// Write the queued activities. What fails is queued again.
+    /// Write the queued activities, those of each part of the store on their own: what one part does not take is queued again,
+    /// and nobody else is signed out for it.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn flush(&self) -> Result<(), StoreError> {
+    /// [`StoreError`] of a part.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut *self.queued());
-        if batch.is_empty() {
-            return Ok(());
+        let mut parts = JoinSet::new();
+        for part in self.parts() {
+            let mine: Vec<_> = batch.iter().filter(|(key, _)| part.holds(key.shard())).copied().collect();
+            if !mine.is_empty() {
+                let this = self.clone();
+                parts.spawn(async move {
+                    let written = this.bounded(this.store.touch(mine.clone())).await;
+                    written.map(drop).inspect_err(|_| this.queued().extend(mine))
+                });
+            }
         }
-        let written = self.bounded(self.store.touch(batch.clone())).await;
-        if let Err(error) = written {
-            self.queued().extend(batch);
-            return Err(error);
+        let mut done = Ok(());
+        while let Some(written) = parts.join_next().await {
+            let written = written.unwrap_or_else(|error| Err(StoreError::Unavailable(Box::new(error))));
+            done = done.and(written);
         }
-        Ok(())
+        done
     }
 
     /// Keep up with other nodes, write queued activities every second and sweep what expired, until told to stop. Errors are

@@ -342,15 +342,23 @@ impl Coherence {
             let all = Revocation::Everyone;
             tasks.spawn(async move { this.pursue(index, id, all, (wait, give_up), &*listener).await });
         }
-        let mut sum: Option<Revoked> = None;
+        let (mut sum, mut failed): (Option<Revoked>, _) = (None, None);
         while let Some(done) = tasks.join_next().await {
-            let done = done.map_err(|error| StoreError::Unavailable(Box::new(error)))??;
-            sum = Some(match sum {
-                None => done,
-                Some(sum) => both(sum, done),
-            });
+            // A part that cannot be told keeps nobody from being told in the others.
+            match done.map_err(|error| StoreError::Unavailable(Box::new(error))).flatten() {
+                Ok(done) => {
+                    sum = Some(match sum {
+                        None => done,
+                        Some(sum) => both(sum, done),
+                    });
+                }
+                Err(error) => failed = Some(error),
+            }
         }
-        sum.ok_or_else(|| StoreError::Unavailable(Box::new(NoLease)))
+        match (sum, failed) {
+            (Some(sum), None) => Ok(sum),
+            (_, failed) => Err(failed.unwrap_or_else(|| StoreError::Unavailable(Box::new(NoLease)))),
+        }
     }
 
     async fn pursue(

@@ -211,13 +211,17 @@ impl SessionStore for Redis {
 
     fn sweep(&self, now: Timestamp, limit: usize) -> StoreFuture<'_, usize> {
         Box::pin(async move {
-            let (now, mut swept) = (now.0.to_string(), 0);
+            let (now, mut swept, mut failed) = (now.0.to_string(), 0, None);
             for link in self.ways.iter() {
                 let most = limit.saturating_sub(swept).to_string();
                 let arguments = [now.as_bytes(), most.as_bytes()];
-                swept += link.run::<usize>(Script::Sweep, &arguments).await.map_err(unavailable)?;
+                // A partition that is away keeps none of the others from being swept.
+                match link.run::<usize>(Script::Sweep, &arguments).await {
+                    Ok(gone) => swept += gone,
+                    Err(error) => failed = Some(error),
+                }
             }
-            Ok(swept)
+            failed.map_or(Ok(swept), |error| Err(unavailable(error)))
         })
     }
 
