@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use portcullis::clock::{Clock, SystemClock};
+use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::Redis;
 use portcullis::session::{CookieCodec, Creation, SessionKey, SessionKeys, SessionStore};
 use tokio::net::TcpStream;
@@ -51,11 +51,13 @@ pub struct Plan<'p> {
     pub upstream: &'p str,
     /// The cluster that `store` names, where it is one.
     pub cluster: Option<&'p RedisCluster>,
+    /// Who may have sessions besides Alice.
+    pub others: &'p [&'p str],
 }
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Plan { store: None, redis: "", upstream: "builtin:whoami", cluster: None }
+        Plan { store: None, redis: "", upstream: "builtin:whoami", cluster: None, others: &[] }
     }
 }
 
@@ -93,7 +95,7 @@ impl Fleet {
                 file
             })
             .collect();
-        add_user(&files[0]);
+        std::iter::once("alice").chain(plan.others.iter().copied()).for_each(|name| add_user(&files[0], name));
         let nodes = files.iter().map(|file| Node::spawn(file)).collect::<Vec<_>>();
         let nodes = nodes.into_iter().map(Node::listening).collect();
         let store = plan.cluster.map_or_else(|| server.store(), RedisCluster::store);
@@ -122,10 +124,26 @@ impl Fleet {
 
     /// A session of Alice's, written as a gateway writes it but without the 50 ms of a password, and by no node of the log.
     pub async fn session(&self) -> Cookie {
-        let session = record("alice", SystemClock.now(), Duration::from_secs(1800));
+        self.session_of("alice").await
+    }
+
+    /// The same of another user.
+    pub async fn session_of(&self, user: &str) -> Cookie {
+        self.session_unused_for(Duration::ZERO, user).await
+    }
+
+    /// One that was used last so long ago.
+    pub async fn session_unused_for(&self, unused: Duration, user: &str) -> Cookie {
+        let seen = Timestamp(SystemClock.now().0 - u64::try_from(unused.as_millis()).unwrap());
+        let session = record(user, seen, Duration::from_secs(1800));
         let (value, key) = self.codec.mint(session.user()).unwrap();
         self.store.create(Creation { key, session, replaces: None, limit: None }).await.unwrap();
         Cookie { key, line: format!("__Host-portcullis={value}") }
+    }
+
+    /// When the store says that a session was used last.
+    pub async fn last_seen(&self, cookie: &Cookie) -> Timestamp {
+        self.store.load(cookie.key).await.unwrap().expect("it is there").last_seen
     }
 
     /// Revoke as an operator does, at this node; waits for the answer.
@@ -216,14 +234,21 @@ impl Node {
         self.ask(cookie).await.status().as_u16()
     }
 
-    /// A sample of its metrics, by the name and labels it stands under.
-    pub async fn metric(&self, name: &str) -> u64 {
+    /// A page of its operator's listener that needs no token: status and text.
+    pub async fn operator_page(&self, path: &str) -> (u16, String) {
         let stream = TcpStream::connect(("127.0.0.1", self.admin)).await.unwrap();
         let (mut sender, connection) = http1::handshake::<_, Frames>(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        let request = Request::get("/metrics").header("host", "localhost").body(whole("")).unwrap();
-        let body = soon(sender.send_request(request)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
-        let text = String::from_utf8(body.to_vec()).unwrap();
+        let request = Request::get(path).header("host", "localhost").body(whole("")).unwrap();
+        let answer = soon(sender.send_request(request)).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// A sample of its metrics, by the name and labels it stands under.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.operator_page("/metrics").await;
         let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
         lines.find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name} in {text}")).1.parse().unwrap()
     }
@@ -251,12 +276,12 @@ fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
     )
 }
 
-fn add_user(file: &Path) {
+fn add_user(file: &Path, name: &str) {
     use std::io::Write;
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["user", "--config"])
         .arg(file)
-        .args(["add", "alice", "--role", "admin", "--password-stdin"])
+        .args(["add", name, "--role", "admin", "--password-stdin"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .stdout(Stdio::null())

@@ -9,6 +9,7 @@ mod bearer;
 mod between;
 mod browser;
 mod cli;
+mod cluster;
 mod coherence;
 mod config;
 mod contract;

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use portcullis::session::UserKey;
 use portcullis::session::store::{Address, Deployment, Login, Redis, RedisOptions};
 
 /// What the gateway is allowed to do, as the README says it. The tests run with exactly these rights.
@@ -171,6 +172,11 @@ impl RedisServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// Its name in a cluster.
+    pub fn id(&self) -> String {
+        self.admin(&["CLUSTER", "MYID"])
+    }
+
     /// Seconds of CPU that it used so far.
     pub fn cpu(&self) -> f64 {
         let said = self.admin(&["INFO", "cpu"]);
@@ -218,35 +224,159 @@ pub fn options(addresses: Vec<Address>, deployment: Deployment, partitions: u8) 
     }
 }
 
-/// Three masters that share the slots.
+/// Masters that share the slots, and their replicas.
 pub struct RedisCluster(Vec<RedisServer>);
 
+/// How many masters.
+const MASTERS: usize = 3;
+/// What every node is told, besides what makes it one.
+const CLUSTERED: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+
 impl RedisCluster {
+    /// Three masters.
     pub fn start() -> RedisCluster {
-        let servers: Vec<RedisServer> = (0..3)
-            .map(|_| RedisServer::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]))
-            .collect();
+        RedisCluster::start_with(&[])
+    }
+
+    /// Three masters, told this as well.
+    pub fn start_with(more: &[&str]) -> RedisCluster {
+        let arguments: Vec<&str> = CLUSTERED.iter().chain(more).copied().collect();
+        let servers: Vec<RedisServer> = (0..MASTERS).map(|_| RedisServer::start(&arguments)).collect();
         let bounds = [(0, 5460), (5461, 10922), (10923, 16383)];
         for (server, (first, last)) in servers.iter().zip(bounds) {
             assert_eq!(server.admin(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]), "OK");
         }
-        for other in &servers[1..] {
-            assert_eq!(servers[0].admin(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]), "OK");
-        }
-        let until = Instant::now() + Duration::from_secs(30);
-        while !servers.iter().all(|server| server.admin(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
-            assert!(Instant::now() < until, "the cluster forms");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        RedisCluster(servers)
+        let cluster = RedisCluster(servers);
+        cluster.0[1..].iter().for_each(|other| cluster.meet(other));
+        cluster.forms();
+        cluster
+    }
+
+    fn meet(&self, other: &RedisServer) {
+        assert_eq!(self.0[0].admin(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]), "OK");
+    }
+
+    fn forms(&self) {
+        let nodes = format!("cluster_known_nodes:{}", self.0.len());
+        until("the cluster forms", || {
+            self.0.iter().all(|server| {
+                let said = server.admin(&["CLUSTER", "INFO"]);
+                said.contains("cluster_state:ok") && said.contains(&nodes)
+            })
+        });
+    }
+
+    /// Give a master a replica, which has all of it when this returns.
+    pub fn add_replica(&mut self, of: usize, more: &[&str]) {
+        let arguments: Vec<&str> = CLUSTERED.iter().chain(more).copied().collect();
+        self.0.push(RedisServer::start(&arguments));
+        let replica = &self.0[self.0.len() - 1];
+        self.meet(replica);
+        self.forms();
+        let master = self.0[of].id();
+        until("the replica knows its master", || replica.admin(&["CLUSTER", "REPLICATE", &master]) == "OK");
+        until("the replica follows", || {
+            let said = replica.admin(&["INFO", "replication"]);
+            said.contains("master_link_status:up") && said.contains("master_sync_in_progress:0")
+        });
+        // Who takes part in a vote has to know of it as well.
+        until("all know the replica", || {
+            self.0[..MASTERS].iter().all(|master| master.admin(&["CLUSTER", "SLOTS"]).contains(&replica.id()))
+        });
     }
 
     /// A store over it, told of one node alone.
     pub fn store(&self) -> Redis {
-        Redis::open(options(vec![address(self.0[1].port)], Deployment::Cluster, 16)).unwrap()
+        Redis::open(options(vec![address(self.0[1].port)], Deployment::Cluster, PARTS)).unwrap()
     }
 
+    /// The masters as it was started with, then the replicas.
     pub fn servers(&self) -> &[RedisServer] {
         &self.0
+    }
+
+    /// One of them, to be ended or started anew.
+    pub fn server(&mut self, n: usize) -> &mut RedisServer {
+        &mut self.0[n]
+    }
+
+    /// End one and start it on what it had.
+    pub fn restart(&mut self, n: usize, more: &[&str]) {
+        let arguments: Vec<&str> = CLUSTERED.iter().chain(more).copied().collect();
+        self.0[n].restart("redis-server", &arguments);
+    }
+
+    /// The hash tag, slot and master of the part that a user is in.
+    pub fn place_of(&self, subject: &str) -> Place {
+        let tag = format!("{{{:02x}}}", UserKey::of("local", subject).shard() % PARTS);
+        let slot = self.0[0].admin(&["CLUSTER", "KEYSLOT", &tag]).parse().unwrap();
+        let master = match slot {
+            ..=5460 => 0,
+            5461..=10922 => 1,
+            _ => 2,
+        };
+        Place { tag, slot, master }
+    }
+}
+
+/// Parts that tests divide a cluster's store into; the default of the configuration.
+const PARTS: u8 = 16;
+
+/// Where a part of the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub tag: String,
+    pub slot: u16,
+    pub master: usize,
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(40);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A slot on its way from one master to another, as `redis-cli --cluster reshard` moves it.
+pub struct Moving<'c> {
+    from: &'c RedisServer,
+    to: &'c RedisServer,
+    slot: String,
+}
+
+impl<'c> Moving<'c> {
+    /// From now on both know of it.
+    pub fn begin(cluster: &'c RedisCluster, place: &Place, to: usize) -> Moving<'c> {
+        let (from, to) = (&cluster.0[place.master], &cluster.0[to]);
+        let slot = place.slot.to_string();
+        assert_eq!(to.admin(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from.id()]), "OK");
+        assert_eq!(from.admin(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to.id()]), "OK");
+        Moving { from, to, slot }
+    }
+
+    /// The keys that have not moved yet.
+    pub fn left(&self) -> Vec<String> {
+        let keys = self.from.admin(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "1000"]);
+        keys.lines().map(str::to_owned).filter(|key| !key.is_empty()).collect()
+    }
+
+    /// Move these.
+    pub fn take(&self, keys: &[String]) {
+        let port = self.to.port.to_string();
+        let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "AUTH", "admin", "KEYS"];
+        command.extend(keys.iter().map(String::as_str));
+        assert_eq!(self.from.admin(&command), "OK");
+    }
+
+    /// Move what is left; then it belongs to the other master.
+    pub fn finish(self) {
+        let left = self.left();
+        if !left.is_empty() {
+            self.take(&left);
+        }
+        for server in [self.to, self.from] {
+            assert_eq!(server.admin(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.to.id()]), "OK");
+        }
     }
 }

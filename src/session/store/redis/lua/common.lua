@@ -25,6 +25,13 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- What every script that writes begins with. While a slot of a cluster moves, half of what belongs together is on another master, and
+-- a script ends with an error at the first key that is not here any more: in the middle, had it written something before. The
+-- server refuses this name, which is nowhere, before anything is written.
+local function settled()
+  redis.call('EXISTS', single('-'))
+end
+
 local function clock()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

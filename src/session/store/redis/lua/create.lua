@@ -1,5 +1,6 @@
 -- Write a new record and end what it replaces or pushes out, in one step: key, user, record, seen, idle, ends, replaced or '-',
 -- limit, name of the events. Answers the events.
+settled()
 local key, user, record, seen, idle, ends = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local replaced, limit, id = ARGV[9], tonumber(ARGV[10]), ARGV[11]
 -- An ended session is not made again under its old id, however late its creation comes.

@@ -1,4 +1,5 @@
 -- Write on the shelf over the version named, '-' for none: key, version, bytes, until, now. Answers the new version.
+settled()
 local key, over, bytes, last, now = name('k', ARGV[3]), ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local found = redis.call('HMGET', key, 'v', 't')
 local stands = '-'

@@ -1,4 +1,5 @@
 -- A user's records: key, record, last-seen, epoch, over and over. Entries whose record is over are cut.
+settled()
 local user, told = ARGV[3], {}
 for _, key in ipairs(redis.call('ZRANGE', name('u', user), 0, -1)) do
   local session = live(key)

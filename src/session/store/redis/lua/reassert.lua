@@ -3,6 +3,7 @@
 -- have got a lower epoch than the one that was lost. Everything only ever becomes more severe, in any order, any number of times.
 -- So nobody is spared: a record that was lifted here might be one that a revocation, lost with this one, had ended. And the name
 -- is not kept: whoever submits this revocation itself again gets an epoch above everything that was lifted since.
+settled()
 local again = 0
 for at = 3, #ARGV, 6 do
   local id, kind, whom = ARGV[at], ARGV[at + 1], ARGV[at + 2]

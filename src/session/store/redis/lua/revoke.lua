@@ -1,5 +1,6 @@
 -- Carry out a revocation and tell it: name, kind, whom or '-', until, spared or '-'. Kinds: s a session, u a user's sessions but
 -- for the spared one, g everybody's, t a token; r a session that was replaced, of which nothing is told where it is over. Answers where the log has it, how many sessions were live, and the event.
+settled()
 local id, kind, whom, last, spared = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local known = redis.call('GET', name('d', id))
 if known then

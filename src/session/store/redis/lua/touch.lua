@@ -1,4 +1,5 @@
 -- Raise last-seen of records that exist: never lowers, never brings one back. Pairs of key and moment.
+settled()
 local told = {}
 for at = 3, #ARGV, 2 do
   local key, moment = ARGV[at], tonumber(ARGV[at + 1])
