@@ -78,10 +78,7 @@ pub struct Answered {
 impl Fleet {
     /// So many gateways on this server.
     pub fn start(count: usize, server: &RedisServer, plan: Plan<'_>) -> Fleet {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text) in [("secret", SECRET), ("token", TOKEN), ("redis", "secret")] {
-            std::fs::write(folder.path().join(name), text).unwrap();
-        }
+        let folder = secrets();
         let between: Vec<Between> = (0..count).map(|_| Between::new(server.port)).collect();
         let texts = between.iter().enumerate().map(|(n, between)| {
             let own = format!("redis://127.0.0.1:{}/0", between.port);
@@ -155,6 +152,34 @@ impl Fleet {
     pub async fn revoke_session(&self, n: usize, cookie: &Cookie) -> Answered {
         self.revoke(n, serde_json::json!({ "session": hex(cookie.key) })).await
     }
+}
+
+/// A folder with what all gateways of a test know.
+fn secrets() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("secret", SECRET), ("token", TOKEN), ("redis", "secret")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+/// What a gateway says that does not start.
+pub fn refused(server: &RedisServer, plan: Plan<'_>) -> String {
+    let (folder, own) = (secrets(), format!("redis://127.0.0.1:{}/0", server.port));
+    let file = folder.path().join("gateway-0.toml");
+    std::fs::write(&file, text(0, plan.store.unwrap_or(&own), plan)).unwrap();
+    add_user(&file, "alice");
+    let mut node = Node::spawn(&file);
+    let until = Instant::now() + Duration::from_secs(40);
+    let status = loop {
+        match node.child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < until, "it starts: {}", node.said()),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(1), "{}", node.said());
+    node.said()
 }
 
 /// Ask a node's listener to revoke.

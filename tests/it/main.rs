@@ -37,6 +37,7 @@ mod providers;
 mod redis_server;
 mod scanners;
 mod schema;
+mod secure_store;
 mod servers;
 mod sessions;
 mod shared_log;

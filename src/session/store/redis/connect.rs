@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 use super::error::RedisError;
 use super::options::{Address, Login, RedisOptions};
+use super::secure::secure;
 
 /// A connection; clones share it, the last one closes it.
 #[derive(Clone)]
@@ -49,13 +48,13 @@ impl Connection {
             match &options.tls {
                 None => sign_in(tcp, address, login, database, reply_timeout).await,
                 Some(tls) => {
-                    let name = match &tls.name {
-                        Some(name) => name.clone(),
-                        None => ServerName::try_from(address.host.clone())
-                            .map_err(|_| RedisError::Name(address.host.clone()))?,
-                    };
-                    let secure = TlsConnector::from(tls.config.clone()).connect(name, tcp).await.map_err(failed)?;
-                    sign_in(secure, address, login, database, reply_timeout).await
+                    let (secure, asked) = secure(tls, address, tcp).await?;
+                    match sign_in(secure, address, login, database, reply_timeout).await {
+                        Err(RedisError::Refused { source, .. }) if source.is_io_error() && asked.was() => {
+                            Err(RedisError::Unshown(address.clone()))
+                        }
+                        signed_in => signed_in,
+                    }
                 }
             }
         };

@@ -20,6 +20,18 @@ pub enum RedisError {
         #[source]
         source: io::Error,
     },
+    /// Whoever answers there is not who is trusted.
+    #[error("{address} shows a certificate that does not hold; check `ca` and `server_name`")]
+    Untrusted {
+        /// Where.
+        address: Address,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// It wants to know who we are.
+    #[error("{0} asks for a certificate of the gateway; write `certificate` and `private_key`")]
+    Unshown(Address),
     /// Nothing came in time.
     #[error("{0} did not answer in time")]
     Late(Address),

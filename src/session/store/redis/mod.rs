@@ -9,6 +9,7 @@ mod log;
 mod options;
 mod place;
 mod scripts;
+mod secure;
 mod text;
 mod way;
 
