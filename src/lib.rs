@@ -11,6 +11,7 @@
 //! | room | holds | does not know |
 //! |---|---|---|
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
+//! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
 //! | [`session`] | records, stores, local memory, revocation | HTTP beyond a cookie's value; routes |
@@ -46,6 +47,7 @@ pub mod policy;
 pub mod proxy;
 pub mod server;
 pub mod session;
+pub mod socket;
 pub mod startup;
 pub mod token;
 pub mod trust;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
 use crate::proxy::{Connection, Worker, handle};
+use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
 use super::counters::Counters;
@@ -94,7 +95,7 @@ async fn greet(
     serve: &Serve,
     mut stream: TcpStream,
     peer: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, SocketAddr, Option<Place>)> {
+) -> Option<(TlsStream<Socket>, SocketAddr, Option<Place>)> {
     let forwarding = &serve.worker.runtime.forwarding;
     let mut client = peer;
     if serve.proxy_protocol && forwarding.trusts(peer.ip().to_canonical()) {
@@ -119,7 +120,7 @@ async fn greet(
         }
         place
     };
-    match serve.tls.accept(stream).await {
+    match serve.tls.accept(Socket::from(stream)).await {
         Ok(stream) => Some((stream, client, place)),
         Err(error) => {
             serve.counters.handshake_failed.add();

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
+
+use crate::socket::Socket;
 
 /// After our last byte: so long without one of the client's, or so long in all, and we are gone (RFC 9112 §9.6).
 const LINGER_IDLE: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ const SINK_TURNS: usize = 16;
 
 /// A connection with those bounds.
 pub(super) struct ClientStream {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Socket>,
     stall_timeout: Duration,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -38,7 +39,7 @@ struct Linger {
 
 impl ClientStream {
     /// `stall_timeout`: how long a client may take nothing of what is sent to it.
-    pub(super) fn new(tls: TlsStream<TcpStream>, stall_timeout: Duration) -> ClientStream {
+    pub(super) fn new(tls: TlsStream<Socket>, stall_timeout: Duration) -> ClientStream {
         ClientStream { tls, stall_timeout, stalled: None, linger: None }
     }
 
@@ -52,7 +53,7 @@ impl ClientStream {
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
         // Closed with a reset: otherwise the kernel keeps what was written, for minutes, for a client that takes it by drops.
-        let _ = SockRef::from(self.tls.get_ref().0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.tls.get_ref().0.as_ref()).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 

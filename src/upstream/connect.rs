@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::socket::Socket;
+
 use super::server::{Address, Protocol, Server};
 
 /// A server that vanished without a word is noticed by the kernel within about a minute.
@@ -37,12 +39,12 @@ pub(super) async fn connect(server: &Server, http1: bool) -> io::Result<Connecte
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
     match &server.protocol {
-        Protocol::Http1 => Ok(Connected { io: Box::new(stream), http2: false }),
-        Protocol::H2c => Ok(Connected { io: Box::new(stream), http2: true }),
+        Protocol::Http1 => Ok(Connected { io: Box::new(Socket::from(stream)), http2: false }),
+        Protocol::H2c => Ok(Connected { io: Box::new(Socket::from(stream)), http2: true }),
         Protocol::Tls(tls) => {
             let config = if http1 { &tls.http1 } else { &tls.any };
             let connector = tokio_rustls::TlsConnector::from(config.clone());
-            let stream = connector.connect(tls.name.clone(), stream).await?;
+            let stream = connector.connect(tls.name.clone(), Socket::from(stream)).await?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             Ok(Connected { io: Box::new(stream), http2 })
         }
