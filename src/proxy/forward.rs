@@ -158,7 +158,7 @@ fn answer(
         switching,
         edits: &options.response,
     };
-    let headers = response_headers(&parts.headers, returning);
+    let headers = response_headers(parts.headers, returning);
     let watch = Watch::new(tie, runtime.clock.now(), options.idle_timeout);
     let mut answer = Response::new(ResponseBody::application(body, watch));
     *answer.status_mut() = match switching {

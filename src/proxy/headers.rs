@@ -79,7 +79,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header list of the forwarded request.
 pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
-    let named = connection_options(incoming);
+    let named: Vec<&str> = connection_options(incoming).collect();
     for (name, value) in incoming {
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
         if !gone && !is_forwarding(name.as_str()) && !outgoing.identity.owns(name.as_str()) {
@@ -140,31 +140,34 @@ fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&Acces
     }
 }
 
-/// The header list of the application's answer on its way to the client.
-pub fn response_headers(incoming: &HeaderMap, returning: Returning<'_>) -> HeaderMap {
+/// The header list of the application's answer on its way to the client. What may pass is moved, not copied.
+pub fn response_headers(incoming: HeaderMap, returning: Returning<'_>) -> HeaderMap {
     let Returning { cookie, private, switching, edits } = returning;
     let mut headers = HeaderMap::with_capacity(incoming.len() + 2);
-    let named = connection_options(incoming);
+    let switched = match switching {
+        Some(Switch::One(_)) => [header::CONNECTION, header::UPGRADE].map(|name| (incoming.get(&name).cloned(), name)),
+        _ => [(None, header::CONNECTION), (None, header::UPGRADE)],
+    };
+    let named: Vec<HeaderName> = connection_options(&incoming).filter_map(|name| name.parse().ok()).collect();
+    let mut passing = None;
     for (name, value) in incoming {
-        if is_hop_by_hop(name) || is_named(&named, name) {
-            continue;
+        // A further line of the same name comes without it.
+        if let Some(name) = name {
+            passing = (!is_hop_by_hop(&name) && !named.contains(&name)).then_some(name);
         }
+        let Some(name) = &passing else { continue };
         // An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.
-        if *name == header::SET_COOKIE && cookie.owns(set_cookie_name(value)) {
+        if *name == header::SET_COOKIE && cookie.owns(set_cookie_name(&value)) {
             continue;
         }
-        headers.append(name.clone(), value.clone());
+        headers.append(name.clone(), value);
     }
     edit(&mut headers, edits);
     if let Some(Switch::Two { .. }) = switching {
         headers.remove(header::SEC_WEBSOCKET_ACCEPT);
     }
-    if let Some(Switch::One(_)) = switching {
-        for name in [header::CONNECTION, header::UPGRADE] {
-            if let Some(value) = incoming.get(&name) {
-                headers.insert(name, value.clone());
-            }
-        }
+    for (value, name) in switched {
+        headers.extend(value.map(|value| (name, value)));
     }
     // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
     if private && !headers.contains_key(header::CACHE_CONTROL) {
@@ -219,10 +222,11 @@ pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap
     trailers.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The field names that `Connection` makes hop-by-hop.
-fn connection_options(headers: &HeaderMap) -> Vec<&str> {
+/// The field names that `Connection` makes hop-by-hop. What it says of the connection itself is no field.
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+    let options = lines.flat_map(|line| line.split(',')).map(str::trim);
+    options.filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known)))
 }
 
 fn is_named(options: &[&str], name: &HeaderName) -> bool {
@@ -238,7 +242,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | header::UPGRADE
             | header::PROXY_AUTHENTICATE
             | header::PROXY_AUTHORIZATION
-    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+    ) || matches!(name.as_str(), "close" | "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
 /// Set anew on every request: the client's own lines never pass. `Expect` was answered by the gateway.

@@ -16,6 +16,25 @@ pub struct LineBuffer {
 /// A JSON object that is being written.
 pub struct JsonLine<'b>(&'b mut LineBuffer);
 
+/// A key as it stands in a line, in one piece: after a comma, which the first one loses.
+#[derive(Clone, Copy)]
+pub struct Key(&'static str);
+
+impl Key {
+    /// For [`key!`] alone.
+    pub(super) const fn of(text: &'static str) -> Key {
+        Key(text)
+    }
+}
+
+/// The key of this name.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::proxy::line::Key::of(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use key;
+
 impl LineBuffer {
     /// Begin a line of JSON.
     pub fn json(&mut self) -> JsonLine<'_> {
@@ -53,19 +72,14 @@ impl LineBuffer {
 }
 
 impl JsonLine<'_> {
-    fn key(&mut self, key: &'static str) {
+    fn key(&mut self, key: Key) {
         let text = &mut self.0.text;
-        if text.len() > 1 {
-            text.push(',');
-        }
-        text.push('"');
-        text.push_str(key);
-        text.push_str("\":");
+        text.push_str(if text.len() > 1 { key.0 } else { &key.0[1..] });
     }
 
     /// A word of our own: a stable name, digits, an address. Nothing in it needs escaping.
-    pub fn word(&mut self, key: &'static str, value: &str) {
-        debug_assert!(value.bytes().all(is_plain), "{key}: {value}");
+    pub fn word(&mut self, key: Key, value: &str) {
+        debug_assert!(value.bytes().all(is_plain), "{}: {value}", key.0);
         self.key(key);
         self.0.text.push('"');
         self.0.text.push_str(value);
@@ -73,7 +87,7 @@ impl JsonLine<'_> {
     }
 
     /// A text. Escaped where that changes anything (RFC 8259 §7).
-    pub fn text(&mut self, key: &'static str, value: &str) {
+    pub fn text(&mut self, key: Key, value: &str) {
         if value.bytes().all(is_plain) {
             self.word(key, value);
         } else {
@@ -83,7 +97,7 @@ impl JsonLine<'_> {
     }
 
     /// A time.
-    pub fn time(&mut self, key: &'static str, at: Timestamp) {
+    pub fn time(&mut self, key: Key, at: Timestamp) {
         self.key(key);
         self.0.text.push('"');
         self.0.time(at);
@@ -91,13 +105,13 @@ impl JsonLine<'_> {
     }
 
     /// A number.
-    pub fn number(&mut self, key: &'static str, value: u64) {
+    pub fn number(&mut self, key: Key, value: u64) {
         self.key(key);
         digits(&mut self.0.text, value, 1);
     }
 
     /// A duration in milliseconds, to three places.
-    pub fn milliseconds(&mut self, key: &'static str, value: Duration) {
+    pub fn milliseconds(&mut self, key: Key, value: Duration) {
         self.key(key);
         digits(&mut self.0.text, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
         self.0.text.push('.');
@@ -116,14 +130,14 @@ fn is_plain(byte: u8) -> bool {
 
 /// A number with at least so many digits. The formatter of the standard library takes as long as the rest of a line.
 fn digits(text: &mut String, mut value: u64, least: usize) {
-    let mut reversed = [b'0'; 20];
-    let mut count = 0;
-    while value > 0 || count < least {
-        reversed[count] = b'0' + (value % 10) as u8;
+    let mut place = [b'0'; 20];
+    let mut first = place.len();
+    while value > 0 || place.len() - first < least {
+        first -= 1;
+        place[first] = b'0' + (value % 10) as u8;
         value /= 10;
-        count += 1;
     }
-    text.extend(reversed[..count].iter().rev().map(|digit| char::from(*digit)));
+    text.push_str(std::str::from_utf8(&place[first..]).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -139,12 +153,12 @@ mod tests {
             for value in ["", "plain", "ä€", "q\"uote", "back\\slash", "\u{0}\u{1f}\u{7f}\u{2028}\n", "\",\"x\":\"y"]
             {
                 let mut line = buffer.json();
-                line.text("text", value);
-                line.time("time", Timestamp(1_700_000_000_007 + round * 1_000));
-                line.word("word", "forward");
-                line.number("number", u64::MAX);
-                line.number("zero", 0);
-                line.milliseconds("took", Duration::from_micros(12_034));
+                line.text(key!("text"), value);
+                line.time(key!("time"), Timestamp(1_700_000_000_007 + round * 1_000));
+                line.word(key!("word"), "forward");
+                line.number(key!("number"), u64::MAX);
+                line.number(key!("zero"), 0);
+                line.milliseconds(key!("took"), Duration::from_micros(12_034));
                 line.end();
                 let read: serde_json::Value = serde_json::from_str(buffer.text()).unwrap();
                 assert_eq!(read["text"], value);

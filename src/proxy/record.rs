@@ -14,7 +14,7 @@ use crate::policy::{Caller, RequestHead, Route};
 
 use super::Worker;
 use super::busy::Exchange;
-use super::line::LineBuffer;
+use super::line::{LineBuffer, key};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::watch::Cut;
@@ -140,33 +140,33 @@ impl Drop for Recorder {
 fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duration) {
     let mut line = buffer.json();
     // So that audit lines in the same stream are told apart.
-    line.word("kind", "access");
-    line.time("time", record.at);
-    line.word("request_id", record.id.as_str());
-    line.word("peer", record.peer.to_str().unwrap_or_default());
-    line.word("protocol", if record.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
-    line.text("method", shortened(record.method.as_str()));
+    line.word(key!("kind"), "access");
+    line.time(key!("time"), record.at);
+    line.word(key!("request_id"), record.id.as_str());
+    line.word(key!("peer"), record.peer.to_str().unwrap_or_default());
+    line.word(key!("protocol"), if record.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
+    line.text(key!("method"), shortened(record.method.as_str()));
     let (host, path) = target(record);
-    line.text("host", host);
-    line.text("path", path);
+    line.text(key!("host"), host);
+    line.text(key!("path"), path);
     if let Some(route) = &record.route {
-        line.text("route", &route.name);
+        line.text(key!("route"), &route.name);
         if record.upstream.is_some() {
-            line.text("upstream", worker.pools[route.upstream.0].name());
+            line.text(key!("upstream"), worker.pools[route.upstream.0].name());
         }
     }
-    line.word("decision", record.decision.as_str());
-    line.word("reason", record.reason);
+    line.word(key!("decision"), record.decision.as_str());
+    line.word(key!("reason"), record.reason);
     if let Some(caller) = &record.caller {
-        line.text("subject", &caller.identity.subject);
+        line.text(key!("subject"), &caller.identity.subject);
     }
-    line.number("status", record.status.into());
-    line.number("bytes", record.bytes);
+    line.number(key!("status"), record.status.into());
+    line.number(key!("bytes"), record.bytes);
     if let Some(took) = record.upstream {
-        line.milliseconds("upstream_ms", took);
+        line.milliseconds(key!("upstream_ms"), took);
     }
-    line.milliseconds("total_ms", took);
-    line.word("body", record.body);
+    line.milliseconds(key!("total_ms"), took);
+    line.word(key!("body"), record.body);
     line.end();
 }
 

@@ -253,8 +253,9 @@ impl<B> Wires<B> {
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
     fn take(&self, idle_timeout: Duration) -> Option<Idle<B>> {
         let mut idle = self.lock();
+        let now = Instant::now();
         while let Some(found) = idle.pop() {
-            if found.since.elapsed() > idle_timeout {
+            if now.duration_since(found.since) > idle_timeout {
                 idle.clear();
                 return None;
             }
@@ -266,7 +267,8 @@ impl<B> Wires<B> {
     }
 
     fn put(&self, wire: One<B>, opened: Instant) {
-        if opened.elapsed() >= OLDEST {
+        let now = Instant::now();
+        if now.duration_since(opened) >= OLDEST {
             return;
         }
         let mut idle = self.lock();
@@ -276,7 +278,7 @@ impl<B> Wires<B> {
             }
             idle.remove(0);
         }
-        idle.push(Idle { wire, opened, since: Instant::now() });
+        idle.push(Idle { wire, opened, since: now });
     }
 }
 
