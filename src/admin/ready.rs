@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::session::Sessions;
+use crate::token::ring::KeyRing;
 
 use super::Admin;
 
@@ -35,6 +36,17 @@ impl Check for Arc<Sessions> {
             let missed = self.probe().await?;
             Ok((missed > 0).then(|| format!("{missed} parts of it are away; sessions in them get 503")))
         })
+    }
+}
+
+/// The keys of tokens were found: a gateway that started while the store was away has none yet.
+impl Check for Arc<KeyRing> {
+    fn name(&self) -> &'static str {
+        "token keys"
+    }
+
+    fn ask(&self) -> CheckFuture<'_> {
+        Box::pin(async { Ok(self.found().map(|()| None)?) })
     }
 }
 

@@ -127,7 +127,11 @@ fn signed_identity(runtime: &Runtime, permit: &Permit) -> Result<Option<(HeaderN
     let (route, caller) = (permit.route(), permit.caller());
     let Some((wanted, caller)) = route.options.signed_identity.as_ref().zip(caller) else { return Ok(None) };
     let identities = runtime.identities.as_ref().ok_or(Refusal::Unsigned)?;
-    let line = identities.line(caller, route.index, &wanted.audience, runtime.clock.now()).ok_or(Refusal::Unsigned)?;
+    let Some(line) = identities.line(caller, route.index, &wanted.audience, runtime.clock.now()) else {
+        // Without keys it is the store that is away.
+        runtime.ring.as_ref().map_or(Ok(()), |ring| ring.found())?;
+        return Err(Refusal::Unsigned);
+    };
     Ok(Some((wanted.header.clone(), line)))
 }
 

@@ -13,14 +13,14 @@ use crate::authn::{Asking, Known};
 use crate::login;
 use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
-use crate::token::ring::PUBLISHED_FOR;
+use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
+use super::Worker;
 use super::body::ResponseBody;
 use super::handle::set_cookies;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, SIGN_IN, gateway_headers};
 use super::request_id::RequestId;
-use super::{Runtime, Worker};
 
 /// A sign-in form has two fields and a sealed state.
 const FORM_BYTES: usize = 16 * 1024;
@@ -49,8 +49,8 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     let now = runtime.clock.now();
-    if let Some(answer) = published_keys(runtime, head, headers) {
-        return Ok(answer);
+    if let Some(ring) = runtime.ring.as_ref().filter(|_| asks_for_keys(head)) {
+        return published_keys(ring, headers);
     }
     let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
@@ -103,12 +103,14 @@ pub async fn answer(
     Ok(response)
 }
 
-/// The public keys of what this gateway signs (RFC 7517 §5), for whoever verifies it. Needs no caller, no store and no body.
-fn published_keys(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
-    let ring = runtime.ring.as_ref().filter(|_| head.path.decoded() == KEYS)?;
-    if !matches!(*head.method, Method::GET | Method::HEAD) {
-        return None;
-    }
+fn asks_for_keys(head: &RequestHead<'_>) -> bool {
+    head.path.decoded() == KEYS && matches!(*head.method, Method::GET | Method::HEAD)
+}
+
+/// The public keys of what this gateway signs (RFC 7517 §5), for whoever verifies it. Needs no caller, no store and no body; before
+/// the keys were found, an empty set would be kept by whoever asked.
+fn published_keys(ring: &KeyRing, headers: &HeaderMap) -> Result<Response<ResponseBody>, Refusal> {
+    ring.found()?;
     let (text, tag) = ring.published();
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|tags| tags.as_bytes() == tag.as_bytes());
     let mut response = Response::new(ResponseBody::own(Bytes::new()));
@@ -122,7 +124,7 @@ fn published_keys(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap
     let kept = format!("public, max-age={}", PUBLISHED_FOR.as_secs());
     lines.extend(HeaderValue::from_str(&kept).ok().map(|kept| (header::CACHE_CONTROL, kept)));
     gateway_headers(lines);
-    Some(response)
+    Ok(response)
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Refusal> {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, Draining, Listener, Socket, Token, TokenError};
+use crate::admin::{Admin, Check, Draining, Listener, Socket, Token, TokenError};
 use crate::authn::{Authenticator, Carrier, CookieName};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Forwarded, Store};
@@ -233,11 +233,11 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let admin = socket.map(|socket| {
         let admin = Admin {
             sessions: sessions.clone(),
-            runtime,
+            runtime: runtime.clone(),
             counters: workers.counters().clone(),
             open: workers.open(),
             clock,
-            checks: vec![Box::new(sessions.clone())],
+            checks: checks(&sessions, &runtime),
             token: admin_token(&config)?,
             guarded: config.server.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback()),
             draining: draining.clone(),
@@ -272,6 +272,13 @@ fn settle(sessions: &Sessions) {
     while sessions.hears_all().is_err() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What has to hold for requests to be answered.
+fn checks(sessions: &Arc<Sessions>, runtime: &Runtime) -> Vec<Box<dyn Check>> {
+    let mut checks: Vec<Box<dyn Check>> = vec![Box::new(sessions.clone())];
+    checks.extend(runtime.ring.clone().map(|ring| Box::new(ring) as Box<dyn Check>));
+    checks
 }
 
 fn bind_admin(address: SocketAddr) -> Result<Socket, StartError> {

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::config::{Config, SessionMode, TokenIssuer, TokenKeys};
+use crate::config::{Config, SessionMode, Store, TokenIssuer, TokenKeys};
 use crate::fetch::{Address, Client, Settings};
 use crate::session::{SessionKeys, Sessions};
-use crate::token::ring::KeyRing;
+use crate::token::ring::{KeyRing, RingError};
 use crate::token::{
     self, Algorithm, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, SignedIdentities, Tokens,
     Verifier,
@@ -42,7 +42,16 @@ pub(super) async fn ring(
     token::self_test().map_err(StartError::SelfTest)?;
     let algorithm = if config.signing.eddsa { Algorithm::EdDsa } else { Algorithm::Es256 };
     let wrap = keys.derive("portcullis/ring/1");
-    Ok(Some(Arc::new(KeyRing::open(sessions, wrap, algorithm, now).await?)))
+    let ring = KeyRing::new(sessions, wrap, algorithm);
+    match ring.find(now).await {
+        Ok(()) => {}
+        // Public routes need no keys, and they are found when the store is.
+        Err(RingError::Store(error)) if matches!(config.session.store, Store::Redis(_)) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the keys of tokens cannot be read yet");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some(Arc::new(ring)))
 }
 
 /// Sessions in tokens, where they are configured.

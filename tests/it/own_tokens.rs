@@ -15,6 +15,7 @@ use portcullis::token::ring::KeyRing;
 use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
 
 use crate::redis_server::RedisServer;
+use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
 use crate::tokens::NOW;
 
@@ -485,4 +486,61 @@ async fn a_store_that_was_read_holds_nothing_that_works() {
     assert!(foreign.is_err());
     let gone = ask(&tokens, (None, Some("x")), NOW).await;
     assert!(matches!(gone.lookup, Lookup::Ended(EndedBecause::Forged)));
+}
+
+/// A start in the middle of an outage: the keys of tokens lie in the store. Nobody's token is called bad for it, and nothing of a
+/// pair is used up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_starts_without_its_keys_and_finds_them_when_the_store_is_back() {
+    let persistent = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start(&persistent);
+    server.kill();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, secret) in [("secret", "one secret for the gateways of this test"), ("redis", "secret")] {
+        std::fs::write(folder.path().join(name), secret).unwrap();
+    }
+    let store = format!("redis://127.0.0.1:{}/0", server.port);
+    let options =
+        "secret = { file = \"secret\" }\n[session.redis]\nuser = \"portcullis\"\npassword = { file = \"redis\" }\n";
+    let text = text(&store, "").replacen("mode = \"jwt\"\n", &format!("mode = \"jwt\"\n{options}"), 1);
+    let text = text.replacen("[tls]", "admin = \"127.0.0.1:0\"\n[tls]", 1);
+    let text = format!("{text}\n[signing]\nissuer = \"https://gateway.example\"\n");
+    let start = |folder| run_with(folder, &text, Arc::new(SystemClock), None);
+    let ready = |running: &Running| {
+        let said = running.visit(&format!("http://{}/readyz", running.gateway.admin_address().unwrap()), &[]);
+        (said.status, said.body)
+    };
+    let keys = |running: &Running| running.alone("/.portcullis/jwks.json", &[]);
+
+    // Its very first start: there are no keys anywhere.
+    let running = start(folder);
+    let away = running.alone("/public", &[]);
+    assert_eq!(away.status, 200, "public routes need no keys");
+    assert_eq!((keys(&running).status, ready(&running).0), (503, 503));
+    server.restart("redis-server", &persistent);
+    eventually("it is ready", async || ready(&running).0 == 200).await;
+    let (access, refresh) = signed_in(&running);
+    let pair = [(ACCESS, access.as_str()), (REFRESH, refresh.as_str())];
+    assert_eq!(with(&running, "/", &pair, &[]).status, 200);
+    let published = keys(&running);
+    assert_eq!(published.status, 200);
+
+    // A later one: they are in the store, which is away.
+    server.kill();
+    let Running { gateway, folder, .. } = running;
+    gateway.stop();
+    let running = start(folder);
+    for cookies in [&pair[..], &pair[..1], &pair[1..]] {
+        let away = with(&running, "/", cookies, &[]);
+        assert_eq!((away.status, away.header("retry-after").as_deref()), (503, Some("2")));
+        assert!(set(&away).is_empty(), "no cookie is taken: {}", away.head);
+    }
+    assert_eq!((running.alone("/public", &[]).status, keys(&running).status), (200, 503));
+    let (status, said) = ready(&running);
+    assert!(status == 503 && said.contains("token keys: "), "{status} {said}");
+    server.restart("redis-server", &persistent);
+    eventually("it serves again", async || with(&running, "/", &pair, &[]).status == 200).await;
+    assert_eq!(keys(&running).body, published.body, "the same keys");
+    let turned = with(&running, "/", &pair[1..], &[]);
+    assert_eq!(turned.status, 200, "the refresh token was not used up meanwhile");
 }

@@ -97,6 +97,7 @@ impl OwnTokens {
     /// # Errors
     /// [`StoreError`]; then there is none.
     pub async fn begin(&self, view: &View, now: Timestamp) -> Result<Pair, StoreError> {
+        self.ring.found_now(now).await?;
         let refresh = self.families.found(&self.sessions, view.key, view.session.ends, now).await?;
         Ok(Pair { access: self.make(view.key, &view.session, now)?, refresh })
     }
@@ -126,6 +127,8 @@ impl OwnTokens {
         activity: Activity,
         now: Timestamp,
     ) -> Result<Learnt, StoreError> {
+        // Before anything is judged or turned by it.
+        self.ring.found_now(now).await?;
         let mut because = EndedBecause::Unknown;
         if let Some(token) = access {
             match self.by_access(token, activity, now).await? {

@@ -122,6 +122,11 @@ pub enum RingError {
     Contended,
 }
 
+/// The store has been away since the start.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys of tokens were not read yet")]
+struct NotFound;
+
 /// The keys of this gateway, all its nodes.
 pub struct KeyRing {
     sessions: Arc<Sessions>,
@@ -136,7 +141,13 @@ fn place() -> ShelfKey {
 }
 
 impl KeyRing {
-    /// The keys on the shelf, made on first start. `wrap` is the key that they are sealed with there.
+    /// No keys yet. `wrap` is the key that they are sealed with on the shelf.
+    pub fn new(sessions: Arc<Sessions>, wrap: [u8; 32], algorithm: Algorithm) -> KeyRing {
+        let (current, looked) = (ArcSwap::from_pointee(Ring::default()), AtomicU64::new(0));
+        KeyRing { sessions, wrap: Sealer::new(&wrap), algorithm, current, looked }
+    }
+
+    /// One with the keys on the shelf.
     ///
     /// # Errors
     /// [`RingError`].
@@ -146,30 +157,48 @@ impl KeyRing {
         algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<KeyRing, RingError> {
-        let (current, looked) = (ArcSwap::from_pointee(Ring::default()), AtomicU64::new(0));
-        let ring = KeyRing { sessions, wrap: Sealer::new(&wrap), algorithm, current, looked };
+        let ring = KeyRing::new(sessions, wrap, algorithm);
+        ring.find(now).await?;
+        Ok(ring)
+    }
+
+    /// Find the keys on the shelf, or make the first.
+    ///
+    /// # Errors
+    /// [`RingError`].
+    pub async fn find(&self, now: Timestamp) -> Result<(), RingError> {
         for _ in 0..TRIES {
-            if let Some((version, kept)) = ring.kept(now).await? {
-                ring.put(version, &kept)?;
+            if let Some((version, kept)) = self.kept(now).await? {
+                self.put(version, &kept)?;
+                let keys = &self.current.load().keys;
                 // Another algorithm was configured: a key for it comes in as any new one does.
-                if !ring
-                    .current
-                    .load()
-                    .keys
-                    .iter()
-                    .any(|key| key.signer.as_ref().is_some_and(|(of, _)| *of == algorithm))
-                {
-                    ring.rotate(now).await?;
+                if !keys.iter().any(|key| key.signer.as_ref().is_some_and(|(of, _)| *of == self.algorithm)) {
+                    self.rotate(now).await?;
                 }
-                return Ok(ring);
+                return Ok(());
             }
-            let first = [ring.make(Purpose::Seal, now)?, ring.make(Purpose::Sign, now)?];
-            if let Some(version) = ring.write(None, &first, now).await? {
-                ring.put(version, &first)?;
-                return Ok(ring);
+            let first = [self.make(Purpose::Seal, now)?, self.make(Purpose::Sign, now)?];
+            if let Some(version) = self.write(None, &first, now).await? {
+                return self.put(version, &first);
             }
         }
         Err(RingError::Contended)
+    }
+
+    /// Whether the keys were found. Before that nothing is made or read, and nobody's token is called bad for it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store did not answer since the start.
+    pub fn found(&self) -> Result<(), StoreError> {
+        if self.current.load().keys.is_empty() { Err(StoreError::Unavailable(Box::new(NotFound))) } else { Ok(()) }
+    }
+
+    /// The same, after one more look.
+    pub(super) async fn found_now(&self, now: Timestamp) -> Result<(), StoreError> {
+        if self.found().is_err() {
+            self.look(now).await;
+        }
+        self.found()
     }
 
     async fn kept(&self, now: Timestamp) -> Result<Option<(u64, Vec<Kept>)>, RingError> {
@@ -220,13 +249,24 @@ impl KeyRing {
 
     /// Look at the shelf again, where that is due: an unknown key may be another node's new one.
     pub(super) async fn look(&self, now: Timestamp) {
-        let last = self.looked.swap(now.0, Ordering::SeqCst);
-        if now.since(Timestamp(last)) >= LOOK_AGAIN {
+        let last = self.looked.load(Ordering::SeqCst);
+        // Counted from the last look, not from the last that was asked for: under traffic there would never be one.
+        let is_due = now.since(Timestamp(last)) >= LOOK_AGAIN;
+        if is_due && self.looked.compare_exchange(last, now.0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.refresh(now).await;
         }
     }
 
     async fn refresh(&self, now: Timestamp) {
+        if self.found().is_err() {
+            match self.find(now).await {
+                Ok(()) => tracing::info!("the keys of tokens were found"),
+                // The outage was told of when it began.
+                Err(RingError::Store(_)) => {}
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "there are no keys of tokens"),
+            }
+            return;
+        }
         match self.kept(now).await {
             Ok(Some((version, kept))) if version != self.current.load().version => {
                 if self.put(version, &kept).is_err() {
@@ -243,9 +283,10 @@ impl KeyRing {
     /// Look at the shelf until told to stop.
     pub async fn maintain(&self, clock: &dyn crate::clock::Clock, stop: &tokio_util::sync::CancellationToken) {
         loop {
+            let pause = if self.found().is_ok() { LOOK_EVERY } else { LOOK_AGAIN };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => self.refresh(clock.now()).await,
+                () = tokio::time::sleep(pause) => self.refresh(clock.now()).await,
             }
         }
     }
