@@ -285,7 +285,7 @@ fn own_tokens(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("made", name), |b| {
             b.iter(|| remembering.make(begun.view.key, black_box(&begun.view.session), now).unwrap());
         });
-        let access = remembering.make(begun.view.key, &begun.view.session, now).unwrap();
+        let (access, _) = remembering.make(begun.view.key, &begun.view.session, now).unwrap();
         for (what, tokens) in [("remembered", &remembering), ("read", &forgetful)] {
             group.bench_function(BenchmarkId::new(what, name), |b| {
                 b.to_async(&runtime).iter(|| async {

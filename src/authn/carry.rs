@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::session::{Activity, Begun, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
+use crate::session::{Activity, Begun, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
 use crate::token::{Current, Learnt, OwnTokens, Pair};
 
 use super::credential::{CookieName, Repeated};
@@ -104,11 +104,9 @@ impl Carrier {
             }
             (Presented::Id(cookie), _) => {
                 let lookup = self.sessions.lookup(cookie, activity, now).await?;
-                Ok(Learnt { lookup, renewed: None })
+                Ok(Learnt::of(lookup))
             }
-            (Presented::Pair(..), None) => {
-                Ok(Learnt { lookup: Lookup::Ended(crate::session::EndedBecause::Unknown), renewed: None })
-            }
+            (Presented::Pair(..), None) => Ok(Learnt::ended(crate::session::EndedBecause::Unknown)),
         }
     }
 

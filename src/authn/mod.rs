@@ -14,9 +14,9 @@ use http::HeaderMap;
 
 use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
-use crate::session::{Activity, EndedBecause, Lookup, Memo, Session, SessionKey, Sessions, StoreError, View};
+use crate::session::{Activity, EndedBecause, Lookup, Memo, Session, SessionKey, Sessions, StoreError, TokenId, View};
 
-use crate::token::{Learnt, TokenError, Tokens};
+use crate::token::{Learnt, TokenError, Tokens, Verified};
 
 use carry::Presented;
 use credential::bearer;
@@ -41,13 +41,22 @@ pub enum AuthnError {
     Store(#[from] StoreError),
 }
 
-/// Who calls, and the session it was learnt from.
+/// What said who calls, for what outlives the request.
+#[derive(Clone, Debug)]
+pub enum Evidence {
+    /// A session, and the token that told of it where that may be denied by its id.
+    Session(Arc<View>, Option<TokenId>),
+    /// A bearer token.
+    Token(Arc<Verified>),
+}
+
+/// Who calls, and what it was learnt from.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// For policy.
     pub authentication: Authentication,
     /// For what outlives the request: open exchanges, the gateway's own pages.
-    pub session: Option<Arc<View>>,
+    pub evidence: Option<Evidence>,
     /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
     pub cookies: HeaderMap,
 }
@@ -55,11 +64,19 @@ pub struct Known {
 impl Known {
     /// Nobody in particular.
     pub fn anonymous() -> Known {
-        Known::without_session(Authentication::Anonymous)
+        Known::without_evidence(Authentication::Anonymous)
     }
 
-    fn without_session(authentication: Authentication) -> Known {
-        Known { authentication, session: None, cookies: HeaderMap::new() }
+    fn without_evidence(authentication: Authentication) -> Known {
+        Known { authentication, evidence: None, cookies: HeaderMap::new() }
+    }
+
+    /// The session that it was learnt from, if it was one.
+    pub fn session(&self) -> Option<&Arc<View>> {
+        match &self.evidence {
+            Some(Evidence::Session(view, _)) => Some(view),
+            Some(Evidence::Token(_)) | None => None,
+        }
     }
 
     /// Whether a token said who calls.
@@ -165,8 +182,11 @@ impl Authenticator {
 
     async fn ask_token(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Known, AuthnError> {
         match self.tokens.verify(token, client, now).await {
-            Ok(caller) => Ok(Known::without_session(Authentication::Identified(caller))),
-            Err(TokenError::Bad(bad)) => Ok(Known::without_session(Authentication::Rejected(Rejection::Token(bad)))),
+            Ok(verified) => {
+                let known = Known::without_evidence(Authentication::Identified(verified.caller.clone()));
+                Ok(Known { evidence: Some(Evidence::Token(verified)), ..known })
+            }
+            Err(TokenError::Bad(bad)) => Ok(Known::without_evidence(Authentication::Rejected(Rejection::Token(bad)))),
             Err(error) => Err(AuthnError::Token(error)),
         }
     }
@@ -184,18 +204,18 @@ impl Authenticator {
             Presented::Pair(..) => None,
         };
         if let Some(view) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
-            return Ok(self.known(view));
+            return Ok(self.known(view, None));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-        let Learnt { lookup, renewed } = Box::pin(self.carrier.lookup(presented, activity, now)).await?;
+        let Learnt { lookup, renewed, told_by } = Box::pin(self.carrier.lookup(presented, activity, now)).await?;
         let mut known = match lookup {
             Lookup::Alive(view) => {
                 if let Some(cookie) = id {
                     memo.keep(cookie, &view);
                 }
-                self.known(view)
+                self.known(view, told_by)
             }
-            Lookup::Ended(because) => Known::without_session(Authentication::Rejected(rejection(because))),
+            Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
         if let Some(pair) = renewed {
             self.carrier.set(&pair, headers, &mut known.cookies)?;
@@ -208,14 +228,13 @@ impl Authenticator {
         view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone()
     }
 
-    fn known(&self, view: Arc<View>) -> Known {
+    fn known(&self, view: Arc<View>, told_by: Option<TokenId>) -> Known {
         match self.caller_in(&view) {
-            Some(caller) => Known {
-                authentication: Authentication::Identified(caller),
-                session: Some(view),
-                cookies: HeaderMap::new(),
-            },
-            None => Known::without_session(Authentication::Rejected(Rejection::Revoked)),
+            Some(caller) => {
+                let known = Known::without_evidence(Authentication::Identified(caller));
+                Known { evidence: Some(Evidence::Session(view, told_by)), ..known }
+            }
+            None => Known::without_evidence(Authentication::Rejected(Rejection::Revoked)),
         }
     }
 

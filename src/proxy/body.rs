@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::upstream::{PooledBody, Upload};
 
+use super::events::Events;
 use super::headers::clean_trailers;
 use super::record::Recorder;
 use super::reply::Refusal;
@@ -248,9 +249,9 @@ pub struct ResponseBody {
 
 enum Kind {
     Own(Option<Bytes>),
-    Application(PooledBody<RequestBody>, Box<Watch>),
+    Application(PooledBody<RequestBody>, Box<Watch>, Option<Events>),
     /// Cut: what is left of it was dropped, and with it the connection that it came on.
-    Over,
+    Over(Cut),
 }
 
 impl ResponseBody {
@@ -260,8 +261,8 @@ impl ResponseBody {
     }
 
     /// The application's.
-    pub fn application(body: PooledBody<RequestBody>, watch: Watch) -> ResponseBody {
-        ResponseBody { kind: Kind::Application(body, Box::new(watch)), recorder: None }
+    pub fn application(body: PooledBody<RequestBody>, watch: Watch, events: Option<Events>) -> ResponseBody {
+        ResponseBody { kind: Kind::Application(body, Box::new(watch), events), recorder: None }
     }
 
     /// Who writes the record when the body is done.
@@ -283,11 +284,14 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let frame = ready!(this.kind.poll(cx));
         if let Some(recorder) = &mut this.recorder {
-            match &frame {
-                Some(Ok(frame)) => recorder.count(frame.data_ref().map_or(0, |data| data.len() as u64)),
-                Some(Err(ResponseError::Cut(cut))) => recorder.cut(*cut),
-                Some(Err(ResponseError::Application(_))) => recorder.broke(),
-                None => recorder.complete(),
+            if let Some(Ok(frame)) = &frame {
+                recorder.count(frame.data_ref().map_or(0, |data| data.len() as u64));
+            }
+            match (&this.kind, &frame) {
+                (Kind::Over(cut), _) => recorder.cut(*cut),
+                (_, Some(Err(_))) => recorder.broke(),
+                (_, Some(Ok(_))) => {}
+                (_, None) => recorder.complete(),
             }
             if this.kind.is_end_stream() {
                 recorder.complete();
@@ -303,8 +307,8 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Application(body, _) => body.size_hint(),
-            Kind::Over => SizeHint::default(),
+            Kind::Application(body, ..) => body.size_hint(),
+            Kind::Over(_) => SizeHint::default(),
         }
     }
 }
@@ -313,24 +317,33 @@ impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
             Kind::Own(bytes) => bytes.is_none(),
-            Kind::Application(body, _) => body.is_end_stream(),
-            Kind::Over => false,
+            Kind::Application(body, ..) => body.is_end_stream(),
+            Kind::Over(_) => false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let (body, watch) = match self {
+        let (body, watch, events) = match self {
             Kind::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Over => return Poll::Ready(None),
-            Kind::Application(body, watch) => (body, watch),
+            Kind::Over(_) => return Poll::Ready(None),
+            Kind::Application(body, watch, events) => (body, watch, events),
         };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            watch.moved();
-            return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Application)));
-        }
-        let cut = ready!(watch.poll_cut(cx));
-        *self = Kind::Over;
-        Poll::Ready(Some(Err(cut.into())))
+        let cut = match watch.is_cut(cx) {
+            true => Cut::Session,
+            false => {
+                if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+                    watch.moved();
+                    if let (Some(events), Some(Ok(frame))) = (events, &frame) {
+                        events.advance(frame.data_ref().map_or(&[], Bytes::as_ref));
+                    }
+                    return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Application)));
+                }
+                ready!(watch.poll_cut(cx))
+            }
+        };
+        let last = events.as_ref().filter(|_| cut == Cut::Session).and_then(Events::last);
+        *self = Kind::Over(cut);
+        Poll::Ready(Some(last.map(Frame::data).ok_or_else(|| cut.into())))
     }
 }
 

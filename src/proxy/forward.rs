@@ -1,27 +1,34 @@
 //! Acting on a permit. One decision: it takes a [`Permit`], so that nothing is sent which `decide` did not allow, and sends
 //! the very path that policy matched. Knows nothing of why it was allowed.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
+use crate::authn::Evidence;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
-use crate::policy::{Permit, Reason, Rejection, RequestHead, is_plainly_framed};
-use crate::session::View;
+use crate::policy::{BadToken, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
 use crate::upstream::PooledBody;
 
 use super::body::{BodyLimits, RequestBody, ResponseBody};
 use super::client::Trace;
+use super::events::Events;
 use super::headers::{self, Outgoing, Returning, request_headers, response_headers};
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
 use super::watch::{Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
+
+/// How long the head of an answer may take before the request is watched like anything else that is open.
+const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// What a request brings along on its way.
 pub struct Passage<'r> {
@@ -35,8 +42,8 @@ pub struct Passage<'r> {
     pub id: RequestId,
     /// The protocol it wants to switch to.
     pub switch: Option<Switch>,
-    /// The session it was made in.
-    pub session: Option<Arc<View>>,
+    /// What said who makes it.
+    pub evidence: Option<Evidence>,
     /// The access token of its provider, where that is kept.
     pub access_token: Option<AccessToken>,
 }
@@ -52,18 +59,10 @@ pub async fn forward(
     (parts, body): (&Parts, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, trace, head, id, switch, session, access_token } = passage;
-    if switch.is_some() && session.is_some() && !upgrade::same_origin(&parts.headers, head.authority) {
-        return Err(Refusal::Origin);
-    }
-    if headers::is_looping(&parts.headers) {
-        return Err(Refusal::Loop);
-    }
+    let Passage { connection, trace, head, id, switch, evidence, access_token } = passage;
     let limit = options.body_bytes.or(runtime.body_limit);
-    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
-        return Err(Refusal::TooLarge);
-    }
+    let is_page = switch.is_some() && matches!(evidence, Some(Evidence::Session(..)));
+    may_be_sent(parts, head, is_page, limit)?;
     let client_side = switch.is_some().then(|| client_side(parts));
     let signed = signed_identity(runtime, permit)?;
     let outgoing = Outgoing {
@@ -92,15 +91,17 @@ pub async fn forward(
     *rebuilt.version_mut() = Version::HTTP_11;
     *rebuilt.headers_mut() = headers;
 
-    last_look(runtime, permit, session.as_deref())?;
+    last_look(runtime, permit, evidence.as_ref())?;
+    let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
-    let answered = pool.send(rebuilt, progress.upload(), switch.is_some(), options.response_timeout).await;
+    let sending = pin!(pool.send(rebuilt, progress.upload(), switch.is_some(), options.response_timeout));
+    let answered =
+        head_of(sending, tie.as_ref()).await.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
     if !is_plainly_framed(response.headers()) {
         return Err(Refusal::AnswerFraming);
     }
-    let tie = session.map(|view| Tie::new(runtime, permit, view));
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {
@@ -113,6 +114,21 @@ pub async fn forward(
         }
     }
     Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), tie))
+}
+
+/// What nobody's permit allows. `is_page`: it asks for a WebSocket by a cookie, which comes along by itself; a token does not.
+fn may_be_sent(parts: &Parts, head: &RequestHead<'_>, is_page: bool, limit: Option<u64>) -> Result<(), Refusal> {
+    if is_page && !upgrade::same_origin(&parts.headers, head.authority) {
+        return Err(Refusal::Origin);
+    }
+    if headers::is_looping(&parts.headers) {
+        return Err(Refusal::Loop);
+    }
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(())
 }
 
 /// The client's end of a connection that may leave HTTP.
@@ -136,14 +152,39 @@ fn signed_identity(runtime: &Runtime, permit: &Permit) -> Result<Option<(HeaderN
 }
 
 /// A process that stood still since the check has missed what was revoked meanwhile.
-fn last_look(runtime: &Runtime, permit: &Permit, session: Option<&View>) -> Result<(), Refusal> {
-    let Some(view) = session else { return Ok(()) };
-    if runtime.authenticator.sessions().confirm(view)? {
-        return Ok(());
+fn last_look(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) -> Result<(), Refusal> {
+    let sessions = runtime.authenticator.sessions();
+    let stands = match evidence {
+        None => true,
+        Some(Evidence::Session(view, _)) => sessions.confirm(view)?,
+        Some(Evidence::Token(verified)) => sessions.confirm_bearer(&verified.bearer)?,
+    };
+    if stands { Ok(()) } else { Err(ended(runtime, permit, evidence)) }
+}
+
+/// Wait for the head of the answer; `None` where what let the request begin ended first. An application that answers when something
+/// happens may take an hour, and an upload may.
+async fn head_of<T>(mut sending: Pin<&mut impl Future<Output = T>>, tie: Option<&Tie>) -> Option<T> {
+    let Some(tie) = tie else { return Some(sending.await) };
+    // Most are answered sooner, and need not be registered.
+    if let Ok(answered) = timeout(UNWATCHED, sending.as_mut()).await {
+        return Some(answered);
     }
-    let (route, reason) = (permit.route(), Reason::Rejected(Rejection::Revoked));
+    tokio::select! {
+        answered = sending => Some(answered),
+        () = Box::pin(tie.ended()) => None,
+    }
+}
+
+/// What let a request begin has ended before it was answered.
+fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) -> Refusal {
+    let (route, rejection) = match evidence {
+        Some(Evidence::Token(_)) => (permit.route(), Rejection::Token(BadToken::Revoked)),
+        Some(Evidence::Session(..)) | None => (permit.route(), Rejection::Revoked),
+    };
+    let (reason, accept) = (Reason::Rejected(rejection), route.accept);
     let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, false));
-    Err(Refusal::Unauthenticated(Box::new(Challenge { reason, accept: route.accept, login, not_sent: false })))
+    Refusal::Unauthenticated(Box::new(Challenge { reason, accept, login, not_sent: false }))
 }
 
 /// The application's answer as the client gets it.
@@ -162,9 +203,10 @@ fn answer(
         switching,
         edits: &options.response,
     };
+    let events = Events::of(&parts.headers);
     let headers = response_headers(parts.headers, returning);
-    let watch = Watch::new(tie, runtime.clock.now(), options.idle_timeout);
-    let mut answer = Response::new(ResponseBody::application(body, watch));
+    let watch = Watch::new(tie, options.idle_timeout);
+    let mut answer = Response::new(ResponseBody::application(body, watch, events));
     *answer.status_mut() = match switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
         Some(Switch::Two { .. }) => StatusCode::OK,

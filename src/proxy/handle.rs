@@ -146,7 +146,8 @@ async fn stops(
     match decision {
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
-            let passage = Passage { connection, trace, head: &head, id, switch, session: known.session, access_token };
+            let passage =
+                Passage { connection, trace, head: &head, id, switch, evidence: known.evidence, access_token };
             let asked = Instant::now();
             let response = forward(worker, &permit, passage, (&parts, body)).await;
             record.upstream = Some(asked.elapsed());
@@ -177,7 +178,7 @@ async fn learn(
     let asking = Asking { headers, accept: route.accept, activity, client };
     let runtime = &worker.runtime;
     let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
-    let Some(view) = known.session.as_ref().filter(|view| view.session.provided.is_some()) else {
+    let Some(view) = known.session().filter(|view| view.session.provided.is_some()) else {
         return Ok((known, None));
     };
     // Apart, because it is rare and large: every connection keeps room for what is awaited in place.

@@ -7,6 +7,7 @@ mod body;
 mod busy;
 mod client;
 mod cors;
+mod events;
 mod forward;
 mod handle;
 pub mod headers;

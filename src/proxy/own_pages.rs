@@ -61,7 +61,7 @@ pub async fn answer(
         Known::anonymous()
     };
     let body = read(body).await?;
-    let caller = match (&known.session, &known.authentication) {
+    let caller = match (known.session(), &known.authentication) {
         (Some(view), Authentication::Identified(caller)) => {
             Some(login::Known { view, roles: &caller.identity.role_names, headers: &caller.headers })
         }

@@ -1,4 +1,4 @@
-//! A WebSocket under way. One decision: it belongs to the session that opened it and ends with it, and whoever is cut is told
+//! A WebSocket under way. One decision: it belongs to the session or token that opened it and ends with it, and whoever is cut is told
 //! by a close frame, which can only stand between two frames; so the boundaries of the application's frames are followed,
 //! and nothing else of them is read.
 
@@ -20,12 +20,12 @@ use super::watch::Tie;
 
 /// Bytes a tunnel may hold in each direction.
 const BUFFER: usize = 16 * 1024;
-/// What a frame that is under way gets to reach its end.
+/// What a frame that is under way gets to reach its end. Where the session is over, hardly anything: what follows belongs to nobody.
 const FRAME_GRACE: Duration = Duration::from_secs(1);
+const FRAME_GRACE_AT_END: Duration = Duration::from_millis(50);
 
-/// Close codes (RFC 6455 §7.4.1): the gateway or the session goes away; the session may not go on.
+/// Close code (RFC 6455 §7.4.1): nothing moves, or the gateway goes away.
 const GOING_AWAY: u16 = 1001;
-const POLICY: u16 = 1008;
 
 /// Carry bytes both ways until one side is done, the session ends, nothing moves for `idle`, or the gateway stops.
 pub fn open(
@@ -36,13 +36,10 @@ pub fn open(
     busy: Exchange,
 ) {
     // Registered before the client is told.
-    let exchange = tie.as_ref().map(Tie::open);
-    if matches!(exchange, Some(None)) {
-        return;
-    }
-    let exchange = exchange.flatten();
-    let left = tie.as_ref().map(|tie| tie.left(worker.runtime.clock.now()));
-    let counts = tie.is_some_and(|tie| !tie.passive);
+    let held = match tie.map(|tie| tie.open().map(|exchange| Held { tie, exchange })) {
+        Some(None) => return,
+        held => held.flatten(),
+    };
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
         let _busy = busy;
@@ -53,20 +50,43 @@ pub fn open(
         let moved = Moved::new();
         let end = async {
             tokio::select! {
-                () = async { match &exchange { Some(exchange) => exchange.ended().await, None => std::future::pending().await } } => {
-                    End { code: POLICY, why: "its session ended" }
-                }
-                () = async { match left { Some(left) => tokio::time::sleep(left).await, None => std::future::pending().await } } => {
-                    End { code: POLICY, why: "the absolute end of its session" }
-                }
-                () = moved.stands_still(idle) => End { code: GOING_AWAY, why: "nothing moved" },
-                () = stop.cancelled() => End { code: GOING_AWAY, why: "the gateway stops" },
+                end = Held::ended(held.as_ref()) => end,
+                () = moved.stands_still(idle) => End::away("nothing moved"),
+                () = stop.cancelled() => End::away("the gateway stops"),
             }
         };
-        if let Some(end) = carry(client, application, (&moved, exchange.as_ref().filter(|_| counts)), end).await {
+        if let Some(end) = carry(client, application, (&moved, held.as_ref()), end).await {
             tracing::debug!(why = end.why, "a tunnel was cut");
         }
     });
+}
+
+/// What a tunnel depends on.
+struct Held {
+    tie: Tie,
+    exchange: OpenExchange,
+}
+
+impl Held {
+    /// Waits until that ends; for ever, where there is nothing.
+    async fn ended(held: Option<&Held>) -> End {
+        let Some(Held { tie, exchange }) = held else { return std::future::pending().await };
+        let why = tokio::select! {
+            () = exchange.ended() => "its session or token ended",
+            () = tokio::time::sleep(tie.left()) => "the end of its session or token, which nothing moves",
+        };
+        End { code: tie.close_code(), why, grace: FRAME_GRACE_AT_END }
+    }
+
+    /// Before what was read is handed on. Where that may not be, it never is: the exchange is ended, which cuts the tunnel.
+    async fn may_carry(&self) {
+        if !self.tie.carries() {
+            self.exchange.token().cancel();
+        }
+        if self.exchange.is_over() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Why a tunnel is cut, and what the client is told.
@@ -74,6 +94,14 @@ pub fn open(
 struct End {
     code: u16,
     why: &'static str,
+    /// What the frame under way gets.
+    grace: Duration,
+}
+
+impl End {
+    fn away(why: &'static str) -> End {
+        End { code: GOING_AWAY, why, grace: FRAME_GRACE }
+    }
 }
 
 /// When something moved last.
@@ -110,21 +138,24 @@ type Writer = WriteHalf<TokioIo<Upgraded>>;
 async fn carry(
     client: Upgraded,
     application: Upgraded,
-    (moved, used): (&Moved, Option<&OpenExchange>),
+    (moved, held): (&Moved, Option<&Held>),
     end: impl Future<Output = End>,
 ) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_application, mut to_application) = tokio::io::split(TokioIo::new(application));
     let (mut frames, mut theirs) = (Frames::default(), Frames::default());
+    let (mut up, mut down) = (Piece::default(), Piece::default());
     let ended = {
-        let up = pump(&mut from_client, &mut to_application, moved, |bytes| {
+        let used = held.filter(|held| held.tie.counts());
+        let up = pump((&mut from_client, &mut to_application), &mut up, (moved, held), |bytes| {
             // What a person sends counts as use of the session; the pongs of their browser do not.
             theirs.advance(bytes);
-            if let Some(exchange) = used.filter(|_| std::mem::take(&mut theirs.data)) {
-                exchange.used();
+            if let Some(used) = used.filter(|_| std::mem::take(&mut theirs.data)) {
+                used.exchange.used();
             }
         });
-        let down = pump(&mut from_application, &mut to_client, moved, |bytes| frames.advance(bytes));
+        let back = |bytes: &[u8]| frames.advance(bytes);
+        let down = pump((&mut from_application, &mut to_client), &mut down, (moved, held), back);
         let both = async { tokio::try_join!(up, down) };
         tokio::select! {
             biased;
@@ -133,53 +164,82 @@ async fn carry(
         }
     };
     let end = ended?;
-    // A write that was cut short is a frame cut short: the client's TLS record layer never saw the rest of it.
-    let told = timeout(FRAME_GRACE, finish(&mut from_application, &mut to_client, &mut frames, end.code)).await;
-    if !matches!(told, Ok(Ok(()))) {
+    let last = finish((&mut from_application, &mut to_client), &mut down, &mut frames, end.code);
+    if !matches!(timeout(end.grace, last).await, Ok(Ok(()))) {
         tracing::debug!("a tunnel was cut within a frame");
     }
     let _ = timeout(FRAME_GRACE, to_client.shutdown()).await;
     Some(end)
 }
 
+/// What was read and is still to be written. It outlives the pump: what is cut in the middle of a frame knows where to go on.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Piece {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// Read anew, at most so much; answers whether there was anything.
+    async fn read(&mut self, from: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<bool> {
+        self.bytes.clear();
+        self.written = 0;
+        self.bytes.reserve(BUFFER);
+        let read = from.take(most as u64).read_buf(&mut self.bytes).await?;
+        Ok(read > 0)
+    }
+
+    /// Write some of it, at most so much. Counted as it goes out, so that at any moment it is known what the client has.
+    async fn write(&mut self, to: &mut (impl AsyncWrite + Unpin), most: usize) -> io::Result<&[u8]> {
+        let from = self.written;
+        let wanted = &self.bytes[from..self.bytes.len().min(from.saturating_add(most))];
+        let written = to.write(wanted).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.written += written;
+        Ok(&self.bytes[from..self.written])
+    }
+}
+
 /// Copy until the end of one direction.
-async fn pump(from: &mut Reader, to: &mut Writer, moved: &Moved, mut seen: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+async fn pump(
+    (from, to): (&mut Reader, &mut Writer),
+    piece: &mut Piece,
+    (moved, held): (&Moved, Option<&Held>),
+    mut seen: impl FnMut(&[u8]),
+) -> io::Result<()> {
     loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
+        if !piece.read(from, BUFFER).await? {
             return to.shutdown().await;
         }
+        if let Some(held) = held {
+            held.may_carry().await;
+        }
         moved.mark();
-        let mut rest = &buffer[..read];
-        // Marked as it goes out, so that at any moment it is known what the client has.
-        while !rest.is_empty() {
-            let written = to.write(rest).await?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            seen(&rest[..written]);
-            rest = &rest[written..];
+        while !piece.rest().is_empty() {
+            seen(piece.write(to, BUFFER).await?);
         }
     }
 }
 
 /// Let the frame under way end, and close.
 async fn finish(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
+    piece: &mut Piece,
     frames: &mut Frames,
     code: u16,
 ) -> io::Result<()> {
-    let mut byte = vec![0; BUFFER];
     while let Some(missing) = frames.missing() {
         let wanted = usize::try_from(missing).unwrap_or(BUFFER).clamp(1, BUFFER);
-        let read = from.read(&mut byte[..wanted]).await?;
-        if read == 0 {
+        if piece.rest().is_empty() && !piece.read(from, wanted).await? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        to.write_all(&byte[..read]).await?;
-        frames.advance(&byte[..read]);
+        frames.advance(piece.write(to, wanted).await?);
     }
     // FIN and opcode 8, two bytes, not masked: a server's frame (RFC 6455 §5.1, §5.5.1).
     let code = code.to_be_bytes();

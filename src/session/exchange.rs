@@ -1,5 +1,5 @@
 //! Long exchanges: WebSockets and their like, which outlive the check that let them begin. One decision: each is registered
-//! under its session and told when that session ends; a registration ends by drop. Knows nothing of what is exchanged.
+//! under its session, or its token, and told when that ends; a registration ends by drop. Knows nothing of what is exchanged.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Part, SessionKey, UserKey, View};
+use super::{Bearer, Event, Part, SessionKey, TokenId, UserKey, View};
 
 /// Whether an exchange may go on in a session as it is now: asked again while it is open.
 pub type MayGoOn = Arc<dyn Fn(&View) -> bool + Send + Sync>;
@@ -16,12 +16,15 @@ pub type MayGoOn = Arc<dyn Fn(&View) -> bool + Send + Sync>;
 struct Open {
     next: u64,
     by_session: HashMap<SessionKey, HashMap<u64, One>>,
+    by_bearer: HashMap<u64, (Bearer, CancellationToken)>,
 }
 
 struct One {
     user: UserKey,
     /// Of its session.
     epoch: u64,
+    /// The token that told of the session, where one did that may be denied alone.
+    told_by: Option<TokenId>,
     token: CancellationToken,
     may_go_on: Option<MayGoOn>,
     used: Arc<AtomicBool>,
@@ -54,21 +57,30 @@ impl Exchanges {
     }
 
     /// Register one.
-    pub(super) fn open(&self, view: &View, may_go_on: Option<MayGoOn>) -> OpenExchange {
+    pub(super) fn open(&self, view: &View, told_by: Option<TokenId>, may_go_on: Option<MayGoOn>) -> OpenExchange {
         let (key, user, epoch) = (view.key, view.user, view.session.epoch);
         let (token, used) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let one = One { user, epoch, told_by, token: token.clone(), may_go_on, used: used.clone() };
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
-        open.by_session
-            .entry(key)
-            .or_default()
-            .insert(id, One { user, epoch, token: token.clone(), may_go_on, used: used.clone() });
+        open.by_session.entry(key).or_default().insert(id, one);
         drop(open);
-        OpenExchange { exchanges: self.clone(), key, id, token, used }
+        OpenExchange { exchanges: self.clone(), of: Some(key), id, token, used }
     }
 
-    /// All of them, by session.
+    /// Register one of a token's bearer.
+    pub(super) fn open_bearer(&self, bearer: Bearer) -> OpenExchange {
+        let (token, used) = (CancellationToken::new(), Arc::default());
+        let mut open = self.lock();
+        open.next += 1;
+        let id = open.next;
+        open.by_bearer.insert(id, (bearer, token.clone()));
+        drop(open);
+        OpenExchange { exchanges: self.clone(), of: None, id, token, used }
+    }
+
+    /// All that are open in sessions, by session.
     pub(super) fn look(&self) -> Vec<(SessionKey, Vec<Looked>)> {
         let looked = |one: &One| Looked {
             may_go_on: one.may_go_on.clone(),
@@ -79,15 +91,33 @@ impl Exchanges {
         open.by_session.iter().map(|(key, entries)| (*key, entries.values().map(looked).collect())).collect()
     }
 
-    /// End those of a part of the store: nobody can say that their sessions still stand.
+    /// End those of a part of the store: nobody can say that their sessions, or tokens, still stand.
     pub(super) fn end_part(&self, part: Part) {
         let open = self.lock();
         let concerned = open.by_session.iter().filter(|(key, _)| part.holds(key.shard()));
         concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.token.cancel());
+        let concerned = open.by_bearer.values().filter(|(bearer, _)| bearer.shards().any(|shard| part.holds(shard)));
+        concerned.for_each(|(_, token)| token.cancel());
+    }
+
+    /// End those of bearers of whom this holds.
+    pub(super) fn end_bearers(&self, are_over: impl Fn(&Bearer) -> bool) {
+        let open = self.lock();
+        open.by_bearer.values().filter(|(bearer, _)| are_over(bearer)).for_each(|(_, token)| token.cancel());
     }
 
     /// End those that an event concerns.
     pub(super) fn end(&self, event: &Event) {
+        self.end_in_sessions(event);
+        self.end_bearers(|bearer| match *event {
+            Event::Ended { .. } => false,
+            Event::Token { id, .. } => bearer.id == Some(id),
+            Event::UserEpoch { user, epoch, .. } => bearer.user == user && bearer.issued.0 < epoch,
+            Event::Everyone { part, epoch } => part.holds(bearer.user.shard()) && bearer.issued.0 < epoch,
+        });
+    }
+
+    fn end_in_sessions(&self, event: &Event) {
         let open = self.lock();
         let all = || open.by_session.iter().flat_map(|(key, entries)| entries.values().map(move |one| (*key, one)));
         match *event {
@@ -100,7 +130,9 @@ impl Exchanges {
             Event::Everyone { part, epoch } => all()
                 .filter(|(key, one)| part.holds(key.shard()) && one.epoch < epoch)
                 .for_each(|(_, one)| one.token.cancel()),
-            Event::Token { .. } => {}
+            Event::Token { id, .. } => {
+                all().filter(|(_, one)| one.told_by == Some(id)).for_each(|(_, one)| one.token.cancel());
+            }
         }
     }
 }
@@ -108,7 +140,8 @@ impl Exchanges {
 /// A registered exchange. Dropping it forgets it.
 pub struct OpenExchange {
     exchanges: Exchanges,
-    key: SessionKey,
+    /// The session; `None` where it is a token's.
+    of: Option<SessionKey>,
     id: u64,
     token: CancellationToken,
     used: Arc<AtomicBool>,
@@ -120,12 +153,17 @@ impl OpenExchange {
         self.used.store(true, Ordering::Relaxed);
     }
 
-    /// Cancelled when the session has ended.
+    /// Cancelled when the session, or the token, has ended.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// Waits until the session has ended.
+    /// Whether that was so already.
+    pub fn is_over(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Waits until it is so.
     pub async fn ended(&self) {
         self.token.cancelled().await;
     }
@@ -134,10 +172,14 @@ impl OpenExchange {
 impl Drop for OpenExchange {
     fn drop(&mut self) {
         let mut open = self.exchanges.lock();
-        if let Some(entries) = open.by_session.get_mut(&self.key) {
+        let Some(key) = self.of else {
+            open.by_bearer.remove(&self.id);
+            return;
+        };
+        if let Some(entries) = open.by_session.get_mut(&key) {
             entries.remove(&self.id);
             if entries.is_empty() {
-                open.by_session.remove(&self.key);
+                open.by_session.remove(&key);
             }
         }
     }

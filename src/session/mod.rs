@@ -4,6 +4,7 @@
 //! generation, every revocation goes through [`Sessions::apply`], whoever it was learnt from.
 //! This room knows nothing of HTTP but a cookie's value, and nothing of routes.
 
+mod bearer;
 mod cache;
 pub mod coherence;
 mod cookie;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use bearer::Bearer;
 pub use cache::{FirstBytes, View};
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;

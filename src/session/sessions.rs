@@ -18,7 +18,7 @@ use super::ledger::Ledger;
 use super::lifetime::{Lifetimes, Touch, Verdict, judge};
 use super::memo::Memo;
 use super::{
-    Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
+    Bearer, Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
     Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
 };
 
@@ -200,8 +200,8 @@ impl Sessions {
     /// # Errors
     /// As there.
     pub fn hears_all(&self) -> Result<(), StoreError> {
-        let parts = self.coherence.as_ref().map_or(0, |coherence| coherence.parts());
-        (0..parts).try_for_each(|part| self.hears(part))
+        let trust = self.coherence.as_ref().map_or(Trust::Full, |coherence| coherence.trust_all());
+        if trust == Trust::Full { Ok(()) } else { Err(no_lease()) }
     }
 
     /// The last look before a request goes on: whether the session it was let in by still counts. A process that stood still
@@ -500,15 +500,26 @@ impl Sessions {
     }
 
     /// Register a long exchange in a session. It may have ended since it was checked: the caller checks once more by
-    /// [`Sessions::still_alive`] after registering, so that no revocation falls between.
+    /// [`Sessions::confirm`] after registering, so that no revocation falls between.
     pub fn open_exchange(&self, view: &View) -> OpenExchange {
-        self.exchanges.open(view, None)
+        self.exchanges.open(view, None, None)
     }
 
     /// The same, of an exchange that ends too when `may_go_on` says so of the session as it is then: asked about once a second, and
-    /// when the idle window of the session is over.
-    pub fn open_exchange_while(&self, view: &View, may_go_on: MayGoOn) -> OpenExchange {
-        self.exchanges.open(view, Some(may_go_on))
+    /// when the idle window of the session is over; and when the token is denied that told of the session.
+    pub fn open_exchange_while(&self, view: &View, told_by: Option<TokenId>, may_go_on: MayGoOn) -> OpenExchange {
+        self.exchanges.open(view, told_by, Some(may_go_on))
+    }
+
+    /// Whether what is open in a session may go on as far as this node can hear of revocations. Asked at every step: a process that
+    /// stood still finds its lease run out before any timer tells it.
+    pub fn may_carry(&self, view: &View) -> bool {
+        self.trust(view.key.shard()) != Trust::None
+    }
+
+    /// The same of what is open under a token.
+    pub fn may_carry_bearer(&self, bearer: &Bearer) -> bool {
+        bearer.shards().all(|shard| self.trust(shard) != Trust::None)
     }
 
     /// Whether no revocation has concerned this view since it was loaded.

@@ -32,6 +32,8 @@ impl Sessions {
     /// Look at what is open again: whether its session still is, within its limits, and may what the exchange needs. The store is
     /// asked where memory does not know it any more, and before *idle*; where it does not answer, nothing ends by that.
     async fn review(&self, now: Timestamp) -> Result<(), StoreError> {
+        // By the wall clock: a timer that slept with the machine is late.
+        self.exchanges.end_bearers(|bearer| now >= bearer.ends || self.is_denied(bearer));
         let mut done = Ok(());
         for (key, exchanges) in self.exchanges.look() {
             // What is in a part of the store that is away keeps nobody from looking at the rest.

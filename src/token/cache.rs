@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::digest::{SHA256, digest};
 use moka::sync::Cache as Moka;
 
-use crate::clock::Timestamp;
 use crate::policy::Caller;
-use crate::session::{FirstBytes, TokenId, UserKey};
+use crate::session::{Bearer, FirstBytes};
 
 use super::claims::Span;
 
@@ -27,18 +26,15 @@ pub(super) fn digest_of(token: &str) -> Digest {
     key
 }
 
-/// What verifying it said.
-pub(super) struct Entry {
+/// What verifying a token said.
+#[derive(Debug)]
+pub struct Verified {
     /// Who calls, with their header lines.
-    pub(super) caller: Arc<Caller>,
+    pub caller: Arc<Caller>,
+    /// What revocation knows it by.
+    pub bearer: Bearer,
     /// When it counts.
     pub(super) span: Span,
-    /// When it was issued.
-    pub(super) issued: Timestamp,
-    /// Its name, for revocation.
-    pub(super) id: Option<TokenId>,
-    /// Its bearer, for revocation.
-    pub(super) user: UserKey,
     /// Which verifier.
     pub(super) verifier: usize,
     /// Under which of its key sets.
@@ -72,7 +68,7 @@ impl<E: Send + Sync + 'static> Remembered<E> {
 
 /// Tokens of others.
 pub(super) struct Cache {
-    pub(super) verified: Remembered<Entry>,
+    pub(super) verified: Remembered<Verified>,
     failures: Box<[Mutex<Option<Failure>>]>,
 }
 

@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
-use crate::session::{Sessions, StoreError, TokenId, UserKey};
+use crate::session::{Bearer, Sessions, StoreError, TokenId, UserKey};
 
-use cache::{Cache, Digest, Entry, digest_of};
+use cache::{Cache, Digest, digest_of};
 use limit::Failing;
 
 pub use assertion::{Assertion, AssertionKeyError};
+pub use cache::Verified;
 pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
@@ -122,38 +123,37 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub async fn verify(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Arc<Caller>, TokenError> {
+    pub async fn verify(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Arc<Verified>, TokenError> {
         if token.len() > TOKEN_BYTES {
             return Err(BadToken::TooLarge.into());
         }
         let digest = digest_of(token);
         if let Some(entry) = self.cache.verified.get(&digest) {
             if self.verifiers[entry.verifier].keys.generation() == entry.generation {
-                return self.judge(&entry, now);
+                return self.judge(entry, now);
             }
             // Verified under keys that are no more: perhaps not under these.
             self.cache.verified.forget(&digest);
         }
         let entry = Arc::new(self.fresh(token, &digest, client, now).await?);
         self.cache.verified.put(digest, entry.clone());
-        self.judge(&entry, now)
+        self.judge(entry, now)
     }
 
     /// What changes while the bytes stay the same: time, and what was revoked – a token by its id, everything of its bearer from
     /// before some moment, everything of everybody.
-    fn judge(&self, entry: &Entry, now: Timestamp) -> Result<Arc<Caller>, TokenError> {
+    fn judge(&self, entry: Arc<Verified>, now: Timestamp) -> Result<Arc<Verified>, TokenError> {
         entry.span.check(now)?;
-        let by_id = entry.id.is_some_and(|id| self.sessions.is_token_revoked(id));
-        if by_id || entry.issued.0 < self.sessions.epoch(entry.user) {
-            return Err(BadToken::Revoked.into());
-        }
-        // Last: whoever may have missed a revocation cannot say that there is none. Of the parts of the store that would know.
-        self.sessions.hears(entry.user.shard())?;
-        entry.id.map_or(Ok(()), |id| self.sessions.hears(id.shard()))?;
-        Ok(entry.caller.clone())
+        if self.sessions.confirm_bearer(&entry.bearer)? { Ok(entry) } else { Err(BadToken::Revoked.into()) }
     }
 
-    async fn fresh(&self, token: &str, digest: &Digest, client: IpAddr, now: Timestamp) -> Result<Entry, TokenError> {
+    async fn fresh(
+        &self,
+        token: &str,
+        digest: &Digest,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<Verified, TokenError> {
         let presented = Presented::parse(token)?;
         let of_issuer = |verifier: &&Verifier| presented.issuer() == Some(verifier.expected.issuer.as_str());
         let verifier = self.verifiers.iter().find(of_issuer).ok_or(BadToken::Issuer)?;
@@ -169,8 +169,9 @@ impl Tokens {
         let issuer = &verifier.expected.issuer;
         let user = UserKey::of(issuer, &caller.identity.subject);
         let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));
-        let (span, issued) = (claims.span, claims.issued);
-        Ok(Entry { caller, span, issued, id, user, verifier: index, generation })
+        let span = claims.span;
+        let bearer = Bearer { id, user, issued: claims.issued, ends: span.until };
+        Ok(Verified { caller, bearer, span, verifier: index, generation })
     }
 
     /// Verify the signature; answers under which generation of keys it holds.

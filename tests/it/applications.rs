@@ -93,7 +93,7 @@ async fn jupyter_runs_cells_over_its_kernel_sockets() {
     let (mut one, _) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
     assert_eq!(run_cell(&mut one, "value = 6 * 7\nprint(value)").await, "42\n");
     // The same kernel over HTTP/2 (RFC 8441), with far more output than a frame holds.
-    let mut two = socket_over_two(running.port(), &path, &running.cookie()).await;
+    let mut two = socket_over_two(running.port(), &path, ("cookie", &running.cookie())).await;
     let printed = run_cell(&mut two, "print(str(value) * 100_000)").await;
     assert!(printed.trim_end().len() == 200_000 && printed.starts_with("4242"), "{}", printed.len());
     assert_eq!(curl("/api/kernels", &[]).status, 200);

@@ -44,7 +44,7 @@ forward_token = true
 upstream = "app"
 "#;
 
-fn table(keys: &str) -> String {
+pub fn table(keys: &str) -> String {
     format!(
         "[token]\nissuer = \"https://id.example\"\naudience = \"gateway\"\nalgorithms = [\"ES256\"]\n{keys}\n\
          name_claim = \"profile.name\"\nroles_claim = \"realm.roles\"\nrole_map = {{ \"eng-admins\" = \"admin\" }}\n"
@@ -67,11 +67,11 @@ fn set(issuers: &[(&str, &Issuer)]) -> String {
     json!({ "keys": issuers.iter().map(|(kid, issuer)| issuer.jwk(kid)).collect::<Vec<_>>() }).to_string()
 }
 
-fn write(folder: &Path, issuers: &[(&str, &Issuer)]) {
+pub fn write(folder: &Path, issuers: &[(&str, &Issuer)]) {
     std::fs::write(folder.join("keys.json"), set(issuers)).unwrap();
 }
 
-fn token(issuer: &Issuer, kid: &str, clock: &dyn Clock, more: &str) -> String {
+pub fn token(issuer: &Issuer, kid: &str, clock: &dyn Clock, more: &str) -> String {
     let claims = format!(r#"{{"iss":"https://id.example","aud":"gateway","sub":"robot","iat":@0,"exp":@60{more}}}"#);
     issuer.token(&format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#), &timed(&claims, clock.now()), "ES256")
 }

@@ -136,7 +136,7 @@ async fn a_request_in_a_session_takes_a_fixed_small_number_of_allocations() {
     assert!(counted[1..].iter().all(|count| (10..=MOST).contains(count)), "allocations a request: {counted:?}");
 }
 
-fn signed_in(subject: &str) -> NewSession {
+pub fn signed_in(subject: &str) -> NewSession {
     NewSession {
         provider: "local".into(),
         subject: subject.into(),

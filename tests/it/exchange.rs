@@ -203,9 +203,9 @@ fn a_panic_in_a_request_answers_500_and_hurts_nobody_else() {
     let clock = Arc::new(Fragile(AtomicU64::new(0)));
     let running = run_with(tempfile::tempdir().unwrap(), &shipped("memory"), clock.clone(), None);
     assert_eq!(running.sign_in("/", &running.password).status, 303);
-    // The first reading times the record, the second is made to judge the session.
+    // The first reading times the record, the second is made by the page.
     clock.0.store(2, Ordering::SeqCst);
-    let said = running.curl("/a", &["-H", "accept: application/json"]);
+    let said = running.curl("/.portcullis/whoami", &["-H", "accept: application/json"]);
     assert_eq!(said.status, 500);
     assert!(said.body.contains("\"error\":\"internal\""), "{}", said.body);
     assert_eq!(running.curl("/a", &[]).status, 200);

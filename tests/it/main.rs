@@ -21,6 +21,7 @@ mod fetch;
 mod fleet;
 mod gateway;
 mod grpc;
+mod held;
 mod hostile;
 mod liar;
 mod libraries;

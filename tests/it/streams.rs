@@ -1,17 +1,21 @@
-//! Open streams end with what let them begin: the idle window of the session, and the role that the route asks for.
+//! Open streams end with what let them begin: a session and its limits, the role that the route asks for, a token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use portcullis::clock::{Clock, TestClock, Timestamp};
-use portcullis::session::UserKey;
+use portcullis::session::{Activity, Lookup, Revocation, SessionKey, TokenId, UserKey, Wait};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use crate::bearer;
+use crate::cost::signed_in;
+use crate::held::{End, KINDS, Kind, Streaming};
 use crate::options::{sockets, text_before};
 use crate::shared_store::eventually;
-use crate::support::{Running, run_text, run_with};
+use crate::support::{Running, run_with, shipped};
+use crate::tokens::{Issuer, NOW};
 use crate::wire::{connect, soon};
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
@@ -88,18 +92,166 @@ async fn a_stream_ends_when_its_session_has_been_unused_for_too_long_and_not_whi
     assert!(echoes(&mut other).await);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_stream_ends_when_the_role_that_it_needs_is_taken_away() {
-    let (application, _asked) = sockets();
-    let text = text_before(application.port, "", "");
-    let running = run_text(tempfile::tempdir().unwrap(), &text);
-    assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
-    let (mut admin, mut anybody) = (open(&running, "/admin/socket").await, open(&running, "/socket").await);
-    let users = running.folder.path().join("users.toml");
-    let before = std::fs::read_to_string(&users).unwrap();
-    let after = before.replace("\"admin\"", "\"staff\"");
-    assert_ne!(before, after);
-    std::fs::write(&users, after).unwrap();
-    assert!(is_cut(&mut admin).await);
-    assert!(echoes(&mut anybody).await, "what asks for no role goes on");
+/// What ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Session,
+    User,
+    Everyone,
+    Idle,
+    Absolute,
+    TokenExpired,
+    TokenById,
+    TokenUser,
+    TokenEveryone,
+    RoleLost,
+    UserGone,
+}
+
+const ENDINGS: [Ending; 11] = [
+    Ending::Session,
+    Ending::User,
+    Ending::Everyone,
+    Ending::Idle,
+    Ending::Absolute,
+    Ending::TokenExpired,
+    Ending::TokenById,
+    Ending::TokenUser,
+    Ending::TokenEveryone,
+    Ending::RoleLost,
+    Ending::UserGone,
+];
+
+impl Ending {
+    /// Of what is open under a token, not in a session.
+    fn is_of_token(self) -> bool {
+        matches!(self, Ending::TokenExpired | Ending::TokenById | Ending::TokenUser | Ending::TokenEveryone)
+    }
+
+    /// What was opened by the other credential goes on.
+    fn spares_the_other(self) -> bool {
+        !matches!(self, Ending::Everyone | Ending::TokenEveryone | Ending::Idle | Ending::Absolute)
+    }
+}
+
+/// The gateway of the table, and what its endings act on.
+struct Stage {
+    running: Running,
+    clock: Arc<TestClock>,
+    issuer: Issuer,
+}
+
+/// Who holds a stream open.
+struct Caller {
+    cookie: String,
+    key: SessionKey,
+    jti: String,
+    token: String,
+}
+
+impl Stage {
+    fn start(streaming: &Streaming) -> Stage {
+        let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
+        bearer::write(folder.path(), &[("one", &issuer)]);
+        let text = shipped("memory").replace("\"30m\"", "\"50m\"").replace("\"12h\"", "\"80m\"");
+        let (routes, token) = (streaming.routes("[\"session\", \"token\"]"), bearer::table("jwks = \"keys.json\""));
+        let clock = Arc::new(TestClock::at(NOW));
+        let running = run_with(folder, &format!("{text}\n{token}{routes}"), clock.clone(), None);
+        Stage { running, clock, issuer }
+    }
+
+    async fn caller(&self, jti: String) -> Caller {
+        // Whatever was revoked before is older than this, and this is older than what will be.
+        self.clock.advance(Duration::from_secs(1));
+        let sessions = self.running.gateway.sessions();
+        let begun = sessions.begin(signed_in("demo"), None, self.clock.now()).await.unwrap();
+        let more = format!(r#","jti":"{jti}","realm":{{"roles":["eng-admins"]}}"#);
+        let token = format!("Bearer {}", bearer::token(&self.issuer, "one", &*self.clock, &more));
+        self.clock.advance(Duration::from_secs(1));
+        Caller { cookie: format!("__Host-portcullis={}", begun.cookie), key: begun.view.key, jti, token }
+    }
+
+    async fn revoke(&self, what: Revocation) {
+        let revoked = self.running.gateway.sessions().revoke(what, Wait::Fully, self.clock.now());
+        assert!(soon(revoked).await.unwrap().everywhere);
+    }
+
+    fn edit_users(&self, from: &str, to: &str) {
+        let users = self.running.folder.path().join("users.toml");
+        let before = std::fs::read_to_string(&users).unwrap();
+        assert!(before.contains(from), "{from} in {before}");
+        std::fs::write(&users, before.replace(from, to)).unwrap();
+    }
+
+    async fn bring_about(&self, ending: Ending, of: &Caller) {
+        let issuer = "https://id.example";
+        match ending {
+            Ending::Session => self.revoke(Revocation::Session(of.key)).await,
+            Ending::User => {
+                self.revoke(Revocation::User { user: UserKey::of("local", "demo"), except: None }).await;
+            }
+            Ending::Everyone | Ending::TokenEveryone => self.revoke(Revocation::Everyone).await,
+            Ending::Idle => self.clock.advance(Duration::from_secs(3_001)),
+            Ending::Absolute => {
+                // Used in between: it is not the idle window that ends it.
+                self.clock.advance(Duration::from_secs(2_500));
+                let cookie = of.cookie.split_once('=').unwrap().1;
+                let sessions = self.running.gateway.sessions();
+                let used = sessions.lookup(cookie, Activity::Active, self.clock.now()).await.unwrap();
+                assert!(matches!(used, Lookup::Alive(_)));
+                self.clock.advance(Duration::from_secs(2_400));
+            }
+            Ending::TokenExpired => self.clock.advance(Duration::from_secs(65)),
+            Ending::TokenById => {
+                let until = self.clock.now().plus(Duration::from_secs(100));
+                self.revoke(Revocation::Token { id: TokenId::of(issuer, &of.jti), until }).await;
+            }
+            Ending::TokenUser => {
+                self.revoke(Revocation::User { user: UserKey::of(issuer, "robot"), except: None }).await;
+            }
+            Ending::RoleLost => self.edit_users("\"admin\"", "\"staff\""),
+            Ending::UserGone => self.edit_users("[user.demo]", "[user.other]"),
+        }
+    }
+}
+
+/// Where streams are opened, and what a WebSocket is closed with there.
+const BASES: [(&str, u16); 2] = [("/any", 1008), ("/role", 1008)];
+
+/// Whatever lets a stream begin, and whichever way it is open: with the end of the one ends the other, and nothing else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_stream_ends_with_what_let_it_begin() {
+    let streaming = Streaming::start();
+    let stage = Stage::start(&streaming);
+    let port = stage.running.port();
+    for ending in ENDINGS {
+        let caller = stage.caller(format!("{ending:?}")).await;
+        let (cookie, token) = (("cookie", caller.cookie.as_str()), ("authorization", caller.token.as_str()));
+        let (by, other) = if ending.is_of_token() { (token, cookie) } else { (cookie, token) };
+        let (mut doomed, mut spared) = (Vec::new(), Vec::new());
+        // Who is gone at last lost the role before.
+        let bases = if ending == Ending::UserGone { &BASES[..1] } else { &BASES };
+        for kind in KINDS {
+            for &(base, code) in bases {
+                let held = streaming.open(kind, port, base, by).await;
+                let goes_on = ending == Ending::RoleLost && base == "/any";
+                if goes_on { spared.push(held) } else { doomed.push((held, End::of(kind, code))) }
+            }
+        }
+        if ending.spares_the_other() {
+            spared.push(streaming.open(Kind::Events(http::Version::HTTP_11), port, "/any", other).await);
+        }
+        stage.bring_about(ending, &caller).await;
+        for (held, expected) in doomed {
+            let kind = held.kind;
+            assert_eq!(soon(held.end()).await.0, expected, "{kind:?} by {ending:?}");
+        }
+        for mut held in spared {
+            for _ in 0..20 {
+                assert_eq!(held.next().await, None, "{:?} goes on after {ending:?}", held.kind);
+            }
+        }
+    }
+    let lines = stage.running.lines.0.lock().unwrap().join("\n");
+    assert!(lines.matches("\"body\":\"session_ended\"").count() >= 50, "they are recorded as cut");
 }

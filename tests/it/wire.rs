@@ -240,7 +240,7 @@ pub async fn two(port: u16) -> http2::SendRequest<Frames> {
 pub async fn socket_over_two(
     port: u16,
     path: &str,
-    cookie: &str,
+    (name, value): (&'static str, &str),
 ) -> tokio_tungstenite::WebSocketStream<TokioIo<hyper::upgrade::Upgraded>> {
     let mut client = two(port).await;
     // The server's settings have to be there before the protocol may be used.
@@ -248,7 +248,7 @@ pub async fn socket_over_two(
     soon(client.send_request(first)).await.unwrap();
     let request = Request::connect(format!("https://localhost:{port}{path}"))
         .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("cookie", cookie)
+        .header(name, value)
         .header("origin", format!("https://localhost:{port}"))
         .header("sec-websocket-version", "13")
         .body(whole(""))

@@ -29,14 +29,14 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub struct NoLease;
 
 /// How far memory may be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
-    /// Under a lease.
-    Full,
-    /// By the grace that the configuration allows: for sessions that are in memory.
-    Grace,
     /// Not at all.
     None,
+    /// By the grace that the configuration allows: for sessions that are in memory.
+    Grace,
+    /// Under a lease.
+    Full,
 }
 
 /// Who carries out an event.
@@ -118,7 +118,16 @@ impl Coherence {
 
     /// How far memory may be trusted for sessions of this shard. Two loads of memory: asked on every request, twice.
     pub fn trust(&self, shard: u8) -> Trust {
-        let lease = self.lanes[usize::from(shard) % self.lanes.len()].lease.load(Ordering::Acquire);
+        self.trust_in(self.lanes[usize::from(shard) % self.lanes.len()].lease.load(Ordering::Acquire))
+    }
+
+    /// How far it may be trusted in every part at once: as far as under the lease that ends first.
+    pub fn trust_all(&self) -> Trust {
+        self.trust_in(self.lanes.iter().map(|lane| lane.lease.load(Ordering::Acquire)).min().unwrap_or_default())
+    }
+
+    /// The clock is read after the lease: a process that stands still in between finds that it has run out.
+    fn trust_in(&self, lease: u64) -> Trust {
         let now = self.now();
         match Moment::from_micros(lease) {
             Moment::ZERO => Trust::None,
@@ -202,6 +211,8 @@ impl Coherence {
                 remembered.iter().for_each(|event| listener.learn(event));
                 if lock(&lane.core).opened(link.opening(), self.now()) {
                     listener.drop_memory();
+                    // What is open was let in by it. After a long standstill the guard may not have looked at the lease yet.
+                    listener.lost(self.part(index));
                 }
                 *lock(&lane.link) = Some(link);
                 lane.changed.notify_waiters();

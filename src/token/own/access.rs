@@ -65,6 +65,9 @@ struct Inside {
     e: Timestamp,
 }
 
+/// A token that was just made, and its name.
+pub(super) type Made = (String, Option<TokenId>);
+
 /// Makes and reads access tokens.
 pub(super) struct Codec {
     format: Format,
@@ -77,15 +80,15 @@ impl Codec {
         Codec { format, life, site }
     }
 
-    /// A token for a session, for its life or what is left of the session's.
-    pub(super) fn make(&self, ring: &KeyRing, key: SessionKey, session: &Session, now: Timestamp) -> Option<String> {
+    /// A token for a session, for its life or what is left of the session's, and its name where it has one.
+    pub(super) fn make(&self, ring: &KeyRing, key: SessionKey, session: &Session, now: Timestamp) -> Option<Made> {
         let ends = now.plus(self.life).min(session.ends);
         match &self.format {
             Format::Sealed => {
                 let of = ring.active(Purpose::Seal, now)?;
                 let plain = serde_json::to_vec(&Inside { k: key, s: session.clone(), e: ends }).ok()?;
                 let sealed = of.sealer.as_ref()?.seal(&self.place(&of.id), &plain)?;
-                Some(format!("{SEALED}~{}~{}", of.id, URL_SAFE_NO_PAD.encode(sealed)))
+                Some((format!("{SEALED}~{}~{}", of.id, URL_SAFE_NO_PAD.encode(sealed)), None))
             }
             Format::Signed { issuer, audience } => self.sign(ring, (issuer, audience), key, session, (now, ends)),
         }
@@ -98,10 +101,11 @@ impl Codec {
         key: SessionKey,
         session: &Session,
         (now, ends): (Timestamp, Timestamp),
-    ) -> Option<String> {
+    ) -> Option<Made> {
         let of = ring.active(Purpose::Sign, now)?;
         let mut jti = [0; 12];
         rand::fill(&mut jti).ok()?;
+        let jti = URL_SAFE_NO_PAD.encode(jti);
         let proven = session.provided.as_ref().map_or(session.created, |provided| provided.proven);
         let told = session.provided.as_ref().map_or(&session.subject, |provided| &provided.user);
         let mut claims = json!({
@@ -109,7 +113,7 @@ impl Codec {
             "aud": audience,
             "sub": told,
             "sid": URL_SAFE_NO_PAD.encode(key.0),
-            "jti": URL_SAFE_NO_PAD.encode(jti),
+            "jti": jti,
             "iat": now.seconds(),
             "nbf": now.seconds(),
             "exp": ends.seconds(),
@@ -123,7 +127,7 @@ impl Codec {
                 claims[name] = value.into();
             }
         }
-        signed(&of, KIND, &claims)
+        Some((signed(&of, KIND, &claims)?, Some(TokenId::of(issuer, &jti))))
     }
 
     /// Read a token. A key's kind decides how: a name of one kind cannot be used for the other.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::session::{
-    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, View, Wait,
+    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait,
 };
 
 use super::cache::{Remembered, digest_of};
@@ -55,11 +55,19 @@ pub struct Learnt {
     pub lookup: Lookup,
     /// What the browser has to be handed now.
     pub renewed: Option<Pair>,
+    /// The access token that told of the session, where it may be denied by its id.
+    pub told_by: Option<TokenId>,
 }
 
 impl Learnt {
-    fn ended(because: EndedBecause) -> Learnt {
-        Learnt { lookup: Lookup::Ended(because), renewed: None }
+    /// This, and nothing beside.
+    pub fn of(lookup: Lookup) -> Learnt {
+        Learnt { lookup, renewed: None, told_by: None }
+    }
+
+    /// None.
+    pub fn ended(because: EndedBecause) -> Learnt {
+        Learnt::of(Lookup::Ended(because))
     }
 }
 
@@ -99,7 +107,7 @@ impl OwnTokens {
     pub async fn begin(&self, view: &View, now: Timestamp) -> Result<Pair, StoreError> {
         self.ring.found_now(now).await?;
         let refresh = self.families.found(&self.sessions, view.key, view.session.ends, now).await?;
-        Ok(Pair { access: self.make(view.key, &view.session, now)?, refresh })
+        Ok(Pair { access: self.make(view.key, &view.session, now)?.0, refresh })
     }
 
     /// The session of a refresh token, whatever became of it; `None` where it is none of ours.
@@ -107,11 +115,16 @@ impl OwnTokens {
         self.families.read(refresh).map(|token| token.key)
     }
 
-    /// An access token for a session.
+    /// An access token for a session, and its name where it has one.
     ///
     /// # Errors
     /// [`StoreError`], where the system's generator failed.
-    pub fn make(&self, key: SessionKey, session: &Session, now: Timestamp) -> Result<String, StoreError> {
+    pub fn make(
+        &self,
+        key: SessionKey,
+        session: &Session,
+        now: Timestamp,
+    ) -> Result<(String, Option<TokenId>), StoreError> {
         let made = self.codec.make(&self.ring, key, session, now);
         made.ok_or_else(|| StoreError::Unavailable("a token could not be made".into()))
     }
@@ -132,8 +145,8 @@ impl OwnTokens {
         let mut because = EndedBecause::Unknown;
         if let Some(token) = access {
             match self.by_access(token, activity, now).await? {
-                Ok(lookup @ Lookup::Alive(_)) => return Ok(Learnt { lookup, renewed: None }),
-                Ok(Lookup::Ended(ended)) => because = ended,
+                Ok((lookup @ Lookup::Alive(_), told_by)) => return Ok(Learnt { told_by, ..Learnt::of(lookup) }),
+                Ok((Lookup::Ended(ended), _)) => because = ended,
                 // What was changed is not forgiven: a good refresh token beside it does not make it good.
                 Err(Unread::Forged) => return Ok(Learnt::ended(EndedBecause::Forged)),
                 Err(Unread::Over) => because = EndedBecause::Absolute,
@@ -150,7 +163,7 @@ impl OwnTokens {
         token: &str,
         activity: Activity,
         now: Timestamp,
-    ) -> Result<Result<Lookup, Unread>, StoreError> {
+    ) -> Result<Result<(Lookup, Option<TokenId>), Unread>, StoreError> {
         let digest = digest_of(token);
         let known = self.read.get(&digest);
         // Whoever cannot hear of revocations cannot say that there was none. Asked after the look into memory, as for sessions.
@@ -160,10 +173,10 @@ impl OwnTokens {
                 return Ok(Err(Unread::Over));
             }
             if self.is_denied(&read.access) {
-                return Ok(Ok(Lookup::Ended(EndedBecause::Revoked)));
+                return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None)));
             }
             if self.sessions.still_alive(&read.view) {
-                return Ok(Ok(self.sessions.using(&read.view, activity, now).await?));
+                return Ok(Ok((self.sessions.using(&read.view, activity, now).await?, read.access.id)));
             }
         }
         let mut read = self.codec.read(&self.ring, token, now);
@@ -174,17 +187,18 @@ impl OwnTokens {
         }
         self.sessions.hears_all()?;
         let access = match read {
-            Ok(access) if self.is_denied(&access) => return Ok(Ok(Lookup::Ended(EndedBecause::Revoked))),
+            Ok(access) if self.is_denied(&access) => return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None))),
             Ok(access) => access,
             Err(unread) => return Ok(Err(unread)),
         };
         // A token may be denied by its id in any part of the store.
         self.sessions.hears_all()?;
         let Some(view) = self.sessions.adopt(access.key, access.session.clone())? else {
-            return Ok(Ok(Lookup::Ended(EndedBecause::Revoked)));
+            return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None)));
         };
+        let id = access.id;
         self.read.put(digest, Arc::new(Read { view: view.clone(), access }));
-        Ok(Ok(self.sessions.using(&view, activity, now).await?))
+        Ok(Ok((self.sessions.using(&view, activity, now).await?, id)))
     }
 
     fn is_denied(&self, access: &Access) -> bool {
@@ -217,11 +231,11 @@ impl OwnTokens {
                 return Ok(Learnt::ended(EndedBecause::Reused));
             }
         };
-        let access = self.make(refresh.key, &session, now)?;
+        let (access, told_by) = self.make(refresh.key, &session, now)?;
         let Some(view) = self.sessions.adopt(refresh.key, session)? else {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
-        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }) })
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by })
     }
 }
