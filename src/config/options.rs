@@ -30,6 +30,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     let request = edits(table, "set_headers", "remove_headers");
     let response = edits(table, "set_response_headers", "remove_response_headers");
     let passive = table.flag("passive").is_some_and(|flag| flag.value);
+    let close_code = close_code(table);
     let forward_token = table.flag("forward_token").is_some_and(|flag| flag.value);
     let signed_identity = signed_identity(table);
     let preflight = preflight(table);
@@ -42,10 +43,24 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         request: request?,
         response: response?,
         passive,
+        close_code: close_code?,
         forward_token,
         signed_identity: signed_identity?,
         preflight: preflight?,
     })
+}
+
+/// `close_code`: one that an endpoint may send, and that says nothing of a broken frame or a failed server (RFC 6455 §7.4).
+fn close_code(table: &mut Table<'_, '_>) -> Option<Option<u16>> {
+    let Some(At { value, span, .. }) = table.number_at("close_code", 1000..5000) else {
+        return (!table.has_problem("close_code")).then_some(None);
+    };
+    let code = u16::try_from(value).ok().filter(|code| matches!(code, 1000 | 1001 | 1008 | 3000..=4999));
+    if code.is_none() {
+        let accepted = "write 1000, 1001, 1008 or a number from 3000 to 4999";
+        table.problem(&span, "close_code", format!("`{value}` is not for a gateway to send; {accepted}"));
+    }
+    code.map(Some)
 }
 
 /// `signed_identity`: a preset, or a header; `signed_audience` where the route's name will not do.

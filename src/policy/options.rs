@@ -31,6 +31,8 @@ pub struct RouteOptions {
     pub signed_identity: Option<SignedIdentity>,
     /// Requests here are no activity: they keep no session alive.
     pub passive: bool,
+    /// What a WebSocket is closed with when its session or token ends; `None`: with 1008 (RFC 6455 §7.4.1).
+    pub close_code: Option<u16>,
     /// What is done with a CORS preflight, which never carries a credential.
     pub preflight: Preflight,
 }

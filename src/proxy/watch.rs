@@ -106,7 +106,7 @@ impl Tie {
 
     /// What a WebSocket is closed with when it has to end by this.
     pub fn close_code(&self) -> u16 {
-        POLICY
+        self.route.options.close_code.unwrap_or(POLICY)
     }
 
     /// What is left to the end that nothing moves.

@@ -84,7 +84,7 @@ impl Streaming {
             "[upstream.streams]\nservers = [\"http://127.0.0.1:{}\"]\n[upstream.calls]\nservers = [\"h2c://127.0.0.1:{}\"]\n",
             self.plain.port, self.calls.port
         );
-        for (upstream, prefix, code) in [("streams", "", ""), ("calls", "/call", "")] {
+        for (upstream, prefix, code) in [("streams", "", "close_code = 4401\n"), ("calls", "/call", "")] {
             for (name, access, more) in [("any", "\"authenticated\"", ""), ("role", "{ roles = [\"admin\"] }", code)] {
                 text += &format!(
                     "[[route]]\nname = \"{upstream}-{name}\"\npath = \"{prefix}/{name}\"\naccess = {access}\n\

@@ -216,7 +216,7 @@ impl Stage {
 }
 
 /// Where streams are opened, and what a WebSocket is closed with there.
-const BASES: [(&str, u16); 2] = [("/any", 1008), ("/role", 1008)];
+const BASES: [(&str, u16); 2] = [("/any", 1008), ("/role", 4401)];
 
 /// Whatever lets a stream begin, and whichever way it is open: with the end of the one ends the other, and nothing else does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
