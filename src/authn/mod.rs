@@ -59,6 +59,8 @@ pub struct Known {
     pub evidence: Option<Evidence>,
     /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
     pub cookies: HeaderMap,
+    /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
+    pub reused: Option<Box<str>>,
 }
 
 impl Known {
@@ -68,7 +70,7 @@ impl Known {
     }
 
     fn without_evidence(authentication: Authentication) -> Known {
-        Known { authentication, evidence: None, cookies: HeaderMap::new() }
+        Known { authentication, evidence: None, cookies: HeaderMap::new(), reused: None }
     }
 
     /// The session that it was learnt from, if it was one.
@@ -207,7 +209,8 @@ impl Authenticator {
             return Ok(self.known(view, None));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-        let Learnt { lookup, renewed, told_by } = Box::pin(self.carrier.lookup(presented, activity, now)).await?;
+        let Learnt { lookup, renewed, told_by, reused } =
+            Box::pin(self.carrier.lookup(presented, activity, now)).await?;
         let mut known = match lookup {
             Lookup::Alive(view) => {
                 if let Some(cookie) = id {
@@ -217,6 +220,7 @@ impl Authenticator {
             }
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
+        known.reused = reused;
         if let Some(pair) = renewed {
             self.carrier.set(&pair, headers, &mut known.cookies)?;
         }

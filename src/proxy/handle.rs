@@ -21,7 +21,7 @@ use crate::session::Activity;
 use super::body::ResponseBody;
 use super::client::Trace;
 use super::forward::{Passage, forward};
-use super::record::{Record, Recorder};
+use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Challenge, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
@@ -135,6 +135,7 @@ async fn stops(
 
     // 4: learn who is calling.
     let (mut known, access_token) = learn(worker, &matched, &parts.headers, trace.client, now).await?;
+    record::reuse(runtime, &known, (id, trace.client), now);
     beside.cookies = std::mem::take(&mut known.cookies);
 
     // 5: decide.

@@ -56,7 +56,9 @@ pub async fn answer(
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
         let asking = Asking { headers, accept, activity: Activity::Active, client };
-        runtime.authenticator.ask(asking, &worker.memo, now).await?
+        let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
+        record::reuse(runtime, &known, (id, client), now);
+        known
     } else {
         Known::anonymous()
     };
@@ -83,15 +85,8 @@ pub async fn answer(
     };
     let login::Answer { response, audit } = runtime.login.answer(ask).await?;
     if let Some(audit) = audit {
-        let line = AuditLine {
-            kind: "audit",
-            time: record::time(now),
-            request_id: id.to_string(),
-            peer: client.to_string(),
-            event: audit.event,
-            subject: audit.user.as_deref(),
-            reason: audit.reason,
-        };
+        let line = AuditLine::of_request(audit.event, (id, client), now);
+        let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
         record::audit(&*runtime.records, &line);
     }
     let mut response = response.map(ResponseBody::own);

@@ -3,21 +3,23 @@
 //! Until then nothing is formatted: what is recorded is shared with the request. Knows nothing of where lines are kept.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Uri, Version};
 use serde::Serialize;
 
+use crate::authn::Known;
 use crate::clock::Timestamp;
-use crate::policy::{Caller, RequestHead, Route};
+use crate::policy::{Caller, Rejection, RequestHead, Route};
 
-use super::Worker;
 use super::busy::Exchange;
 use super::line::{LineBuffer, key};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::watch::Cut;
+use super::{Runtime, Worker};
 
 /// Of a method that nobody knows, so much.
 const METHOD_BYTES: usize = 32;
@@ -220,6 +222,12 @@ pub struct AuditLine<'r> {
 }
 
 impl<'r> AuditLine<'r> {
+    /// What a request did, that this client sent.
+    pub fn of_request(event: &'r str, (id, peer): (RequestId, IpAddr), now: Timestamp) -> AuditLine<'r> {
+        let (request_id, peer) = (id.to_string(), peer.to_string());
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject: None, reason: None }
+    }
+
     /// What an operator did, to whom.
     pub fn of_operator(event: &'r str, subject: &'r str, now: Timestamp) -> AuditLine<'r> {
         let (request_id, peer) = ("-".to_owned(), "operator".to_owned());
@@ -233,6 +241,15 @@ pub fn audit(records: &dyn Records, line: &AuditLine<'_>) {
         let (subject, reason) = (line.subject.unwrap_or("-"), line.reason.unwrap_or("-"));
         format!("{} audit {} {subject} {reason} {} {}", line.time, line.event, line.peer, line.request_id)
     });
+}
+
+/// Write down that a refresh token came again and ended its session: whoever it was stolen from is to be told.
+pub fn reuse(runtime: &Runtime, known: &Known, by: (RequestId, IpAddr), now: Timestamp) {
+    if let Some(subject) = &known.reused {
+        let line = AuditLine::of_request("session_ended", by, now);
+        let reason = Some(Rejection::Reused.as_str());
+        audit(&*runtime.records, &AuditLine { subject: Some(subject), reason, ..line });
+    }
 }
 
 fn write<L: Serialize>(records: &dyn Records, line: &L, text: impl FnOnce(&L) -> String) {

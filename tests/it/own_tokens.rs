@@ -159,16 +159,23 @@ fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
     let (access, second) = (value(&again, ACCESS).unwrap(), value(&second, REFRESH).unwrap());
     clock.advance(Duration::from_millis(1));
     assert_eq!(with(&running, "/", &[(REFRESH, &first)], &[]).status, 401);
-    let lines = running.lines.0.lock().unwrap().clone();
-    assert!(lines.iter().any(|line| line.contains("refresh_token_reused")), "it is in the log");
+    let told = |what: &str| {
+        let lines = running.lines.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains("refresh_token_reused") && line.contains(what)).count()
+    };
+    assert_eq!(told("\"kind\":\"access\""), 1, "it is in the log");
+    let audit = "\"event\":\"session_ended\",\"subject\":\"demo\",\"reason\":\"refresh_token_reused\"";
+    assert_eq!(told(audit), 1, "and in the audit");
     assert_eq!(with(&running, "/", &[(REFRESH, &second)], &[]).status, 401, "the newest is dead too");
     assert_eq!(with(&running, "/", &[(ACCESS, &access)], &[]).status, 401, "and what it made");
+    assert_eq!(told(audit), 1, "what is over is not told again");
 
     // The one before the last but one is stolen, however fast.
     let (_, first) = signed_in(&running);
     let second = value(&with(&running, "/", &[(REFRESH, &first)], &[]), REFRESH).unwrap();
     let third = value(&with(&running, "/", &[(REFRESH, &second)], &[]), REFRESH).unwrap();
-    assert_eq!(with(&running, "/", &[(REFRESH, &first)], &[]).status, 401);
+    assert_eq!(with(&running, "/.portcullis/sessions", &[(REFRESH, &first)], &[]).status, 303);
+    assert_eq!(told(audit), 2, "wherever it came");
     assert_eq!(with(&running, "/", &[(REFRESH, &third)], &[]).status, 401);
 }
 

@@ -57,12 +57,14 @@ pub struct Learnt {
     pub renewed: Option<Pair>,
     /// The access token that told of the session, where it may be denied by its id.
     pub told_by: Option<TokenId>,
+    /// Whose session this ended, because a refresh token of it was used again. Of many that come at once, one says so.
+    pub reused: Option<Box<str>>,
 }
 
 impl Learnt {
     /// This, and nothing beside.
     pub fn of(lookup: Lookup) -> Learnt {
-        Learnt { lookup, renewed: None, told_by: None }
+        Learnt { lookup, renewed: None, told_by: None, reused: None }
     }
 
     /// None.
@@ -227,8 +229,9 @@ impl OwnTokens {
             Turned::Reused => {
                 // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
                 tracing::warn!(session = ?refresh.key, "a refresh token was used again; its session is over");
-                self.sessions.revoke(Revocation::Session(refresh.key), Wait::BROWSER, now).await?;
-                return Ok(Learnt::ended(EndedBecause::Reused));
+                let revoked = self.sessions.revoke(Revocation::Session(refresh.key), Wait::BROWSER, now).await?;
+                let reused = (revoked.ended > 0).then(|| session.user_name().into());
+                return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
             }
         };
         let (access, told_by) = self.make(refresh.key, &session, now)?;
@@ -236,6 +239,6 @@ impl OwnTokens {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
-        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by })
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, reused: None })
     }
 }
