@@ -1,5 +1,6 @@
 //! The time, as an argument. One decision: rooms below `proxy` are handed a [`Timestamp`]; only `proxy`, `login` and the
-//! background tasks ask a [`Clock`]. It knows nothing of time zones and nothing of how a timestamp is used.
+//! background tasks ask a [`Clock`]. It knows nothing of time zones and nothing of how a timestamp is used. How much time went by
+//! between two moments is another question, for [`since_boot`]: the wall clock is set, and [`std::time::Instant`] stands still with the machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,6 +42,18 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
 
+/// How long the machine has been running, the time that it was suspended included: a lease that ran while a virtual machine was frozen
+/// has run out, whatever its processes saw of it. No one sets this clock back. It is read without a system call.
+pub fn since_boot() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    // Elsewhere the closest there is: on some systems it goes on, too.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let rustix::time::Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(clock);
+    Duration::new(u64::try_from(tv_sec).unwrap_or_default(), u32::try_from(tv_nsec).unwrap_or_default())
+}
+
 /// The machine's wall clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
@@ -71,5 +84,23 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::since_boot;
+    use std::time::Duration;
+
+    /// proc(5): what the machine was suspended for is in `/proc/uptime`.
+    #[test]
+    fn the_time_since_boot_is_the_one_that_counts_suspension() {
+        let told = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+        };
+        let (before, now, after) = (told(), since_boot(), told());
+        // Told in hundredths.
+        assert!(before <= now && now <= after + Duration::from_millis(10), "{before:?} {now:?} {after:?}");
     }
 }

@@ -40,6 +40,7 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("redis", &["session/store/redis/"]),
     ("rustls", &["server/", "session/store/redis/", "trust.rs", "upstream/tls.rs"]),
     ("rcgen", &["server/tls.rs"]),
+    ("rustix", &["clock.rs"]),
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
@@ -115,6 +116,18 @@ fn only_decide_makes_a_permit_and_only_forward_sends() {
         assert!(!makes, "{} makes a permit", source.name);
         let sends = code.contains(".send(") && code.contains("pools[") && source.name != "proxy/forward.rs";
         assert!(!sends, "{} sends to an application", source.name);
+    }
+}
+
+/// `Instant` stands still while a machine is suspended, and a lease that it measures does not end.
+#[test]
+fn leases_are_measured_by_a_clock_that_goes_on_in_suspension() {
+    for source in sources().iter().filter(|source| source.name.starts_with("session/coherence/")) {
+        let code = code(source);
+        assert!(!code.contains("Instant") && !code.contains("sleep_until"), "{}", source.name);
+        assert!(
+            source.name != "session/coherence/driver.rs" || code.contains("since_boot().saturating_sub(self.began)")
+        );
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::since_boot;
 use crate::session::shared::{Boot, Link, SharedLog, Term};
 use crate::session::{Event, EventId, Part, Revocation, Revoked, StoreError, Wait};
 
@@ -66,7 +67,8 @@ struct Lane {
 pub struct Coherence {
     log: Arc<dyn SharedLog>,
     rules: Rules,
-    began: Instant,
+    /// When the machine had been running for so long.
+    began: Moment,
     boot: Boot,
     lanes: Box<[Lane]>,
 }
@@ -94,7 +96,7 @@ impl Coherence {
             changed: Notify::new(),
         };
         let lanes = (0..log.parts().max(1)).map(lane).collect();
-        Arc::new(Coherence { log, rules, began: Instant::now(), boot, lanes })
+        Arc::new(Coherence { log, rules, began: since_boot(), boot, lanes })
     }
 
     /// The protocol's times.
@@ -102,8 +104,15 @@ impl Coherence {
         &self.rules
     }
 
+    /// By a clock that goes on while the machine is suspended: so does the rest of the world, which waits for this node's lease to end
+    /// and no longer.
     fn now(&self) -> Moment {
-        self.began.elapsed()
+        since_boot().saturating_sub(self.began)
+    }
+
+    /// Timers stand still with the machine: what must not be late looks again by itself.
+    async fn rest(&self, until: Moment) {
+        sleep(until.saturating_sub(self.now())).await;
     }
 
     fn part(&self, index: usize) -> Part {
@@ -173,7 +182,7 @@ impl Coherence {
             let ask = lock(&lane.core).next(self.now());
             if let Ask::Rest(until) = ask {
                 tokio::select! {
-                    () = sleep_until(self.began + until) => {}
+                    () = self.rest(until) => {}
                     () = lane.hurry.notified() => {}
                 }
                 continue;
@@ -244,7 +253,7 @@ impl Coherence {
     /// Wait for entries between heartbeats.
     async fn follow(&self, index: usize, listener: &dyn Listener) {
         let lane = &self.lanes[index];
-        let mut pushed = Instant::now();
+        let mut pushed = Moment::ZERO;
         loop {
             let changed = lane.changed.notified();
             let after = lock(&lane.core).follow();
@@ -261,10 +270,10 @@ impl Coherence {
                     let term = link.opening().term;
                     lock(&lane.core).pushed(term, &entries, self.now(), &mut |event| listener.apply(event));
                     lane.hurry.notify_one();
-                    if pushed.elapsed() < GATHER {
+                    if self.now() < pushed + GATHER {
                         sleep(GATHER).await;
                     }
-                    pushed = Instant::now();
+                    pushed = self.now();
                 }
                 _ => self.fail(index, Some(&link)),
             }
@@ -281,7 +290,7 @@ impl Coherence {
             let end = lease + self.rules.grace;
             if self.now() < end {
                 held = true;
-                sleep_until(self.began + end).await;
+                self.rest(end.min(self.now() + self.rules.patience)).await;
                 continue;
             }
             if std::mem::take(&mut held) {
@@ -397,7 +406,7 @@ impl Coherence {
                 (Step::Return(revoked), _) => return Ok(*revoked),
                 (Step::GiveUp, _) => return Err(StoreError::Unavailable(Box::new(NoLease))),
                 (Step::Rest(until), _) => {
-                    sleep_until(self.began + until).await;
+                    self.rest(until).await;
                     continue;
                 }
                 (_, Some(link)) => link,

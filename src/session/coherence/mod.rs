@@ -8,7 +8,7 @@
 //! for, are told what came of it, and know neither IO nor a clock. The driver runs them in the gateway, a simulation in
 //! `tests/it/coherence` through partitions, crashes and failovers.
 //!
-//! What it rests on: monotonic clocks that differ in rate by less than a thousandth; a cut-off master refuses writes before another
+//! What it rests on: clocks that go on while a machine is suspended and differ in rate by less than a thousandth; a cut-off master refuses writes before another
 //! is promoted; nothing is evicted. What it cannot do: a node process that stands still between the last look at its lease and
 //! the sending of a request is late by as long as it stood.
 
@@ -22,7 +22,7 @@ pub use self::core::{Ask, Core, Standing};
 pub use driver::{Coherence, Listener, NoLease, Trust};
 pub use revoking::{Revoking, Step};
 
-/// A moment of a monotonic clock, since any beginning.
+/// A moment of a clock that nobody sets and that does not stand still with the machine, since any beginning.
 pub type Moment = Duration;
 
 /// How long a lease lasts. The bound within which a silent node stops, so the longest that a revocation waits.
