@@ -283,9 +283,9 @@ fn own_tokens(c: &mut Criterion) {
         // A memory of nothing: every access token is read anew.
         let (remembering, forgetful) = (own(1_000), own(0));
         group.bench_function(BenchmarkId::new("made", name), |b| {
-            b.iter(|| remembering.make(begun.view.key, black_box(&begun.view.session), now).unwrap());
+            b.iter(|| remembering.make(begun.view.key, black_box(&begun.view.record()), now).unwrap());
         });
-        let (access, _) = remembering.make(begun.view.key, &begun.view.session, now).unwrap();
+        let (access, _) = remembering.make(begun.view.key, &begun.view.record(), now).unwrap();
         for (what, tokens) in [("remembered", &remembering), ("read", &forgetful)] {
             group.bench_function(BenchmarkId::new(what, name), |b| {
                 b.to_async(&runtime).iter(|| async {

@@ -44,7 +44,7 @@ pub struct Carrier {
 /// The directory's word, for a record that is put into a new token.
 impl Current for Carrier {
     fn current(&self, key: SessionKey, mut session: Session) -> Option<Session> {
-        match self.directory.standing(key, &session) {
+        match self.directory.standing(key, &session.provider, &session.subject) {
             Standing::AsAtSignIn => {}
             Standing::Roles(roles) => session.roles = roles,
             Standing::Gone => return None,

@@ -14,7 +14,7 @@ use http::HeaderMap;
 
 use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
-use crate::session::{Activity, EndedBecause, Lookup, Memo, Session, SessionKey, Sessions, StoreError, TokenId, View};
+use crate::session::{Activity, EndedBecause, Lookup, Memo, SessionKey, Sessions, StoreError, TokenId, View};
 
 use crate::token::{Learnt, TokenError, Tokens, Verified};
 
@@ -98,17 +98,18 @@ pub enum Standing {
     Gone,
 }
 
-/// A directory of users. Asked when a session comes into memory; whoever changes it makes sessions be loaded anew.
+/// A directory of users, by provider and the provider's name for them. Asked when a session comes into use; whoever changes it
+/// makes sessions be loaded anew.
 pub trait Directory: Send + Sync + 'static {
     /// From memory, without waiting.
-    fn standing(&self, key: SessionKey, session: &Session) -> Standing;
+    fn standing(&self, key: SessionKey, provider: &str, subject: &str) -> Standing;
 }
 
 /// A directory that knows nobody better than their sign-in.
 pub struct NoDirectory;
 
 impl Directory for NoDirectory {
-    fn standing(&self, _: SessionKey, _: &Session) -> Standing {
+    fn standing(&self, _: SessionKey, _: &str, _: &str) -> Standing {
         Standing::AsAtSignIn
     }
 }
@@ -206,7 +207,7 @@ impl Authenticator {
             Presented::Pair(..) => None,
         };
         if let Some(view) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
-            return Ok(self.known(view, None));
+            return Ok(self.known(view, None, memo));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
         let Learnt { lookup, renewed, told_by, reused } =
@@ -216,7 +217,7 @@ impl Authenticator {
                 if let Some(cookie) = id {
                     memo.keep(cookie, &view);
                 }
-                self.known(view, told_by)
+                self.known(view, told_by, memo)
             }
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
@@ -227,13 +228,8 @@ impl Authenticator {
         Ok(known)
     }
 
-    /// Who calls in a session now; `None` where the user is gone.
-    pub fn caller_in(&self, view: &View) -> Option<Arc<Caller>> {
-        view.caller.get_or_init(|| self.caller(view.key, &view.session)).clone()
-    }
-
-    fn known(&self, view: Arc<View>, told_by: Option<TokenId>) -> Known {
-        match self.caller_in(&view) {
+    fn known(&self, view: Arc<View>, told_by: Option<TokenId>, memo: &Memo) -> Known {
+        match memo.caller(&view, |view| self.caller_in(view)) {
             Some(caller) => {
                 let known = Known::without_evidence(Authentication::Identified(caller));
                 Known { evidence: Some(Evidence::Session(view, told_by)), ..known }
@@ -242,26 +238,27 @@ impl Authenticator {
         }
     }
 
-    /// An identity and its header lines, built once for as long as the session is in memory; `None` where the user is gone.
-    fn caller(&self, key: SessionKey, session: &Session) -> Option<Arc<Caller>> {
-        let held = match self.carrier.directory().standing(key, session) {
-            Standing::AsAtSignIn => session.roles.clone(),
-            Standing::Roles(roles) => roles,
+    /// Who calls in a session now, an identity and its header lines; `None` where the user is gone.
+    pub fn caller_in(&self, view: &View) -> Option<Arc<Caller>> {
+        let set = |names: &[String]| self.roles.set(names.iter().map(String::as_str));
+        let roles = match self.carrier.directory().standing(view.key, view.provider(), view.subject()) {
+            Standing::AsAtSignIn => set(view.roles()),
+            Standing::Roles(roles) => set(&roles),
             Standing::Gone => return None,
         };
-        let roles = self.roles.set(held.iter().map(String::as_str));
-        let (login, at, acr, user) = match &session.provided {
-            None => (session.provider.clone(), session.created, None, &session.subject),
-            Some(provided) => (provided.login.clone(), provided.proven, provided.acr.clone(), &provided.user),
+        let (login, at, acr) = match view.provided() {
+            None => (view.provider(), view.created(), None),
+            Some(provided) => (provided.login, provided.proven, provided.acr),
         };
+        let signed_in = SignedIn { login: login.to_owned(), at: at.since_epoch(), acr: acr.map(str::to_owned) };
         let identity = Identity {
-            subject: user.clone(),
-            name: session.name.clone(),
-            email: session.email.clone(),
+            subject: view.user_name().to_owned(),
+            name: view.name().map(str::to_owned),
+            email: view.email().map(str::to_owned),
             roles,
             role_names: self.roles.names(roles).map(str::to_owned).collect(),
             proof: Proof::Session,
-            signed_in: Some(SignedIn { login, at: at.since_epoch(), acr }),
+            signed_in: Some(signed_in),
         };
         let headers = self.headers.render(&identity);
         Some(Arc::new(Caller { identity, headers }))

@@ -65,7 +65,7 @@ impl Login {
             Some(known) => {
                 there = self.sign_out_there(&ask, known.view).await;
                 self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await?;
-                Some(known.view.session.user_name().to_owned())
+                Some(known.view.user_name().to_owned())
             }
             None => None,
         };
@@ -106,7 +106,7 @@ impl Login {
         };
         self.sessions.revoke(what, Wait::BROWSER, ask.now).await?;
         let reason = Some(if handle == "others" { "all_others" } else { "one" });
-        let audit = Audit { event: "session_ended", user: Some(known.view.session.user_name().to_owned()), reason };
+        let audit = Audit { event: "session_ended", user: Some(known.view.user_name().to_owned()), reason };
         let response = see_other("/.portcullis/sessions");
         Ok(Answer { response, audit: Some(audit) })
     }
@@ -123,24 +123,24 @@ impl Login {
 
 fn refused(mut response: Response<Bytes>, view: &View) -> Answer {
     *response.status_mut() = StatusCode::FORBIDDEN;
-    let user = Some(view.session.user_name().to_owned());
+    let user = Some(view.user_name().to_owned());
     Answer { response, audit: Some(Audit { event: "form_refused", user, reason: Some("csrf") }) }
 }
 
 fn who(known: Known<'_>) -> WhoAmI {
-    let session = &known.view.session;
-    let idle_until = Timestamp(known.view.last_seen().0.saturating_add(session.idle_ms)).min(session.ends);
+    let (view, limits) = (known.view, known.view.limits());
+    let idle_until = Timestamp(view.last_seen().0.saturating_add(limits.idle_ms)).min(limits.ends);
     let line = |(name, value): &(http::HeaderName, HeaderValue)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     WhoAmI {
-        subject: session.user_name().to_owned(),
-        name: session.name.clone(),
-        email: session.email.clone(),
+        subject: view.user_name().to_owned(),
+        name: view.name().map(str::to_owned),
+        email: view.email().map(str::to_owned),
         roles: known.roles.to_vec(),
-        signed_in: time(session.created),
+        signed_in: time(view.created()),
         idle_until: time(idle_until),
-        ends: time(session.ends),
+        ends: time(limits.ends),
         headers: known.headers.iter().map(line).collect(),
         csrf: String::new(),
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::authn::{Directory, Standing};
-use crate::session::{Session, SessionKey};
+use crate::session::SessionKey;
 
 use super::LOCAL;
 use super::oidc::Cache;
@@ -50,6 +50,11 @@ impl LocalUsers {
     /// A user who may sign in.
     pub(super) fn user(&self, name: &str) -> Option<User> {
         self.lock().users.user.get(name).filter(|user| !user.disabled).cloned()
+    }
+
+    /// The roles of a user who may sign in.
+    fn roles(&self, name: &str) -> Option<Vec<String>> {
+        self.lock().users.user.get(name).filter(|user| !user.disabled).map(|user| user.roles.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Read> {
@@ -107,13 +112,13 @@ impl People {
 }
 
 impl Directory for People {
-    fn standing(&self, key: SessionKey, session: &Session) -> Standing {
-        if session.provider != LOCAL {
+    fn standing(&self, key: SessionKey, provider: &str, subject: &str) -> Standing {
+        if provider != LOCAL {
             return self.provided.roles(key).map_or(Standing::AsAtSignIn, Standing::Roles);
         }
         match &self.local {
             None => Standing::AsAtSignIn,
-            Some(local) => local.user(&session.subject).map_or(Standing::Gone, |user| Standing::Roles(user.roles)),
+            Some(local) => local.roles(subject).map_or(Standing::Gone, Standing::Roles),
         }
     }
 }

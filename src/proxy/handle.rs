@@ -179,7 +179,7 @@ async fn learn(
     let asking = Asking { headers, accept: route.accept, activity, client };
     let runtime = &worker.runtime;
     let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
-    let Some(view) = known.session().filter(|view| view.session.provided.is_some()) else {
+    let Some(view) = known.session().filter(|view| view.provided().is_some()) else {
         return Ok((known, None));
     };
     // Apart, because it is rare and large: every connection keeps room for what is awaited in place.

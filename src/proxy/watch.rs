@@ -112,7 +112,7 @@ impl Tie {
     /// What is left to the end that nothing moves.
     pub fn left(&self) -> Duration {
         let end = match &self.evidence {
-            Evidence::Session(view, _) => view.session.ends,
+            Evidence::Session(view, _) => view.limits().ends,
             Evidence::Token(verified) => verified.bearer.ends,
         };
         end.since(self.runtime.clock.now())

@@ -1,47 +1,31 @@
 //! Sessions in local memory. One decision: an entry carries the generations it was loaded under, and is answered only while
 //! they stand: a revocation raises a generation, so that a load that was under way when it came can never be answered from
-//! memory afterwards. moka stays inside this file. Knows nothing of limits of time.
+//! memory afterwards. moka stays inside this file, and holds a few sessions an entry: an entry of its own costs as much as
+//! the session in it. Knows nothing of limits of time.
 
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use moka::future::Cache as Moka;
-
-use crate::clock::Timestamp;
-use crate::policy::Caller;
+use moka::future::Cache as Loads;
+use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache as Moka;
 
 use super::generations::{Generations, STRIPES, Stamp};
+use super::view::{Commons, View};
 use super::{Session, SessionKey, StoreError, UserKey};
 
 /// How long an id that the store does not know is remembered.
 const ABSENT_FOR: Duration = Duration::from_secs(5);
 /// Kept apart, so that a flood of ended cookies cannot push live sessions out.
 const ABSENT_ENTRIES: u64 = 10_000;
-
-/// A session in memory.
-#[derive(Debug)]
-pub struct View {
-    /// Its key.
-    pub key: SessionKey,
-    /// Its user.
-    pub user: UserKey,
-    /// The record as it was loaded.
-    pub session: Session,
-    /// Who calls in it, built once; `None` where the user is gone.
-    pub caller: OnceLock<Option<Arc<Caller>>>,
-    /// The latest activity that is written or queued, in milliseconds; may be behind the store, never ahead of what happened.
-    pub(super) last_seen: AtomicU64,
-    stamp: Stamp,
-}
-
-impl View {
-    /// Last activity, as far as this node knows.
-    pub fn last_seen(&self) -> Timestamp {
-        Timestamp(self.last_seen.load(Ordering::Relaxed))
-    }
-}
+/// Sessions of an entry when memory is full, about. Of eight, what moka keeps of an entry (330 bytes) is 40 bytes each.
+const IN_A_SET: u64 = 8;
+/// At most: bounds what a lookup compares.
+const SET: usize = 16;
+/// Loads that are under way, or ended a moment ago.
+const LOADS: u64 = 1_000;
 
 /// Keys are uniform already: their first bytes are a hash.
 #[derive(Default)]
@@ -73,10 +57,23 @@ pub(super) enum NotLoaded {
     Failed(Arc<StoreError>),
 }
 
+/// Sessions whose keys fall together. Never changed in place: whoever reads one has it for himself.
+type Set = Arc<[Arc<View>]>;
+
+/// Which set: its number, spread over all bits.
+type SetKey = [u8; 8];
+
 /// The cache.
 pub(super) struct Cache {
-    views: Moka<SessionKey, Arc<View>, Hash>,
+    sets: Moka<SetKey, Set, Hash>,
+    /// How many sets there can be.
+    count: u64,
+    /// How many sessions.
+    entries: u64,
+    /// One load for all who ask at once.
+    loads: Loads<SessionKey, Arc<View>, Hash>,
     absent: Moka<SessionKey, (), Hash>,
+    commons: Commons,
     /// What views are compared with.
     pub(super) generations: Generations,
 }
@@ -84,22 +81,37 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(entries: u64) -> Cache {
         let absent = Moka::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_FOR);
+        // The least recently used go first. Sets are used alike, so that how often one was says little of the sessions in it.
+        let sets = Moka::builder()
+            .max_capacity(entries)
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(|_: &SetKey, set: &Set| u32::try_from(set.len()).unwrap_or(u32::MAX));
         Cache {
-            views: Moka::builder().max_capacity(entries).build_with_hasher(Hash::default()),
+            sets: sets.build_with_hasher(Hash::default()),
+            count: (entries / IN_A_SET).max(1),
+            entries,
+            loads: Loads::builder().max_capacity(LOADS).build_with_hasher(Hash::default()),
             absent: absent.build_with_hasher(Hash::default()),
+            commons: Commons::default(),
             generations: Generations::new(STRIPES),
         }
     }
 
     /// Sessions held, about.
     pub(super) fn len(&self) -> u64 {
-        self.views.entry_count()
+        self.sets.weighted_size()
+    }
+
+    fn set_of(&self, key: SessionKey) -> SetKey {
+        let first = key.0.first_chunk::<8>().map_or(0, |first| u64::from_ne_bytes(*first));
+        (first % self.count).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_ne_bytes()
     }
 
     /// A view that still counts.
-    pub(super) async fn get(&self, key: SessionKey) -> Option<Arc<View>> {
-        let view = self.views.get(&key).await?;
-        self.counts(&view).then_some(view)
+    pub(super) fn get(&self, key: SessionKey) -> Option<Arc<View>> {
+        let set = self.sets.get(&self.set_of(key))?;
+        let view = set.iter().find(|view| view.key == key)?;
+        self.counts(view).then(|| view.clone())
     }
 
     /// Whether the store said lately that there is no such session.
@@ -109,7 +121,28 @@ impl Cache {
 
     /// Forget a view, so that the next question is the store's.
     pub(super) async fn forget(&self, key: SessionKey) {
-        self.views.invalidate(&key).await;
+        self.sets.entry(self.set_of(key)).and_compute_with(|entry| {
+            let Some(set) = entry.map(moka::Entry::into_value) else { return Op::Nop };
+            let rest: Set = set.iter().filter(|view| view.key != key).cloned().collect();
+            if rest.is_empty() { Op::Remove } else { Op::Put(rest) }
+        });
+        self.loads.invalidate(&key).await;
+    }
+
+    /// Put a view into its set, in place of what does not count any more, and of the one unused longest where there is no room.
+    fn put(&self, view: &Arc<View>) {
+        let full = self.sets.weighted_size() >= self.entries;
+        self.sets.entry(self.set_of(view.key)).and_upsert_with(|entry| {
+            let set = entry.map(moka::Entry::into_value);
+            let counts = |other: &&Arc<View>| other.key != view.key && self.counts(other);
+            let mut others: Vec<_> = set.iter().flat_map(|set| set.iter()).filter(counts).collect();
+            let room = u64::try_from(SET).map_or(self.entries, |most| most.min(self.entries));
+            if (full && !others.is_empty()) || others.len() as u64 >= room {
+                others.sort_by_key(|other| std::cmp::Reverse(other.last_seen()));
+                others.pop();
+            }
+            std::iter::once(view).chain(others).cloned().collect()
+        });
     }
 
     /// Load; callers that come while one is under way wait for it. The generations are read before the store is asked and
@@ -119,25 +152,26 @@ impl Cache {
         F: Future<Output = Result<Option<Session>, StoreError>> + Send,
     {
         let before = self.generations.before(key);
-        let asked = self.views.try_get_with(key, async {
+        let asked = self.loads.try_get_with(key, async {
             match ask.await {
                 Ok(Some(record)) => {
                     let user = record.user();
-                    Ok(Arc::new(new_view(key, user, record, self.generations.stamp(before, user))))
+                    let view = self.view(key, user, record, self.generations.stamp(before, user));
+                    self.put(&view);
+                    Ok(view)
                 }
                 Ok(None) => Err(NotLoaded::Absent),
                 Err(error) => Err(NotLoaded::Failed(Arc::new(error))),
             }
         });
-        match asked.await {
-            Ok(view) if self.counts(&view) => Ok(Some(view)),
-            Ok(_) => {
-                self.views.invalidate(&key).await;
-                Ok(None)
-            }
+        let answer = asked.await;
+        // What was loaded is in its set; from here the next load is another one.
+        self.loads.invalidate(&key).await;
+        match answer {
+            Ok(view) => Ok(self.counts(&view).then_some(view)),
             Err(not) => {
                 if matches!(*not, NotLoaded::Absent) && self.generations.is_untouched(before, key) {
-                    self.absent.insert(key, ()).await;
+                    self.absent.insert(key, ());
                 }
                 Err(NotLoaded::clone(&not))
             }
@@ -147,23 +181,22 @@ impl Cache {
     /// A view beside the cache: of a session that ended before it could be loaded.
     pub(super) fn detached(&self, key: SessionKey, session: Session) -> Arc<View> {
         let user = session.user();
-        Arc::new(new_view(key, user, session, Stamp::NEVER))
+        self.view(key, user, session, Stamp::NEVER)
     }
 
     /// A view beside the cache, of the generations of this moment: of a session that a token tells of.
     pub(super) fn adopted(&self, key: SessionKey, session: Session) -> Arc<View> {
         let user = session.user();
         let stamp = self.generations.stamp(self.generations.before(key), user);
-        Arc::new(new_view(key, user, session, stamp))
+        self.view(key, user, session, stamp)
     }
 
     /// Whether no generation of a view has moved.
     pub(super) fn counts(&self, view: &View) -> bool {
         self.generations.counts(view.stamp, view.key, view.user)
     }
-}
 
-fn new_view(key: SessionKey, user: UserKey, session: Session, stamp: Stamp) -> View {
-    let last_seen = AtomicU64::new(session.last_seen.0);
-    View { key, user, session, caller: OnceLock::new(), last_seen, stamp }
+    fn view(&self, key: SessionKey, user: UserKey, session: Session, stamp: Stamp) -> Arc<View> {
+        Arc::new(View::new(&self.commons, key, user, session, stamp))
+    }
 }

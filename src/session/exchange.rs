@@ -58,7 +58,7 @@ impl Exchanges {
 
     /// Register one.
     pub(super) fn open(&self, view: &View, told_by: Option<TokenId>, may_go_on: Option<MayGoOn>) -> OpenExchange {
-        let (key, user, epoch) = (view.key, view.user, view.session.epoch);
+        let (key, user, epoch) = (view.key, view.user, view.epoch());
         let (token, used) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let one = One { user, epoch, told_by, token: token.clone(), may_go_on, used: used.clone() };
         let mut open = self.lock();

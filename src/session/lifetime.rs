@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-use super::Session;
-
 /// Last-seen is written at most once per this part of the idle window: a tenth costs at most a tenth of the window in
 /// precision and keeps writes to a few per hundred requests.
 const TOUCH_FRACTION: u32 = 10;
@@ -29,6 +27,15 @@ impl Lifetimes {
     pub fn new(idle: Duration, max_age: Duration) -> Lifetimes {
         Lifetimes { idle, max_age }
     }
+}
+
+/// What bounds one session in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The end that no activity moves.
+    pub ends: Timestamp,
+    /// Idle window in milliseconds.
+    pub idle_ms: u64,
 }
 
 /// What the limits say of a session at a moment.
@@ -54,11 +61,11 @@ pub enum Touch {
 }
 
 /// Judge a session whose last written activity is `last_seen`.
-pub fn judge(session: &Session, last_seen: Timestamp, now: Timestamp) -> Verdict {
-    if now >= session.ends {
+pub fn judge(limits: Limits, last_seen: Timestamp, now: Timestamp) -> Verdict {
+    if now >= limits.ends {
         return Verdict::Over;
     }
-    let idle = Duration::from_millis(session.idle_ms);
+    let idle = Duration::from_millis(limits.idle_ms);
     let unseen = now.since(last_seen);
     if unseen >= idle {
         return Verdict::Idle;
@@ -74,31 +81,16 @@ pub fn judge(session: &Session, last_seen: Timestamp, now: Timestamp) -> Verdict
 
 #[cfg(test)]
 mod tests {
-    use super::{Touch, Verdict, judge};
+    use super::{Limits, Touch, Verdict, judge};
     use crate::clock::Timestamp;
-    use crate::session::Session;
-
-    fn session(idle_ms: u64, ends: u64) -> Session {
-        Session {
-            provider: "local".into(),
-            subject: "alice".into(),
-            name: None,
-            email: None,
-            roles: vec![],
-            created: Timestamp(0),
-            ends: Timestamp(ends),
-            idle_ms,
-            last_seen: Timestamp(0),
-            epoch: 0,
-            device: String::new(),
-            provided: None,
-        }
+    fn limits(idle_ms: u64, ends: u64) -> Limits {
+        Limits { ends: Timestamp(ends), idle_ms }
     }
 
     #[test]
     fn a_session_ends_at_its_limits_and_not_a_millisecond_earlier() {
-        let session = session(100_000, 250_000);
-        let at = |seen, now| judge(&session, Timestamp(seen), Timestamp(now));
+        let limits = limits(100_000, 250_000);
+        let at = |seen, now| judge(limits, Timestamp(seen), Timestamp(now));
         assert_eq!(at(0, 99_999), Verdict::Alive(Touch::Now));
         assert_eq!(at(0, 100_000), Verdict::Idle);
         assert_eq!(at(249_000, 249_999), Verdict::Alive(Touch::None));
@@ -107,8 +99,8 @@ mod tests {
 
     #[test]
     fn activity_is_written_once_per_tenth_of_the_window_and_at_once_near_its_end() {
-        let session = session(100_000, 1_000_000);
-        let at = |now| judge(&session, Timestamp(0), Timestamp(now));
+        let limits = limits(100_000, 1_000_000);
+        let at = |now| judge(limits, Timestamp(0), Timestamp(now));
         assert_eq!(at(9_999), Verdict::Alive(Touch::None));
         assert_eq!(at(10_000), Verdict::Alive(Touch::Queue));
         assert_eq!(at(89_999), Verdict::Alive(Touch::Queue));
@@ -117,6 +109,6 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_ends_nothing() {
-        assert_eq!(judge(&session(100, 1_000), Timestamp(500), Timestamp(400)), Verdict::Alive(Touch::None));
+        assert_eq!(judge(limits(100, 1_000), Timestamp(500), Timestamp(400)), Verdict::Alive(Touch::None));
     }
 }

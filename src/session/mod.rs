@@ -20,6 +20,7 @@ pub mod shared;
 mod shelf;
 pub mod store;
 mod upkeep;
+mod view;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -30,16 +31,17 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub use bearer::Bearer;
-pub use cache::{FirstBytes, View};
+pub use cache::FirstBytes;
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
 pub use exchange::{MayGoOn, OpenExchange};
 pub use ledger::Ledger;
-pub use lifetime::Lifetimes;
+pub use lifetime::{Lifetimes, Limits};
 pub use memo::Memo;
 pub use revocation::{Committed, Event, EventId, Part, Revocation, Revoked, TokenId, UNKNOWN_ENDS, Wait};
 pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};
 pub use shelf::{Keep, Kept, ShelfKey};
+pub use view::{ProvidedIn, View};
 
 /// How a session is known to the store, to logs and to other nodes: a keyed hash of the secret id, never the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -219,6 +221,11 @@ impl Session {
     /// The moment it ends if nothing more is heard of it.
     pub fn due(&self) -> Timestamp {
         Timestamp(self.last_seen.0.saturating_add(self.idle_ms)).min(self.ends)
+    }
+
+    /// What bounds it in time.
+    pub fn limits(&self) -> Limits {
+        Limits { ends: self.ends, idle_ms: self.idle_ms }
     }
 
     /// What applications are told as the user's name.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 
-use super::cache::{Cache, NotLoaded, View};
+use super::cache::{Cache, NotLoaded};
 use super::coherence::{Coherence, NoLease, Rules, Trust};
 use super::counts::Counts;
 use super::exchange::{Exchanges, MayGoOn, OpenExchange};
@@ -19,7 +19,7 @@ use super::lifetime::{Lifetimes, Touch, Verdict, judge};
 use super::memo::Memo;
 use super::{
     Bearer, Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
-    Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, Wait,
+    Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, View, Wait,
 };
 
 /// How long a revocation that waits fully may take to find a store and a replica, beyond what silent nodes are waited for.
@@ -212,7 +212,7 @@ impl Sessions {
     pub fn confirm(&self, view: &View) -> Result<bool, StoreError> {
         match self.trust(view.key.shard()) {
             Trust::None => Err(no_lease()),
-            _ => Ok(self.cache.counts(view) || !self.is_over(view.key, view.user, view.session.epoch)),
+            _ => Ok(self.cache.counts(view) || !self.is_over(view.key, view.user, view.epoch())),
         }
     }
 
@@ -226,7 +226,7 @@ impl Sessions {
         if trust == Trust::None {
             return Err(no_lease());
         }
-        Ok(match judge(&view.session, view.last_seen(), now) {
+        Ok(match judge(view.limits(), view.last_seen(), now) {
             // While the store is away nothing is written through; it waits.
             Verdict::Alive(Touch::Now) if trust == Trust::Grace => Verdict::Alive(Touch::Queue),
             verdict => verdict,
@@ -240,7 +240,7 @@ impl Sessions {
     pub async fn lookup(&self, cookie: &str, activity: Activity, now: Timestamp) -> Result<Lookup, StoreError> {
         let Some(key) = self.codec.open(cookie) else { return Ok(Lookup::Ended(EndedBecause::Forged)) };
         let mut known = false;
-        if let Some(view) = self.cache.get(key).await {
+        if let Some(view) = self.cache.get(key) {
             known = true;
             match self.weigh(&view, now)? {
                 Verdict::Alive(touch) => {
@@ -262,7 +262,7 @@ impl Sessions {
         self.hears(key.shard())?;
         match loaded {
             None => Ok(Lookup::Ended(if known { EndedBecause::Revoked } else { EndedBecause::Unknown })),
-            Some(view) => match judge(&view.session, view.last_seen(), now) {
+            Some(view) => match judge(view.limits(), view.last_seen(), now) {
                 Verdict::Alive(touch) => self.accept(view, touch, activity, now).await,
                 Verdict::Idle => Ok(Lookup::Ended(EndedBecause::Idle)),
                 Verdict::Over => Ok(Lookup::Ended(EndedBecause::Absolute)),
@@ -278,7 +278,7 @@ impl Sessions {
         if !self.cache.counts(&view) || self.trust(view.key.shard()) != Trust::Full {
             return None;
         }
-        let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now) else { return None };
+        let Verdict::Alive(touch) = judge(view.limits(), view.last_seen(), now) else { return None };
         if !self.accept_at_once(&view, touch, activity, now) {
             return None;
         }
@@ -303,7 +303,7 @@ impl Sessions {
             let ask = async { self.bounded(self.store.load(key)).await };
             match self.cache.load(key, ask).await {
                 // A replica that was promoted without the last writes still has records of sessions that were ended.
-                Ok(Some(view)) if self.is_over(view.key, view.user, view.session.epoch) => return Ok(None),
+                Ok(Some(view)) if self.is_over(view.key, view.user, view.epoch()) => return Ok(None),
                 Ok(Some(view)) => return Ok(Some(view)),
                 Ok(None) => {}
                 Err(NotLoaded::Absent) => return Ok(None),
@@ -426,7 +426,7 @@ impl Sessions {
     /// [`StoreError`].
     pub async fn list(&self, user: UserKey, now: Timestamp) -> Result<Vec<Listed>, StoreError> {
         let mut list = self.bounded(self.store.list(user)).await?;
-        list.retain(|entry| matches!(judge(&entry.session, entry.session.last_seen, now), Verdict::Alive(_)));
+        list.retain(|entry| matches!(judge(entry.session.limits(), entry.session.last_seen, now), Verdict::Alive(_)));
         Ok(list)
     }
 

@@ -8,11 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 
-use super::cache::View;
 use super::coherence::Listener;
 use super::exchange::Looked;
 use super::lifetime::{FLUSH_EVERY, Verdict, judge};
-use super::{Activity, Event, Part, SessionKey, Sessions, StoreError};
+use super::{Activity, Event, Part, SessionKey, Sessions, StoreError, View};
 
 /// Expired records removed at a time: bounds how long the writer is busy with them.
 const SWEEP_AT_ONCE: usize = 1_000;
@@ -45,8 +44,8 @@ impl Sessions {
     }
 
     async fn review_one(&self, key: SessionKey, exchanges: &[Looked], now: Timestamp) -> Result<(), StoreError> {
-        let is_alive = |view: &Arc<View>| matches!(judge(&view.session, view.last_seen(), now), Verdict::Alive(_));
-        let mut found = self.cache.get(key).await;
+        let is_alive = |view: &Arc<View>| matches!(judge(view.limits(), view.last_seen(), now), Verdict::Alive(_));
+        let mut found = self.cache.get(key);
         if found.as_ref().is_none_or(|view| !is_alive(view)) {
             self.cache.forget(key).await;
             found = self.load(key).await?.filter(is_alive);
@@ -54,7 +53,7 @@ impl Sessions {
         exchanges.iter().for_each(|exchange| exchange.judge(found.as_deref()));
         if let Some(view) = found
             && exchanges.iter().any(|exchange| exchange.used)
-            && let Verdict::Alive(touch) = judge(&view.session, view.last_seen(), now)
+            && let Verdict::Alive(touch) = judge(view.limits(), view.last_seen(), now)
         {
             self.accept(view, touch, Activity::Active, now).await?;
         }

@@ -307,7 +307,7 @@ async fn a_node_that_just_started_knows_what_was_revoked_before() {
     drop(store);
     let one = before.begin(alice(), None, now).await.unwrap();
     let (user, id) = (one.view.user, TokenId::of("https://id.example.com", "1"));
-    let is_over = |node: &Sessions| node.is_over(one.view.key, user, one.view.session.epoch);
+    let is_over = |node: &Sessions| node.is_over(one.view.key, user, one.view.epoch());
     assert!(!is_over(&before) && !before.is_token_revoked(id));
     let revoked = before.revoke(Revocation::Session(one.view.key), Wait::Fully, now).await.unwrap();
     assert!(revoked.everywhere && (revoked.confirmed, revoked.nodes, revoked.ended) == (1, 1, 1), "{revoked:?}");
@@ -317,7 +317,7 @@ async fn a_node_that_just_started_knows_what_was_revoked_before() {
     before.revoke(Revocation::User { user, except: Some(two.view.key) }, Wait::Fully, now).await.unwrap();
     assert!(is_over(&before) && before.is_token_revoked(id));
     let epoch = before.epoch(user);
-    assert!(before.is_over(two.view.key, user, two.view.session.epoch), "a token of the epoch before");
+    assert!(before.is_over(two.view.key, user, two.view.epoch()), "a token of the epoch before");
     assert!(!before.is_over(two.view.key, user, epoch), "the spared session's next one");
     drop(before);
     let store: Arc<dyn SessionStore> = Arc::new(Embedded::open(&path).unwrap());

@@ -26,6 +26,7 @@ mod hostile;
 mod liar;
 mod libraries;
 mod many_nodes;
+mod memory;
 mod nodes;
 mod oidc;
 mod oidc_sessions;

@@ -58,17 +58,17 @@ impl Login {
         tokens: Tokens,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        if let Some(sid) = view.session.provided.as_ref().and_then(|provided| provided.sid.as_deref()) {
+        if let Some(sid) = view.provided().and_then(|provided| provided.sid) {
             self.index(of_issuer("oidc/sid", &provider.settings.issuer, sid), view, now).await?;
         }
-        let keeps = view.session.provided.as_ref().is_some_and(|provided| provided.keeps);
+        let keeps = view.provided().is_some_and(|provided| provided.keeps);
         let kept = match (keeps, provider.settings.logout_there) {
-            (true, _) => KeptTokens::new(&tokens, None, view.session.roles.clone(), now),
+            (true, _) => KeptTokens::new(&tokens, None, view.roles().to_vec(), now),
             (false, true) => KeptTokens { id: tokens.id.map(|token| token.to_string()), ..KeptTokens::default() },
             (false, false) => return Ok(()),
         };
         if let Some(bytes) = self.seal_tokens(view, &kept) {
-            let keep = Keep { key: tokens_key(view), over: None, bytes, until: view.session.ends };
+            let keep = Keep { key: tokens_key(view), over: None, bytes, until: view.limits().ends };
             self.sessions.keep(keep, now).await?;
         }
         Ok(())
@@ -79,8 +79,8 @@ impl Login {
         for _ in 0..WRITES {
             let kept = self.sessions.kept(key, now).await?;
             let (mut list, over, until) = match &kept {
-                Some(kept) => (sessions(&kept.bytes), Some(kept.version), kept.until.max(view.session.ends)),
-                None => (Vec::new(), None, view.session.ends),
+                Some(kept) => (sessions(&kept.bytes), Some(kept.version), kept.until.max(view.limits().ends)),
+                None => (Vec::new(), None, view.limits().ends),
             };
             list.push(view.key);
             let from = list.len().saturating_sub(SESSIONS);

@@ -127,10 +127,10 @@ impl Login {
     /// # Errors
     /// [`LoginError::Store`]. A provider that is away is none: the session goes on within its own limits.
     pub async fn follow(&self, view: &View, now: Timestamp) -> Result<Followed, LoginError> {
-        let Some(provided) = view.session.provided.as_ref().filter(|provided| provided.keeps) else {
+        let Some(provided) = view.provided().filter(|provided| provided.keeps) else {
             return Ok(Followed::Nothing);
         };
-        let Some(provider) = self.oidc.provider(&provided.login) else { return Ok(Followed::Nothing) };
+        let Some(provider) = self.oidc.provider(provided.login) else { return Ok(Followed::Nothing) };
         let paused = |held: &Held| held.failed.is_some_and(|failed| now.since(failed) < PAUSE);
         let recent =
             |held: &Arc<Held>| now.since(held.read) < LOOK && (held.renew.is_none_or(|at| now < at) || paused(held));
@@ -146,8 +146,8 @@ impl Login {
             Looked::Nothing => Ok(Followed::Token { access: None, changed: false }),
             Looked::Ended => Ok(Followed::Ended),
             Looked::Held(held) => {
-                let known = before.as_ref().map_or(&view.session.roles, |held| &held.roles);
-                let changed = *known != held.roles;
+                let known = before.as_ref().map_or(view.roles(), |held| &held.roles);
+                let changed = known != held.roles;
                 let held = Arc::new(held);
                 self.oidc.cache.put(view.key, held.clone());
                 if changed {
@@ -275,7 +275,7 @@ impl Login {
         now: Timestamp,
     ) -> Result<Looked, StoreError> {
         let Some(bytes) = self.seal_tokens(view, &fresh) else { return Ok(Looked::Nothing) };
-        let keep = Keep { key: tokens_key(view), over: Some(kept.version), bytes, until: view.session.ends };
+        let keep = Keep { key: tokens_key(view), over: Some(kept.version), bytes, until: view.limits().ends };
         if self.sessions.keep(keep, now).await?.is_some() {
             return Ok(held(&fresh, None, now));
         }
@@ -358,7 +358,7 @@ impl Provider {
         view: &View,
         now: Timestamp,
     ) -> Result<Option<Person>, ProviderError> {
-        let subject = &view.session.subject;
+        let subject = view.subject();
         let mut claims = serde_json::Map::new();
         if let Some(token) = &tokens.id {
             let (told, algorithm) = self.verify(known, token, &["JWT"], now).await?;
@@ -381,7 +381,7 @@ impl Provider {
         if rules.lacks(&claims) {
             self.complete(known, &tokens.access, subject, &mut claims).await?;
         }
-        claims.entry("sub").or_insert_with(|| subject.clone().into());
+        claims.entry("sub").or_insert_with(|| subject.into());
         let (person, allowed) = rules.person(&claims)?;
         Ok(allowed.is_ok().then_some(person))
     }

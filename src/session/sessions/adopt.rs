@@ -18,7 +18,7 @@ impl Sessions {
     pub fn adopt(&self, key: SessionKey, session: Session) -> Result<Option<Arc<View>>, StoreError> {
         // In this order: a revocation that comes between is in the ledger before the view's generations move.
         let view = self.cache.adopted(key, session);
-        let over = self.is_over(key, view.user, view.session.epoch);
+        let over = self.is_over(key, view.user, view.epoch());
         self.hears(key.shard())?;
         Ok((!over).then_some(view))
     }
@@ -62,7 +62,7 @@ impl Sessions {
         if self.is_over(key, session.user(), session.epoch) {
             return Ok(Err(EndedBecause::Revoked));
         }
-        match judge(&session, session.last_seen, now) {
+        match judge(session.limits(), session.last_seen, now) {
             Verdict::Over => return Ok(Err(EndedBecause::Absolute)),
             Verdict::Idle => return Ok(Err(EndedBecause::Idle)),
             Verdict::Alive(_) if activity == Activity::Passive => {}

@@ -108,8 +108,8 @@ impl OwnTokens {
     /// [`StoreError`]; then there is none.
     pub async fn begin(&self, view: &View, now: Timestamp) -> Result<Pair, StoreError> {
         self.ring.found_now(now).await?;
-        let refresh = self.families.found(&self.sessions, view.key, view.session.ends, now).await?;
-        Ok(Pair { access: self.make(view.key, &view.session, now)?.0, refresh })
+        let refresh = self.families.found(&self.sessions, view.key, view.limits().ends, now).await?;
+        Ok(Pair { access: self.make(view.key, &view.record(), now)?.0, refresh })
     }
 
     /// The session of a refresh token, whatever became of it; `None` where it is none of ours.
