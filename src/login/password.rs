@@ -71,7 +71,7 @@ pub enum Checked {
 /// Hashes and checks.
 pub struct Passwords {
     params: Argon2Params,
-    dummy: String,
+    nobody: String,
     slots: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
@@ -82,10 +82,10 @@ impl Passwords {
     /// # Errors
     /// [`PasswordError`] of the parameters.
     pub fn new(params: Argon2Params) -> Result<Passwords, PasswordError> {
-        let dummy = hash("a password that nobody has", params)?;
+        parameters(params)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (slots, waiting) = (Arc::new(Semaphore::new(cores)), Arc::new(Semaphore::new(WAITING)));
-        Ok(Passwords { params, dummy, slots, waiting })
+        Ok(Passwords { params, nobody: nobody(params), slots, waiting })
     }
 
     /// Check a password against the hash of a user, or, where there is no such user, against nobody's: the same work, so that
@@ -97,7 +97,7 @@ impl Passwords {
         let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| PasswordError::Busy)?;
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| PasswordError::Busy)?;
         let (params, known) = (self.params, stored.is_some());
-        let stored = stored.unwrap_or_else(|| self.dummy.clone());
+        let stored = stored.unwrap_or_else(|| self.nobody.clone());
         let work = move || {
             let _slot = slot;
             let right = verify(&stored, &password)?;
@@ -119,6 +119,14 @@ pub fn hash(password: &str, params: Argon2Params) -> Result<String, PasswordErro
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters(params)?);
     let hash = argon2.hash_password(password.as_bytes()).map_err(PasswordError::Hashing)?;
     Ok(hash.to_string())
+}
+
+/// What is checked where there is no user: a hash in form, and of no password. Checking one against it is the same work as any;
+/// making a real one would cost every start as much.
+fn nobody(Argon2Params { m_kib, t, p }: Argon2Params) -> String {
+    // Zeroes: sixteen bytes of salt and thirty-two of hash, as `hash` makes them.
+    let (salt, hash) = ("A".repeat(22), "A".repeat(43));
+    format!("$argon2id$v=19$m={m_kib},t={t},p={p}${salt}${hash}")
 }
 
 /// Whether a stored hash is one that this program will verify.
@@ -151,4 +159,23 @@ fn verify(stored: &str, password: &str) -> Result<bool, PasswordError> {
 
 fn weaker(stored: &str, wanted: Argon2Params) -> bool {
     read(stored).is_ok_and(|(_, params)| params.m_kib < wanted.m_kib || params.t < wanted.t || params.p < wanted.p)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Argon2Params, hash, nobody, read, verify};
+
+    #[test]
+    fn nobodys_hash_is_as_much_work_as_any_and_no_password_is_right() {
+        let params = Argon2Params { m_kib: 64, t: 2, p: 1 };
+        let [real, nobodys] = [hash("a password", params).unwrap(), nobody(params)].map(|text| read(&text).unwrap());
+        assert_eq!(nobodys.1, params);
+        let shape = |hash: &argon2::password_hash::phc::PasswordHash| {
+            (hash.algorithm, hash.version, hash.salt.map(|salt| salt.len()), hash.hash.map(|hash| hash.len()))
+        };
+        assert_eq!(shape(&nobodys.0), shape(&real.0));
+        for password in ["", "a password", "\0"] {
+            assert!(!verify(&nobody(params), password).unwrap());
+        }
+    }
 }
