@@ -121,7 +121,10 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Er
     single(encoder, "session_store_errors", help, MetricType::Counter, errors)?;
     let dropped = admin.runtime.login.oidc().dropped_roles();
     let help = "Values of providers' role claims that led to no declared role";
-    single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)
+    single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)?;
+    let throttled = admin.runtime.login.throttled().into_iter().map(|(with, count)| ([("with", with)], count));
+    let help = "Attempts to sign in that were not looked at after many that failed";
+    family(encoder, "sign_ins_throttled", help, MetricType::Counter, throttled)
 }
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Error> {

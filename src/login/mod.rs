@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Carrier, cookies};
 use crate::clock::{Clock, Timestamp};
+use crate::counter::Counter;
 use crate::session::{Revocation, SessionKeys, Sessions, UserKey, View, Wait};
 
 pub use directory::{LocalUsers, People};
@@ -192,6 +193,13 @@ impl Login {
     /// Sign-in at providers, for whoever counts.
     pub fn oidc(&self) -> &Oidc {
         &self.oidc
+    }
+
+    /// Attempts to sign in that were not looked at, because too many of their kind had failed: with a password, and with an
+    /// answer of a provider.
+    pub fn throttled(&self) -> [(&'static str, u64); 2] {
+        let [passwords, answers] = self.throttle.refused.each_ref().map(Counter::get);
+        [("password", passwords), ("provider", answers)]
     }
 
     /// The pages themselves, for refusals.

@@ -68,6 +68,8 @@ pub enum SignInProblem {
     TooWeak,
     /// Known there, and on no list here.
     NotAllowed,
+    /// Many answers came from there that the provider knew nothing of.
+    TooMany,
 }
 
 impl SignInProblem {
@@ -93,6 +95,11 @@ impl SignInProblem {
                 StatusCode::FORBIDDEN,
                 "Your account may not come in",
                 "You are known there, but your account is not allowed here.",
+            ),
+            SignInProblem::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many attempts",
+                "Many sign-ins from your network did not succeed. Please wait a moment and try again.",
             ),
         }
     }

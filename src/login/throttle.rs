@@ -1,6 +1,6 @@
 //! The sign-in throttle. One decision: failures are counted per user and per address, and a browser that signed in as that user
-//! before has a budget of its own: whoever guesses from elsewhere slows down strangers, never the owner. Knows nothing of
-//! passwords.
+//! before has a budget of its own: whoever guesses from elsewhere slows down strangers, never the owner. Of answers that are
+//! brought from a provider those are failures that the provider knows nothing of. Knows nothing of passwords and providers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::clock::{Clock, Timestamp};
+use crate::counter::Counter;
 
 /// Ten wrong guesses at once, then one a minute: some 1,500 a day against one user from strangers. The owner's browser gets
 /// the same, counted apart.
@@ -79,6 +80,8 @@ pub struct Throttle {
     /// Who has no guess left, and until when.
     blocked: Mutex<HashMap<String, Timestamp>>,
     failures: AtomicU32,
+    /// Attempts that were not looked at: passwords, and answers of providers.
+    pub(super) refused: [Counter; 2],
 }
 
 impl Throttle {
@@ -86,7 +89,8 @@ impl Throttle {
     pub fn new(clock: Arc<dyn Clock>) -> Throttle {
         let time = Time(clock.clone());
         let (own, addresses) = (limiter(PER_USER, &time), limiter(PER_ADDRESS, &time));
-        Throttle { clock, own, addresses, blocked: Mutex::new(HashMap::new()), failures: AtomicU32::new(0) }
+        let (blocked, failures) = (Mutex::new(HashMap::new()), AtomicU32::new(0));
+        Throttle { clock, own, addresses, blocked, failures, refused: Default::default() }
     }
 
     /// Whether a guess is left. Asked before hashing; what is under way at that moment is bounded by the hashing queue.
@@ -94,26 +98,50 @@ impl Throttle {
     /// # Errors
     /// How long to wait.
     pub fn check(&self, attempt: &Attempt<'_>) -> Result<(), Duration> {
+        self.left(&keys(attempt)).inspect_err(|_| self.refused[0].add())
+    }
+
+    /// Whether an answer of a provider, brought from this address, is looked at: it would be written down in the store for as
+    /// long as it could come again, and the provider would be asked for its code. Whoever invents codes is not worth that
+    /// without end (CWE-770).
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn check_answer(&self, address: IpAddr) -> Result<(), Duration> {
+        self.left(&[answers(address)]).inspect_err(|_| self.refused[1].add())
+    }
+
+    fn left(&self, keys: &[String]) -> Result<(), Duration> {
         let now = self.clock.now();
         let blocked = self.blocked();
-        let until = keys(attempt).into_iter().filter_map(|key| blocked.get(&key).copied()).max();
+        let until = keys.iter().filter_map(|key| blocked.get(key).copied()).max();
         match until {
             Some(until) if until > now => Err(until.since(now)),
             _ => Ok(()),
         }
     }
 
+    /// The provider knew nothing of an answer's code, or it had come before.
+    pub fn bad_answer(&self, address: IpAddr) {
+        self.tidy();
+        self.count(&self.addresses, answers(address), PER_ADDRESS);
+    }
+
     /// A guess was wrong. Right ones cost nothing, or an office would lock itself out by signing in.
     pub fn failed(&self, attempt: &Attempt<'_>) {
+        self.tidy();
+        let [own, near] = keys(attempt);
+        self.count(&self.own, own, PER_USER);
+        self.count(&self.addresses, near, PER_ADDRESS);
+    }
+
+    fn tidy(&self) {
         if self.failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1).is_multiple_of(FORGET_EVERY) {
             self.own.retain_recent();
             self.addresses.retain_recent();
             let now = self.clock.now();
             self.blocked().retain(|_, until| *until > now);
         }
-        let [own, near] = keys(attempt);
-        self.count(&self.own, own, PER_USER);
-        self.count(&self.addresses, near, PER_ADDRESS);
     }
 
     fn count(&self, limiter: &Limiter, key: String, (_, each): (u32, Duration)) {
@@ -134,6 +162,11 @@ fn keys(attempt: &Attempt<'_>) -> [String; 2] {
         None => format!("user {}", attempt.user),
     };
     [own, format!("address {}", network(attempt.address))]
+}
+
+/// The budget of answers from providers, apart from that of passwords.
+fn answers(address: IpAddr) -> String {
+    format!("answers {}", network(address))
 }
 
 fn limiter((burst, each): (u32, Duration), time: &Time) -> Limiter {
@@ -190,6 +223,21 @@ mod tests {
         }
         assert!(throttle.check(&attempt("alice", None, "198.51.100.1")).is_err());
         assert!(throttle.check(&attempt("alice", Some("d1"), "198.51.100.1")).is_ok());
+    }
+
+    #[test]
+    fn invented_answers_are_counted_apart_from_passwords() {
+        let clock = Arc::new(TestClock::at(Timestamp(1_000_000)));
+        let throttle = Throttle::new(clock.clone());
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let answer = || throttle.check_answer(address).inspect(|()| throttle.bad_answer(address));
+        assert_eq!((0..90).filter(|_| answer().is_ok()).count(), 51);
+        assert_eq!(answer(), Err(Duration::from_secs(5)));
+        assert_eq!(throttle.refused.each_ref().map(crate::counter::Counter::get), [0, 40]);
+        assert!(throttle.check(&attempt("alice", None, "192.0.2.1")).is_ok());
+        assert!(throttle.check_answer("192.0.2.2".parse().unwrap()).is_ok());
+        clock.advance(Duration::from_secs(6));
+        assert!(answer().is_ok());
     }
 
     #[test]

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("session", &["clock", "counter", "policy"]),
     ("token", &["clock", "fetch", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
-    ("login", &["authn", "clock", "fetch", "policy", "session", "token"]),
+    ("login", &["authn", "clock", "counter", "fetch", "policy", "session", "token"]),
     ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy", "socket"]),
     ("admin", &["clock", "proxy", "server", "session", "token"]),

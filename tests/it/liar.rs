@@ -20,24 +20,24 @@ use crate::tools::{Lines, program, python};
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 
 /// The provider; it ends with the test.
-struct Liar {
+pub struct Liar {
     lines: Lines,
     port: u64,
 }
 
 impl Liar {
-    fn start(folder: &Path) -> Liar {
+    pub fn start(folder: &Path) -> Liar {
         let mut lines = Lines::start(python("node").arg(program("lying_provider.mjs")).arg(folder));
         let said: Value = serde_json::from_str(&lines.ask("{}")).unwrap();
         Liar { lines, port: said["port"].as_u64().unwrap() }
     }
 
-    fn issuer(&self, scheme: &str) -> String {
+    pub fn issuer(&self, scheme: &str) -> String {
         format!("{scheme}://localhost:{}", self.port)
     }
 
     /// Its next lie; answers what it saw at its token endpoint last.
-    fn lie(&mut self, lie: &Value) -> Value {
+    pub fn lie(&mut self, lie: &Value) -> Value {
         let said: Value = serde_json::from_str(&self.lines.ask(&lie.to_string())).unwrap();
         said["seen"].clone()
     }

@@ -29,6 +29,7 @@ mod many_nodes;
 mod memory;
 mod nodes;
 mod oidc;
+mod oidc_floods;
 mod oidc_sessions;
 mod options;
 mod oracle;

@@ -25,7 +25,7 @@ function keys() {
 let accounts = {};
 let provider;
 // What the test is told of what was asked here.
-const seen = { token: 0, refresh: 0, userinfo: 0 };
+const seen = { all: 0, asked: 0, token: 0, refresh: 0, userinfo: 0 };
 
 // Whoever was not signed in as strongly as is asked for signs in again.
 function policy() {
@@ -133,6 +133,8 @@ const server = createServer(async (request, response) => {
     }
     if (path === '/test/sign') return response.end(signed(JSON.parse(await read(request))));
     if (path === '/test/seen') return response.end(JSON.stringify(seen));
+    seen.all += 1;
+    if (path === '/token') seen.asked += 1;
     if (!provider) {
       response.statusCode = 503;
       return response.end('not configured\n');

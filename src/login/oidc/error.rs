@@ -50,6 +50,9 @@ pub enum ProviderError {
     /// An assertion could not be signed.
     #[error("the client assertion could not be signed")]
     Assertion,
+    /// Many are signing in there.
+    #[error("too many sign-ins at once")]
+    Busy,
     /// The system's generator.
     #[error("the random generator failed")]
     Random,
@@ -60,7 +63,7 @@ impl ProviderError {
     pub fn is_outage(&self) -> bool {
         match self {
             ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
-            ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys => true,
+            ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys | ProviderError::Busy => true,
             ProviderError::Status(status) => status.is_server_error(),
             ProviderError::Refused(code) => matches!(code.as_str(), "temporarily_unavailable" | "server_error"),
             _ => false,
@@ -101,6 +104,7 @@ impl ProviderError {
                 _ => "claim",
             },
             ProviderError::Assertion => "assertion",
+            ProviderError::Busy => "provider_busy",
             ProviderError::Random => "random",
         }
     }

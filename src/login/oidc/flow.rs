@@ -121,6 +121,12 @@ impl Login {
         let Some(attempt) = attempt else {
             return self.without_attempt(ask, provider, state.way).await;
         };
+        if let Err(wait) = self.throttle.check_answer(ask.peer) {
+            // The attempt stays: the same answer counts when it comes again in time.
+            let mut answer = self.problem(ask, Problem::TooMany, provider, &wanted, "too_many_failures");
+            answer.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            return Ok(answer);
+        }
         let answer = match self.identify(ask, provider, &returned, (&state, &attempt)).await {
             Ok(identified) => self.let_in(ask, provider, identified, &wanted).await,
             Err(Stopped::Login(error)) => Err(error),
@@ -170,10 +176,19 @@ impl Login {
             (None, None) => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
             (None, Some(code)) if code.is_empty() => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
             (None, Some(code)) => {
+                let _slot = provider.slot().map_err(failed)?;
                 if !self.first_use(state, ask.now).await.map_err(|error| Stopped::Login(error.into()))? {
+                    self.throttle.bad_answer(ask.peer);
                     return Err(Stopped::Page(Problem::Stale, "state_used"));
                 }
-                let tokens = provider.exchange(&known, code.clone(), attempt, ask.now).await.map_err(failed)?;
+                let exchanged = provider.exchange(&known, code.clone(), attempt, ask.now).await;
+                let invented = |error: &ProviderError| matches!(error, ProviderError::Refused(_)) && !error.is_outage();
+                let tokens = exchanged.inspect_err(|error| {
+                    if invented(error) {
+                        self.throttle.bad_answer(ask.peer);
+                    }
+                });
+                let tokens = tokens.map_err(failed)?;
                 self.read_tokens(ask, provider, &known, tokens, (state, attempt)).await
             }
         }

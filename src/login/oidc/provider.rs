@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use crate::clock::Timestamp;
 use crate::fetch::{Address, Client, Credential};
@@ -23,6 +23,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(super) const LEEWAY: Duration = Duration::from_secs(5);
 /// An ID token of more than a day's life is a mistake.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Codes that are exchanged at once. A provider needs some tens of milliseconds for each; beyond it people are asked to come again.
+const EXCHANGES: usize = 64;
 
 /// A provider, as plain values.
 pub struct ProviderSettings {
@@ -82,6 +85,7 @@ impl ClientAuth {
 pub struct Provider {
     pub(super) settings: ProviderSettings,
     learnt: Mutex<Learnt>,
+    exchanges: Semaphore,
 }
 
 #[derive(Default)]
@@ -102,12 +106,20 @@ pub(super) struct Known {
 impl Provider {
     /// A provider that was not asked yet.
     pub fn new(settings: ProviderSettings) -> Provider {
-        Provider { settings, learnt: Mutex::default() }
+        Provider { settings, learnt: Mutex::default(), exchanges: Semaphore::new(EXCHANGES) }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// The right to exchange one code: a slow provider must not have thousands of them under way for whoever invents some.
+    ///
+    /// # Errors
+    /// [`ProviderError::Busy`].
+    pub(super) fn slot(&self) -> Result<SemaphorePermit<'_>, ProviderError> {
+        self.exchanges.try_acquire().map_err(|_| ProviderError::Busy)
     }
 
     /// Its description and keys.
