@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::{constant_time, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,6 +45,7 @@ pub(super) struct State {
 /// The secrets of an attempt, in its cookie.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Attempt {
+    /// The digest of its state: with the way back in it the cookie could be longer than browsers keep (rfc6265bis §5.5).
     state: String,
     /// Comes back in the ID token.
     pub(super) nonce: String,
@@ -85,6 +87,10 @@ impl State {
         Some(State { id: id.to_owned(), text: text.to_owned(), way })
     }
 
+    fn digest(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.text.as_bytes()))
+    }
+
     /// What its cookie is called.
     pub(super) fn cookie(&self, base: &str) -> String {
         format!("{base}{}", &self.id[..8])
@@ -95,7 +101,7 @@ impl Attempt {
     /// Begin. `None` where the random generator failed.
     pub(super) fn new(state: &State, verifier: String, authority: &str, now: Timestamp) -> Option<Attempt> {
         let authority = authority.to_owned();
-        Some(Attempt { state: state.text.clone(), nonce: secret()?, verifier, authority, issued: now.0 })
+        Some(Attempt { state: state.digest(), nonce: secret()?, verifier, authority, issued: now.0 })
     }
 
     /// The cookie's value.
@@ -123,7 +129,7 @@ impl Attempt {
         let name = state.cookie(base);
         let value = super::super::cookies::value(headers, &name)?;
         let attempt = Attempt::open(sealer, &name, value, now)?;
-        let same = constant_time::verify_slices_are_equal(attempt.state.as_bytes(), state.text.as_bytes()).is_ok();
+        let same = constant_time::verify_slices_are_equal(attempt.state.as_bytes(), state.digest().as_bytes()).is_ok();
         (same && attempt.authority.eq_ignore_ascii_case(authority)).then_some(attempt)
     }
 }
