@@ -113,7 +113,11 @@ fn passwd(local: &LocalLogin, name: &str, stdin: bool) -> Result<(), String> {
         Users::change(&local.users, |users| users.user.get_mut(&name).map(|user| user.password = password).is_some());
     match changed.map_err(|error| chain(&error))? {
         true => {
-            say(&format!("changed the password of `{name}`"));
+            // ASVS 7.4.3: whoever changes a password because somebody else knew it wants that one out.
+            let others = "sessions that are open go on";
+            say(&format!(
+                "changed the password of `{name}`; {others}: `portcullis sessions revoke --user {name}` ends them"
+            ));
             Ok(())
         }
         false => Err(format!("there is no user `{name}`")),
