@@ -184,6 +184,11 @@ pub fn alias(name: &str) -> String {
     name.bytes().map(|byte| char::from(fold(byte))).collect()
 }
 
+/// Whether two names are one to a server that folds them.
+pub fn is_alias(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+}
+
 fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }

@@ -21,7 +21,7 @@ pub use explain::{Explained, Miss, explain};
 pub use head::{HeadError, RequestHead, is_plainly_framed};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Authentication, BadToken, Caller, Identity, Proof, Rejection, SignedIn};
-pub use identity_headers::{HeaderNameError, IdentityHeaders, SIGNED_IDENTITY_PRESETS, alias};
+pub use identity_headers::{HeaderNameError, IdentityHeaders, SIGNED_IDENTITY_PRESETS, alias, is_alias};
 pub use options::{Cors, HeaderEdits, HostHeader, Preflight, RouteOptions, SignInRule, SignedIdentity};
 pub use path::{CanonicalPath, PathError, PathPrefix};
 pub use role::{RoleId, RoleNames, RoleSet};

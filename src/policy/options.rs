@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use super::identity_headers::is_alias;
 use super::path::PathPrefix;
 
 /// Options of a route. The default changes nothing.
@@ -76,6 +77,14 @@ pub struct HeaderEdits {
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Removed.
     pub remove: Vec<HeaderName>,
+}
+
+impl HeaderEdits {
+    /// Whether a name is set or removed here, in whatever spelling: `X_Tenant` shadows `X-Tenant` to a server that folds names.
+    pub fn owns(&self, name: &str) -> bool {
+        let mut names = self.set.iter().map(|(name, _)| name).chain(&self.remove);
+        names.any(|own| is_alias(own.as_str(), name))
+    }
 }
 
 /// What is done with a CORS preflight (Fetch §4.8): a browser's question before it asks with a credential.

@@ -15,12 +15,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::upstream::{PooledBody, Upload};
 
 use super::events::Events;
-use super::headers::clean_trailers;
+use super::headers::{HeaderRules, NamedFields, RequestTrailers, clean_trailers};
 use super::record::Recorder;
 use super::reply::Refusal;
 use super::stall::Stall;
 use super::watch::{Cut, Watch};
-use super::{Runtime, headers::HeaderRules};
 
 /// Why a request body stopped.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +55,7 @@ pub struct RequestBody(Option<Streamed>);
 struct Streamed {
     upload: Arc<Shared>,
     left: Option<u64>,
-    runtime: Arc<Runtime>,
+    rules: RequestTrailers,
     stall: Stall,
     idle: Option<Duration>,
     abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -126,10 +125,7 @@ impl Progress {
 
 impl RequestBody {
     /// The client's body, bounded.
-    pub fn new(body: Incoming, runtime: &Arc<Runtime>, limits: BodyLimits) -> (RequestBody, Progress) {
-        if body.is_end_stream() {
-            return RequestBody::none();
-        }
+    pub fn new(body: Incoming, rules: RequestTrailers, limits: BodyLimits) -> (RequestBody, Progress) {
         let abandoned = CancellationToken::new();
         let shared = Arc::new(Shared {
             body: Mutex::new(Some(body)),
@@ -143,7 +139,7 @@ impl RequestBody {
         let streamed = Streamed {
             upload: shared.clone(),
             left: limits.bytes,
-            runtime: runtime.clone(),
+            rules,
             stall: Stall::new(Some(limits.wait)),
             idle: limits.idle,
             abandoned: Box::pin(abandoned.cancelled_owned()),
@@ -214,7 +210,7 @@ impl Streamed {
         if is_end {
             self.upload.done.store(true, Ordering::Release);
         }
-        Poll::Ready(Some(Ok(cleaned(frame, self.runtime.authenticator.headers()))))
+        Poll::Ready(Some(Ok(cleaned(frame, &self.rules))))
     }
 
     /// The client is waited for. A client that stops half-way holds a connection here and one to the application.
@@ -245,6 +241,7 @@ pub enum ResponseError {
 pub struct ResponseBody {
     kind: Kind,
     recorder: Option<Recorder>,
+    rules: NamedFields,
 }
 
 enum Kind {
@@ -257,12 +254,18 @@ enum Kind {
 impl ResponseBody {
     /// The gateway's own words.
     pub fn own(bytes: Bytes) -> ResponseBody {
-        ResponseBody { kind: Kind::Own((!bytes.is_empty()).then_some(bytes)), recorder: None }
+        let kind = Kind::Own((!bytes.is_empty()).then_some(bytes));
+        ResponseBody { kind, recorder: None, rules: NamedFields::default() }
     }
 
-    /// The application's.
-    pub fn application(body: PooledBody<RequestBody>, watch: Watch, events: Option<Events>) -> ResponseBody {
-        ResponseBody { kind: Kind::Application(body, Box::new(watch), events), recorder: None }
+    /// The application's, whose trailers are held to these rules.
+    pub fn application(
+        body: PooledBody<RequestBody>,
+        rules: NamedFields,
+        watch: Watch,
+        events: Option<Events>,
+    ) -> ResponseBody {
+        ResponseBody { kind: Kind::Application(body, Box::new(watch), events), recorder: None, rules }
     }
 
     /// Who writes the record when the body is done.
@@ -297,7 +300,7 @@ impl Body for ResponseBody {
                 recorder.complete();
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map(|frame| cleaned(frame, &()))))
+        Poll::Ready(frame.map(|frame| frame.map(|frame| cleaned(frame, &this.rules))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -17,10 +18,10 @@ use crate::login::oidc::AccessToken;
 use crate::policy::{BadToken, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
 use crate::upstream::PooledBody;
 
-use super::body::{BodyLimits, RequestBody, ResponseBody};
+use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
 use super::events::Events;
-use super::headers::{self, Outgoing, Returning, request_headers, response_headers};
+use super::headers::{self, NamedFields, Outgoing, RequestTrailers, Returning, request_headers, response_headers};
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
@@ -78,13 +79,14 @@ pub async fn forward(
         access_token: access_token.as_ref(),
         signed,
     };
-    let headers = request_headers(&parts.headers, outgoing);
+    let mut headers = request_headers(&parts.headers, outgoing);
+    if let Some(hops) = headers::hops_left(head.method, &headers) {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
+    }
     // What follows the head of an extended CONNECT is the WebSocket's, no body.
-    let limits = BodyLimits { bytes: limit, wait: runtime.body_timeout, idle: options.idle_timeout };
-    let (body, progress) = match &switch {
-        Some(Switch::Two { .. }) => RequestBody::none(),
-        _ => RequestBody::new(body, runtime, limits),
-    };
+    let tunnelled = matches!(switch, Some(Switch::Two { .. }));
+    let (body, progress) =
+        if tunnelled { RequestBody::none() } else { outgoing_body(runtime, permit, limit, (parts, body)) };
     let mut rebuilt = Request::new(body);
     *rebuilt.method_mut() = head.method.clone();
     *rebuilt.uri_mut() = target(permit.rewritten().unwrap_or(head.path.raw()), head.query);
@@ -129,6 +131,21 @@ fn may_be_sent(parts: &Parts, head: &RequestHead<'_>, is_page: bool, limit: Opti
         return Err(Refusal::TooLarge);
     }
     Ok(())
+}
+
+/// The client's body, bounded, with what its trailers must not carry.
+fn outgoing_body(
+    runtime: &Arc<Runtime>,
+    permit: &Permit,
+    bytes: Option<u64>,
+    (parts, body): (&Parts, Incoming),
+) -> (RequestBody, Progress) {
+    if body.is_end_stream() {
+        return RequestBody::none();
+    }
+    let (route, named) = (permit.route().clone(), NamedFields::of(&parts.headers));
+    let limits = BodyLimits { bytes, wait: runtime.body_timeout, idle: route.options.idle_timeout };
+    RequestBody::new(body, RequestTrailers { runtime: runtime.clone(), route, named }, limits)
 }
 
 /// The client's end of a connection that may leave HTTP.
@@ -203,10 +220,10 @@ fn answer(
         switching,
         edits: &options.response,
     };
-    let events = Events::of(&parts.headers);
+    let (events, named) = (Events::of(&parts.headers), NamedFields::of(&parts.headers));
     let headers = response_headers(parts.headers, returning);
     let watch = Watch::new(tie, options.idle_timeout);
-    let mut answer = Response::new(ResponseBody::application(body, watch, events));
+    let mut answer = Response::new(ResponseBody::application(body, named, watch, events));
     *answer.status_mut() = match switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
         Some(Switch::Two { .. }) => StatusCode::OK,

@@ -25,7 +25,7 @@ use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Challenge, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
-use super::{Connection, Runtime, Worker, cors, own_pages, upgrade};
+use super::{Connection, Runtime, Worker, cors, headers, own_pages, upgrade};
 
 /// Answer one request. Never fails: what goes wrong is an answer too.
 pub async fn handle(
@@ -110,6 +110,9 @@ async fn stops(
     let now = record.at;
 
     // 2: read the head.
+    if headers::bytes(&parts) > runtime.head_limit {
+        return Err(Refusal::HeadTooLarge);
+    }
     let head = RequestHead::parse(&parts, connection.sni.as_deref()).map_err(Refusal::Head)?;
     record.read(&head, &parts.uri);
     if own_pages::is_own(&head) {
@@ -145,6 +148,11 @@ async fn stops(
 
     // 6: act.
     match decision {
+        // RFC 9110 §7.6.2: it was to come no further than this.
+        Decision::Forward(..) if headers::hops_left(head.method, &parts.headers) == Some(0) => {
+            (record.decision, record.reason) = (Outcome::OwnPage, "max_forwards");
+            Ok(reply::options(route.methods.as_deref()))
+        }
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
             let passage =

@@ -2,13 +2,17 @@
 //! thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own lines from the permit
 //! (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
 
-use http::Version;
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Version};
 
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
-use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, alias};
+use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
 
+use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
@@ -19,17 +23,41 @@ pub trait HeaderRules {
     fn owns(&self, name: &str) -> bool;
 }
 
-/// Towards the application: the identity's names, in every spelling.
-impl HeaderRules for IdentityHeaders {
+/// What trailers must not carry on their way to the application.
+pub struct RequestTrailers {
+    /// Holds the names of identities.
+    pub runtime: Arc<Runtime>,
+    /// Whose names are set and removed.
+    pub route: Arc<Route>,
+    /// What `Connection` named.
+    pub named: NamedFields,
+}
+
+impl HeaderRules for RequestTrailers {
     fn owns(&self, name: &str) -> bool {
-        IdentityHeaders::owns(self, name)
+        let token = self.route.sign_in.access_token.as_ref();
+        self.runtime.authenticator.headers().owns(name)
+            || self.route.options.request.owns(name)
+            || token.is_some_and(|own| is_alias(own.as_str(), name))
+            || self.named.owns(name)
     }
 }
 
-/// Towards the client: nothing beyond the hop-by-hop names.
-impl HeaderRules for () {
-    fn owns(&self, _: &str) -> bool {
-        false
+/// The fields that a message's `Connection` makes hop-by-hop, in its trailers too (RFC 9110 §7.6.1). Towards the client nothing
+/// else is owned.
+#[derive(Default)]
+pub struct NamedFields(Box<[HeaderName]>);
+
+impl NamedFields {
+    /// Of this message.
+    pub fn of(headers: &HeaderMap) -> NamedFields {
+        NamedFields(connection_options(headers).filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+impl HeaderRules for NamedFields {
+    fn owns(&self, name: &str) -> bool {
+        self.0.iter().any(|named| named.as_str() == name)
     }
 }
 
@@ -80,13 +108,14 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
     let named: Vec<&str> = connection_options(incoming).collect();
+    let options = &outgoing.permit.route().options;
     for (name, value) in incoming {
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
-        if !gone && !is_forwarding(name.as_str()) && !outgoing.identity.owns(name.as_str()) {
+        let owned = outgoing.identity.owns(name.as_str()) || options.request.owns(name.as_str());
+        if !gone && !is_forwarding(name.as_str()) && !owned {
             headers.append(name.clone(), value.clone());
         }
     }
-    let options = &outgoing.permit.route().options;
     edit(&mut headers, &options.request);
     let authority = authority(incoming, &outgoing);
     forwarded(&mut headers, &outgoing, authority.clone());
@@ -129,8 +158,8 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
 /// The provider's token in the header of the route's choice. What the client sent under the name goes in every spelling, whether
 /// there is a token or not.
 fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&AccessToken>) {
-    let owned = alias(name.as_str());
-    let theirs: Vec<HeaderName> = headers.keys().filter(|other| alias(other.as_str()) == owned).cloned().collect();
+    let theirs: Vec<HeaderName> =
+        headers.keys().filter(|other| is_alias(other.as_str(), name.as_str())).cloned().collect();
     for other in theirs {
         headers.remove(other);
     }
@@ -204,6 +233,18 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     }
 }
 
+/// How long a head is. hyper's own limit is one of its buffer, which holds half as much again when bytes come fast.
+pub fn bytes(parts: &Parts) -> usize {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len())
+}
+
+/// What is left of `Max-Forwards` of an OPTIONS request, the only one with it that is not refused (RFC 9110 §7.6.2).
+pub fn hops_left(method: &Method, headers: &HeaderMap) -> Option<u64> {
+    let line = headers.get(header::MAX_FORWARDS).filter(|_| *method == Method::OPTIONS)?;
+    line.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
 /// Whether a request came through here twice already (RFC 9110 §7.6.3): an upstream that leads back to the gateway.
 pub fn is_looping(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
@@ -247,7 +288,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Set anew on every request: the client's own lines never pass. `Expect` was answered by the gateway.
 fn is_rebuilt(name: &HeaderName) -> bool {
-    matches!(*name, header::HOST | header::COOKIE | header::EXPECT) || *name == REQUEST_ID
+    // `X_Request_Id` is `X-Request-Id` to CGI.
+    matches!(*name, header::HOST | header::COOKIE | header::EXPECT) || is_alias(name.as_str(), REQUEST_ID.as_str())
 }
 
 /// Who forwarded a request is ours to say. Folded like identity names: `X_Forwarded_For` is `X-Forwarded-For` to CGI.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use crate::authn::AuthnError;
 use crate::login::LoginError;
@@ -60,6 +60,9 @@ pub enum Refusal {
         #[source]
         source: ProviderError,
     },
+    /// The head is larger than allowed.
+    #[error("head too large")]
+    HeadTooLarge,
     /// The body is larger than allowed.
     #[error("body too large")]
     TooLarge,
@@ -184,6 +187,9 @@ impl Refusal {
                 "provider_unusable",
                 "The place where you sign in gave an answer that makes no sense.",
             ),
+            Refusal::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The request's header is too large.")
+            }
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
             Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request's body stopped coming."),
             Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
@@ -232,8 +238,7 @@ impl Refusal {
     fn own_headers(&self, headers: &mut HeaderMap) {
         match self {
             Refusal::Head(HeadError::Method) => {
-                let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, methods);
+                headers.extend(allow(&METHODS).map(|line| (header::ALLOW, line)));
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // What follows a head that was not understood cannot be trusted to begin where we think it does.
@@ -241,10 +246,7 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Refusal::Method(methods) => {
-                let names: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
-                if let Ok(allow) = HeaderValue::from_str(&names.join(", ")) {
-                    headers.insert(header::ALLOW, allow);
-                }
+                headers.extend(allow(methods).map(|line| (header::ALLOW, line)));
             }
             // RFC 9110 §11.6.1: a 401 names a way to authenticate. Never whether the session existed.
             Refusal::Unauthenticated(challenge) => {
@@ -346,6 +348,24 @@ pub fn see_other(location: &str) -> Response<ResponseBody> {
     }
     gateway_headers(response.headers_mut());
     response
+}
+
+/// What can be asked of an address, said here because the question was to come no further.
+pub fn options(methods: Option<&[Method]>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().extend(allow(methods.unwrap_or(&METHODS)).map(|line| (header::ALLOW, line)));
+    gateway_headers(response.headers_mut());
+    response
+}
+
+/// What passes where a route lists no methods, of those that have a name of their own.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+fn allow(methods: &[Method]) -> Option<HeaderValue> {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    HeaderValue::from_str(&names.join(", ")).ok()
 }
 
 /// Lines on every answer the gateway writes: nobody keeps it, no frame shows it, TLS is remembered for a year.

@@ -221,6 +221,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         traffic: Traffic::new(config.routes.routes().iter().map(|route| route.name.clone()).collect()),
         clock: clock.clone(),
         forwarding: forwarding(&config),
+        head_limit: config.limits.header_bytes,
         body_limit: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
     });

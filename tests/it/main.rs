@@ -15,6 +15,7 @@ mod config;
 mod contract;
 mod cost;
 mod crowds;
+mod duties;
 mod edge;
 mod exchange;
 mod fetch;

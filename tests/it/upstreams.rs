@@ -12,7 +12,7 @@ use portcullis::session::{Revocation, Wait};
 use crate::support::{Running, run_text, shipped};
 
 /// A server that hands each request head to the test and answers with fixed bytes; ends with the test.
-fn application(answer: &'static [u8]) -> (u16, Receiver<String>) {
+pub fn application(answer: &'static [u8]) -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (heads, received) = channel();

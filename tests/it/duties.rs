@@ -1,0 +1,263 @@
+//! What attacks.md asks of a gateway line by line, where no other test holds the line: what shadows a header, what passes untouched,
+//! what a sign-in must not do.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde_json::json;
+
+use crate::liar::Liar;
+use crate::oracle::{Seen, Witness};
+use crate::providers::{gateway, parameter, section, text};
+use crate::support::{Running, add_user, run, run_text, shipped};
+use crate::upstreams::application;
+use crate::wire::raw;
+
+const PAGE: [&str; 2] = ["-H", "accept: text/html"];
+
+/// Everything is public, the route at `/edited` sets and removes headers.
+fn witnessed() -> (Witness, Running) {
+    let witness = Witness::start();
+    let text = shipped("memory")
+        .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", witness.application.port))
+        .replace("access   = \"authenticated\"", "access   = \"public\"");
+    let edited = "[[route]]\nname = \"edited\"\npath = \"/edited\"\naccess = \"public\"\nupstream = \"app\"\n\
+        set_headers = { X-Tenant = \"blue\" }\nremove_headers = [\"X-Debug\"]\n";
+    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{edited}"));
+    (witness, running)
+}
+
+/// Values of every field that a server which folds names takes for this one.
+fn folded(headers: &HeaderMap, name: &str) -> Vec<String> {
+    let fold = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let alike = headers.iter().filter(|(other, _)| fold(other.as_str()) == name);
+    alike.map(|(_, value)| value.to_str().unwrap().to_owned()).collect()
+}
+
+async fn one(witness: &Witness, running: &Running, request: &str) -> Seen {
+    let said = raw(running.port(), request.as_bytes(), "").await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{request}\n{said}");
+    let mut seen = witness.judge(running, None, |_| false);
+    assert_eq!(seen.len(), 1, "{request}");
+    seen.remove(0)
+}
+
+/// attacks: lines 73, 77, 78 and 90. `X_Tenant` is `X-Tenant` to a server that folds names (CGI, WSGI), and a trailer is a header
+/// to one that merges them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_spelling_and_no_trailer_shadows_what_the_gateway_sets() {
+    let (witness, running) = witnessed();
+    let fields = "X_Tenant: evil\r\nX.Tenant: evil\r\nx-tenant: evil\r\nX_Debug: evil\r\nX-Request-Id: evil\r\n\
+        X_Request_Id: evil\r\nX_Forwarded_Proto: evil\r\nX-Other: kept\r\n";
+    let head = format!("GET /edited HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n");
+    let seen = one(&witness, &running, &head).await;
+    for (name, expected) in [("x-tenant", "blue"), ("x-forwarded-proto", "https"), ("x-other", "kept")] {
+        assert_eq!(folded(&seen.headers, name), [expected], "{:?}", seen.headers);
+    }
+    assert_eq!(folded(&seen.headers, "x-request-id").len(), 1, "{:?}", seen.headers);
+    assert!(!format!("{:?}", seen.headers).contains("evil"), "{:?}", seen.headers);
+    // A route that sets nothing of the name leaves it to the client.
+    let seen = one(&witness, &running, &head.replace("/edited", "/open")).await;
+    assert_eq!(folded(&seen.headers, "x-debug"), ["evil"]);
+    let trailers =
+        "X-Tenant: evil\r\nX_Tenant: evil\r\nX-Debug: evil\r\nX_Request_Id: evil\r\nX-Hop: evil\r\nX-Sum: 1\r\n";
+    let names = "X-Tenant, X_Tenant, X-Debug, X_Request_Id, X-Hop, X-Sum";
+    let chunked = format!(
+        "POST /edited HTTP/1.1\r\nHost: localhost\r\nConnection: close, X-Hop\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: {names}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n"
+    );
+    let seen = one(&witness, &running, &chunked).await;
+    assert_eq!(seen.trailers.len(), 1, "{:?}", seen.trailers);
+    assert_eq!(folded(&seen.trailers, "x-sum"), ["1"]);
+}
+
+/// attacks: line 80
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_question_that_is_to_go_no_further_is_answered_here() {
+    let (witness, running) = witnessed();
+    let ask = |method: &str, hops: &str| {
+        format!("{method} /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nMax-Forwards: {hops}\r\n\r\n")
+    };
+    let said = raw(running.port(), ask("OPTIONS", "0").as_bytes(), "").await;
+    assert!(said.starts_with("HTTP/1.1 204") && said.contains("allow: GET, HEAD"), "{said}");
+    assert!(witness.judge(&running, None, |_| false).is_empty());
+    for (method, hops, left) in [("OPTIONS", "7", "6"), ("OPTIONS", "x", "x"), ("GET", "0", "0")] {
+        let seen = one(&witness, &running, &ask(method, hops)).await;
+        assert_eq!(folded(&seen.headers, "max-forwards"), [left], "{method} {hops}");
+    }
+    let closed = run("memory");
+    let asked = ["-X", "OPTIONS", "-H", "max-forwards: 0"];
+    assert_eq!(closed.curl("/admin", &asked).status, 401, "nobody is told of what they may not ask");
+}
+
+const CHALLENGES: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\nwww-authenticate: Basic realm=\"app\"\r\n\
+www-authenticate: Digest realm=\"x\", qop=\"auth\"\r\nset-cookie: a=1\r\nset-cookie: b=2; Path=/\r\nx-list: 1\r\nx-list: 2\r\n\r\nno";
+
+/// attacks: lines 35, 92, 95 and 98
+#[test]
+fn lines_of_an_application_pass_as_they_are_and_in_order() {
+    let (port, heads) = application(CHALLENGES);
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""));
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    for version in ["--http1.1", "--http2"] {
+        let said =
+            running.alone("/public", &["-H", "authorization: Basic YTpi", "-H", "x-l: 1", "-H", "x-l: 2", version]);
+        assert_eq!((said.status, said.body.as_str()), (401, "no"), "{}", said.head);
+        let lines: Vec<&str> = said.head.lines().map(str::trim_end).collect();
+        for (name, values) in [
+            ("www-authenticate", ["Basic realm=\"app\"", "Digest realm=\"x\", qop=\"auth\""]),
+            ("set-cookie", ["a=1", "b=2; Path=/"]),
+            ("x-list", ["1", "2"]),
+        ] {
+            let prefix = format!("{name}: ");
+            let found: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(&prefix)).collect();
+            assert_eq!(found, values, "{version} {}", said.head);
+        }
+        assert!(said.header("date").is_some(), "RFC 9110 §6.6.1: {}", said.head);
+        let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(head.contains("authorization: Basic YTpi\r\n") && head.contains("x-l: 1\r\nx-l: 2\r\n"), "{head}");
+    }
+}
+
+/// attacks: lines 3 and 23. Whoever knew an id before the sign-in knows nothing of the session after it.
+#[test]
+fn signing_in_again_makes_a_new_session_and_ends_the_one_before() {
+    let running = run("memory");
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    let before = running.cookie();
+    assert_eq!(running.alone("/a", &["-b", &before]).status, 200);
+    let page = running.curl("/.portcullis/login", &[]);
+    assert_eq!(page.status, 303, "signed in already");
+    // As a second tab does, whose form was open.
+    let other = run_again(&running, &before);
+    assert_eq!(other.0, 303);
+    assert_ne!(other.1, before);
+    assert_eq!(running.alone("/a", &["-b", &before]).status, 401, "the old id is dead");
+    assert_eq!(running.alone("/a", &["-b", &other.1]).status, 200);
+    // An id that nobody issued is never taken over.
+    let chosen = "__Host-portcullis=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let third = run_again(&running, chosen);
+    assert!(third.0 == 303 && third.1 != chosen, "{third:?}");
+    assert_eq!(running.alone("/a", &["-b", chosen]).status, 401);
+}
+
+/// A sign-in in a browser that brings this cookie; its status and the session's cookie.
+fn run_again(running: &Running, cookie: &str) -> (u16, String) {
+    let form = running.alone("/.portcullis/login", &[]);
+    let browser = form.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let state = crate::support::between(&form.body, "name=\"state\" value=\"", "\"").to_owned();
+    let cookies = format!("{browser}; {cookie}");
+    let (state, password) = (format!("state={state}"), format!("password={}", running.password));
+    let said = running.alone(
+        "/.portcullis/login",
+        &["-b", &cookies, "-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password],
+    );
+    let line = said.head.lines().find_map(|line| line.strip_prefix("set-cookie: __Host-portcullis="));
+    let value = line.and_then(|line| line.split(';').next()).unwrap_or_default();
+    (said.status, format!("__Host-portcullis={value}"))
+}
+
+/// attacks: lines 12, 21 and 22
+#[test]
+fn a_form_of_another_site_signs_nobody_in_and_a_get_changes_nothing() {
+    let running = run("memory");
+    let form = running.curl("/.portcullis/login", &[]);
+    let state = format!("state={}", crate::support::between(&form.body, "name=\"state\" value=\"", "\""));
+    let password = format!("password={}", running.password);
+    let send = |more: &[&str]| {
+        let fields = ["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password];
+        running.curl("/.portcullis/login", &[&fields, more].concat())
+    };
+    for line in
+        ["origin: https://evil.example", "origin: null", "origin: https://localhost", "sec-fetch-site: cross-site"]
+    {
+        let said = send(&["-H", line]);
+        assert_eq!(said.status, 403, "{line}: {}", said.head);
+        assert!(!said.head.contains("__Host-portcullis="), "{line}: {}", said.head);
+    }
+    let query = format!("/.portcullis/login?user=demo&{password}&{state}");
+    assert!(!running.curl(&query, &[]).head.contains("__Host-portcullis="), "by GET");
+    assert_eq!(send(&["-H", &format!("origin: {}", running.base())]).status, 303);
+    for path in ["logout", "sessions/end", "sessions", "whoami"] {
+        running.curl(&format!("/.portcullis/{path}?csrf=x&handle=others"), &PAGE);
+        assert_eq!(running.curl("/a", &[]).status, 200, "GET of {path} ended the session");
+    }
+}
+
+/// attacks: lines 28, 33 and 72: a credential stands in its own field, and nowhere else.
+#[test]
+fn no_credential_is_read_from_an_address_a_body_or_another_spelling() {
+    let running = run("memory");
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    let cookie = running.cookie();
+    let value = cookie.split_once('=').unwrap().1;
+    let query = format!("/a?access_token={value}&__Host-portcullis={value}&session={value}");
+    assert_eq!(running.alone(&query, &[]).status, 401);
+    let body = format!("access_token={value}&{cookie}");
+    assert_eq!(running.alone("/a", &["-d", &body]).status, 401);
+    for line in [
+        format!("authorization: Bearer {value}"),
+        format!("authorization: Session {value}"),
+        format!("x-session: {value}"),
+        format!("cookie2: {cookie}"),
+    ] {
+        assert_eq!(running.alone("/a", &["-H", &line]).status, 401, "{line}");
+    }
+    for name in ["__host-portcullis", "__HOST-portcullis", "__Host-Portcullis", "__Host_portcullis", "portcullis"] {
+        assert_eq!(running.alone("/a", &["-b", &format!("{name}={value}")]).status, 401, "{name}");
+    }
+    assert_eq!(running.alone("/a", &["-b", &cookie]).status, 200);
+}
+
+/// attacks: line 41. Not the first 72 bytes, not without its blanks, not in another case or form of its letters.
+#[test]
+fn a_password_counts_exactly_as_it_is_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory");
+    let long = format!(" {}é🔑 end ", "correct horse ".repeat(12));
+    add_user(folder.path(), &text, "alice", &long, &["admin"]);
+    let running = run_text(folder, &text);
+    for wrong in [
+        long.trim_end().to_owned(),
+        long.trim_start().to_owned(),
+        long.replace(" end ", " enD "),
+        long.replace('é', "e\u{301}"),
+        long[..72].to_owned(),
+        format!("{long}x"),
+    ] {
+        assert_eq!(running.sign_in_as("alice", &wrong).status, 401, "{wrong}");
+    }
+    assert_eq!(running.sign_in_as("alice", &long).status, 303);
+}
+
+/// attacks: line 93
+#[test]
+fn a_head_that_is_too_large_is_told_so_and_nothing_of_it_is_dropped() {
+    let running = run("memory");
+    let long = format!("x-long: {}", "a".repeat(40_000));
+    let many: Vec<String> = (0..150).flat_map(|n| ["-H".to_owned(), format!("x-{n}: 1")]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(running.alone("/public", &["--http1.1", "-H", &long]).status, 431);
+    assert_eq!(running.alone("/public", &["--http2", "-H", &long]).status, 431);
+    assert_eq!(running.alone("/public", &[&["--http1.1"], many.as_slice()].concat()).status, 431);
+    let target = format!("/public/{}", "a".repeat(70_000));
+    assert!(matches!(running.alone(&target, &["--http1.1"]).status, 414 | 431));
+    let fits = format!("x-long: {}", "a".repeat(20_000));
+    assert!(running.alone("/public", &["-H", &fits]).body.contains(&"a".repeat(20_000)));
+}
+
+/// attacks: line 18. The longest way back still fits into the cookies of an attempt, which browsers drop beyond 4096 bytes.
+#[test]
+fn a_sign_in_at_a_provider_finds_a_long_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let running = gateway(&text(&section("corp", &liar.issuer("http"), "")));
+    liar.lie(&json!({}));
+    let path = format!("/a?x={}", "y".repeat(2_000));
+    let page = running.curl(&path, &PAGE).header("location").unwrap();
+    let start = running.curl(&page, &PAGE);
+    let location = start.header("location").unwrap();
+    let (state, nonce) = (parameter(&location, "state"), parameter(&location, "nonce"));
+    let said = running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PAGE);
+    assert_eq!((said.status, said.header("location").as_deref()), (303, Some(path.as_str())), "{}", said.body);
+}
