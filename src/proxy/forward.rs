@@ -214,13 +214,15 @@ fn answer(
 ) -> Response<ResponseBody> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
     let (parts, body) = response.into_parts();
+    let named = NamedFields::of(&parts.headers);
     let returning = Returning {
         cookie: runtime.authenticator.cookie(),
         private: permit.caller().is_some(),
         switching,
         edits: &options.response,
+        named: &named,
     };
-    let (events, named) = (Events::of(&parts.headers), NamedFields::of(&parts.headers));
+    let events = Events::of(&parts.headers);
     let headers = response_headers(parts.headers, returning);
     let watch = Watch::new(tie, options.idle_timeout);
     let mut answer = Response::new(ResponseBody::application(body, named, watch, events));

@@ -25,6 +25,7 @@ use super::record::{self, Record, Recorder};
 use super::reply::{self, Audience, Challenge, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
+use super::unread::Unread;
 use super::{Connection, Runtime, Worker, cors, headers, own_pages, upgrade};
 
 /// Answer one request. Never fails: what goes wrong is an answer too.
@@ -106,6 +107,7 @@ async fn stops(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
     let (mut parts, body) = request.into_parts();
+    let body = Unread::new(body, parts.version == Version::HTTP_2);
     let switch = upgrade::asked(&mut parts)?;
     let now = record.at;
 
@@ -118,7 +120,7 @@ async fn stops(
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
         // Rare and large, so apart: every connection keeps room for what stands here.
-        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&parts.headers, body))).await;
+        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&parts.headers, body.take()))).await;
     }
 
     // 3: find the route.
@@ -158,7 +160,7 @@ async fn stops(
             let passage =
                 Passage { connection, trace, head: &head, id, switch, evidence: known.evidence, access_token };
             let asked = Instant::now();
-            let response = forward(worker, &permit, passage, (&parts, body)).await;
+            let response = forward(worker, &permit, passage, (&parts, body.take())).await;
             record.upstream = Some(asked.elapsed());
             response
         }

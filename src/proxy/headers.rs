@@ -97,6 +97,8 @@ pub struct Returning<'r> {
     pub switching: Option<&'r Switch>,
     /// The route's own changes.
     pub edits: &'r HeaderEdits,
+    /// What its `Connection` named.
+    pub named: &'r NamedFields,
 }
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -171,18 +173,17 @@ fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&Acces
 
 /// The header list of the application's answer on its way to the client. What may pass is moved, not copied.
 pub fn response_headers(incoming: HeaderMap, returning: Returning<'_>) -> HeaderMap {
-    let Returning { cookie, private, switching, edits } = returning;
+    let Returning { cookie, private, switching, edits, named } = returning;
     let mut headers = HeaderMap::with_capacity(incoming.len() + 2);
     let switched = match switching {
         Some(Switch::One(_)) => [header::CONNECTION, header::UPGRADE].map(|name| (incoming.get(&name).cloned(), name)),
         _ => [(None, header::CONNECTION), (None, header::UPGRADE)],
     };
-    let named: Vec<HeaderName> = connection_options(&incoming).filter_map(|name| name.parse().ok()).collect();
     let mut passing = None;
     for (name, value) in incoming {
         // A further line of the same name comes without it.
         if let Some(name) = name {
-            passing = (!is_hop_by_hop(&name) && !named.contains(&name)).then_some(name);
+            passing = (!is_hop_by_hop(&name) && !named.owns(name.as_str())).then_some(name);
         }
         let Some(name) = &passing else { continue };
         // An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.

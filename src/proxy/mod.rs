@@ -20,6 +20,7 @@ mod request_id;
 mod stall;
 mod traffic;
 mod tunnel;
+mod unread;
 mod upgrade;
 mod watch;
 

@@ -209,6 +209,24 @@ fn no_credential_is_read_from_an_address_a_body_or_another_spelling() {
     assert_eq!(running.alone("/a", &["-b", &cookie]).status, 200);
 }
 
+/// RFC 9113 §8.1: clients that are about throw an answer away when the stream is reset behind it.
+#[test]
+fn what_is_refused_over_http2_is_told_although_nobody_read_what_was_sent() {
+    let running = run("memory");
+    let file = running.folder.path().join("sent");
+    std::fs::write(&file, vec![b'x'; 300_000]).unwrap();
+    let large = format!("@{}", file.display());
+    for (path, status) in [("/a", 401), ("/public", 405), ("/.portcullis/jwks.json", 404), ("/a/../b", 400)] {
+        for _ in 0..8 {
+            let said = running.alone(path, &["--http2", "-d", "a=b"]);
+            assert_eq!(said.status, status, "{path}: {}", said.head);
+        }
+    }
+    for _ in 0..5 {
+        assert_eq!(running.alone("/a", &["--http2", "--data-binary", &large]).status, 401);
+    }
+}
+
 /// attacks: line 41. Not the first 72 bytes, not without its blanks, not in another case or form of its letters.
 #[test]
 fn a_password_counts_exactly_as_it_is_typed() {
