@@ -112,9 +112,7 @@ async fn stops(
     let now = record.at;
 
     // 2: read the head.
-    if headers::bytes(&parts) > runtime.head_limit {
-        return Err(Refusal::HeadTooLarge);
-    }
+    headers::fits(&parts, runtime.head_limit)?;
     let head = RequestHead::parse(&parts, connection.sni.as_deref()).map_err(Refusal::Head)?;
     record.read(&head, &parts.uri);
     if own_pages::is_own(&head) {

@@ -14,6 +14,7 @@ use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Rou
 
 use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
+use super::reply::Refusal;
 use super::request_id::RequestId;
 use super::upgrade::Switch;
 
@@ -234,10 +235,15 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     }
 }
 
-/// How long a head is. hyper's own limit is one of its buffer, which holds half as much again when bytes come fast.
-pub fn bytes(parts: &Parts) -> usize {
+/// Whether a head is no longer than it may be. hyper's own limit is one of its buffer, which holds half as much again when bytes
+/// come fast.
+///
+/// # Errors
+/// [`Refusal::HeadTooLarge`].
+pub fn fits(parts: &Parts, limit: usize) -> Result<(), Refusal> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len())
+    let bytes = parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len());
+    if bytes > limit { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
 /// What is left of `Max-Forwards` of an OPTIONS request, the only one with it that is not refused (RFC 9110 §7.6.2).
