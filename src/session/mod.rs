@@ -115,6 +115,9 @@ pub enum StoreError {
     /// It could not be reached or did not answer in time.
     #[error("the session store did not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It is used under other settings by gateways that run: no waiting mends it.
+    #[error("other gateways use the session store under other settings")]
+    Rules(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It answered with something that is not a session.
     #[error("the session store holds a record that cannot be read")]
     Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 
 use super::cache::{Cache, NotLoaded};
-use super::coherence::{Coherence, NoLease, Rules, Trust};
+use super::coherence::{Coherence, NoLease, Refused, Rules, Trust};
 use super::counts::Counts;
 use super::exchange::{Exchanges, MayGoOn, OpenExchange};
 use super::ledger::Ledger;
@@ -174,6 +174,11 @@ impl Sessions {
             answer
         };
         self.bounded(ask).await.map(|()| missed.len())
+    }
+
+    /// Why this node may not share the store with those that run on it now; `None`: it may.
+    pub fn refused(&self) -> Option<Refused> {
+        self.coherence.as_ref().and_then(|coherence| coherence.refused())
     }
 
     /// The parts of the store; one, where it is not divided.

@@ -23,6 +23,7 @@ use crate::config::{Config, Forwarded, Store};
 use crate::login::{self, LocalUsers, Login, People};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
+use crate::session::coherence::Refused;
 use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
 use crate::token::ring::RingError;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// What was revoked before could not be learnt.
     #[error("session.store")]
     Recall(#[source] StoreError),
+    /// A shared store that others use in another way.
+    #[error("session.store")]
+    Refused(#[source] Refused),
     /// A shared store that must not be used.
     #[error("session.store: {address}")]
     Redis {
@@ -227,7 +231,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     });
     let background = Background::start(runtime.clone(), sessions.clone(), clock.clone(), certificates)
         .map_err(StartError::Thread)?;
-    settle(&sessions);
+    settle(&sessions)?;
     let workers = Workers::start(&listening(&config), &tls, &runtime, &limits(&config))
         .map_err(|(address, source)| StartError::Listen { address, source })?;
     let draining = Draining::default();
@@ -267,12 +271,16 @@ fn open_sessions(
 }
 
 /// Wait a moment until this node hears of revocations: who asks at once is not told 503. Where the store is away, it begins all
-/// the same: public routes need none.
-fn settle(sessions: &Sessions) {
+/// the same: public routes need none. Where others use it under other settings, it does not.
+fn settle(sessions: &Sessions) -> Result<(), StartError> {
     let until = Instant::now() + SETTLE;
     while sessions.hears_all().is_err() && Instant::now() < until {
+        if let Some(why) = sessions.refused() {
+            return Err(StartError::Refused(why));
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
 }
 
 /// What has to hold for requests to be answered.

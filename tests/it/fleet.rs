@@ -45,6 +45,8 @@ pub struct Fleet {
 pub struct Plan<'p> {
     /// What `store` names, where it is not the proxy of each node.
     pub store: Option<&'p str>,
+    /// Lines under `[session]`.
+    pub session: &'p str,
     /// Lines under `[session.redis]`.
     pub redis: &'p str,
     /// What is forwarded to.
@@ -57,7 +59,7 @@ pub struct Plan<'p> {
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Plan { store: None, redis: "", upstream: "builtin:whoami", cluster: None, others: &[] }
+        Plan { store: None, session: "", redis: "", upstream: "builtin:whoami", cluster: None, others: &[] }
     }
 }
 
@@ -247,6 +249,12 @@ impl Node {
         let _ = self.child.wait();
     }
 
+    /// End it in good order.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// Ask for the application's page in a session.
     pub async fn ask(&self, cookie: &str) -> http::Response<hyper::body::Incoming> {
         let mut sender = one(self.port).await;
@@ -286,12 +294,12 @@ impl Drop for Node {
 }
 
 fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
-    let Plan { redis, upstream, .. } = plan;
+    let Plan { session, redis, upstream, .. } = plan;
     format!(
         "roles = [\"admin\"]\n\
          [server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\nadmin = \"127.0.0.1:0\"\nadmin_token = {{ file = \"token\" }}\n\
          [tls]\nself_signed = true\ncertificate = \"node-{n}.pem\"\nprivate_key = \"node-{n}.key\"\n\
-         [session]\nstore = \"{store}\"\nsecret = {{ file = \"secret\" }}\n\
+         [session]\nstore = \"{store}\"\nsecret = {{ file = \"secret\" }}\n{session}\n\
          [session.redis]\nuser = \"portcullis\"\npassword = {{ file = \"redis\" }}\n{redis}\n\
          [login.local]\nusers = \"users.toml\"\n\
          [identity_headers]\npreset = \"x-forwarded\"\n\

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::session::coherence::LEASE;
-use portcullis::session::store::Redis;
+use portcullis::session::store::{Redis, RedisOptions};
 use portcullis::session::{
     Activity, Begun, CookieCodec, Lifetimes, Lookup, NewSession, Revocation, SessionKeys, Sessions, Settings, TokenId,
     Wait,
@@ -128,18 +128,21 @@ async fn what_one_node_revokes_no_node_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_store_memory_is_answered_for_a_lease_and_a_grace_and_no_longer() {
     let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
-    let strict = Node::start(server.store(), &keys, Duration::ZERO);
-    let lenient = Node::start(server.store(), &keys, Duration::from_secs(2));
+    // Of one prefix they would have to be of one mind.
+    let apart = |prefix: &str| Redis::open(RedisOptions { prefix: prefix.to_owned(), ..server.options() }).unwrap();
+    let strict = Node::start(apart("portcullis:strict:"), &keys, Duration::ZERO);
+    let lenient = Node::start(apart("portcullis:lenient:"), &keys, Duration::from_secs(2));
     strict.hears().await;
     lenient.hears().await;
-    let (known, unknown) = (strict.begin("alice").await, strict.begin("bob").await);
-    assert_eq!((strict.serves(&known).await, lenient.serves(&known).await), (Some(true), Some(true)));
+    let (known, spared) = (strict.begin("alice").await, lenient.begin("alice").await);
+    let unknown = strict.begin("bob").await;
+    assert_eq!((strict.serves(&known).await, lenient.serves(&spared).await), (Some(true), Some(true)));
     server.pause();
     let paused = Instant::now();
-    let served = async |node: &Node| {
+    let served = async |node: &Node, begun: &Begun| {
         let mut last = Duration::ZERO;
         while paused.elapsed() < LEASE * 4 {
-            match node.serves(&known).await {
+            match node.serves(begun).await {
                 Some(true) => last = paused.elapsed(),
                 Some(false) => panic!("an outage ends nobody"),
                 None => break,
@@ -148,7 +151,7 @@ async fn without_a_store_memory_is_answered_for_a_lease_and_a_grace_and_no_longe
         }
         last
     };
-    let (first, second) = tokio::join!(served(&strict), served(&lenient));
+    let (first, second) = tokio::join!(served(&strict, &known), served(&lenient, &spared));
     let late = Duration::from_millis(200);
     assert!(first > LEASE / 2 && first < LEASE + late, "the lease: {first:?}");
     assert!(second > LEASE && second < LEASE * 2 + late, "and the grace: {second:?}");
@@ -157,7 +160,7 @@ async fn without_a_store_memory_is_answered_for_a_lease_and_a_grace_and_no_longe
     strict.hears().await;
     lenient.hears().await;
     let loads = strict.sessions.counts().misses.get();
-    assert_eq!((strict.serves(&known).await, lenient.serves(&known).await), (Some(true), Some(true)));
+    assert_eq!((strict.serves(&known).await, lenient.serves(&spared).await), (Some(true), Some(true)));
     assert_eq!(
         strict.sessions.counts().misses.get(),
         loads,

@@ -113,8 +113,9 @@ async fn nodes_are_registered_by_their_heartbeats() {
     let store = server.store();
     let link = link(&store, 0).await;
     let at = Position { ms: 7, seq: 3 };
-    link.cycle(beat(1, BEGIN), BEGIN).await.unwrap();
-    link.cycle(beat(2, at), BEGIN).await.unwrap();
+    let short = |n, at| Beat { forget_after: Duration::from_secs(2), ..beat(n, at) };
+    link.cycle(short(1, BEGIN), BEGIN).await.unwrap();
+    link.cycle(short(2, at), BEGIN).await.unwrap();
     let mut nodes = link.nodes().await.unwrap();
     nodes.sort_by_key(|node| node.boot);
     assert_eq!(nodes.len(), 2);
@@ -122,12 +123,33 @@ async fn nodes_are_registered_by_their_heartbeats() {
     link.leave(Boot([2; 16])).await.unwrap();
     assert_eq!(link.nodes().await.unwrap().len(), 1);
     // Node 1 is silent from here on; the others look through the register once a second.
-    let short = Beat { forget_after: Duration::from_millis(100), ..beat(3, BEGIN) };
     eventually("the silent one is forgotten", async || {
-        link.cycle(short, BEGIN).await.unwrap();
+        link.cycle(short(3, BEGIN), BEGIN).await.unwrap();
         link.nodes().await.unwrap().len() == 1
     })
     .await;
+}
+
+/// Whoever revokes waits as long as it may serve itself: others that may serve for longer would not be waited out.
+#[tokio::test]
+async fn nodes_of_other_times_are_refused_as_long_as_one_lives() {
+    let server = RedisServer::start(&[]);
+    let store = server.store();
+    let link = link(&store, 0).await;
+    let longer = Beat { forget_after: Duration::from_secs(128), ..beat(2, BEGIN) };
+    link.cycle(beat(1, BEGIN), BEGIN).await.unwrap();
+    let said = chain(&link.cycle(longer, BEGIN).await.unwrap_err());
+    assert!(said.contains("for 4s without hearing of the store, this one for 64s"), "{said}");
+    assert_eq!(link.nodes().await.unwrap().len(), 1, "it holds no lease");
+    link.leave(Boot([1; 16])).await.unwrap();
+    link.cycle(longer, BEGIN).await.unwrap();
+    let said = chain(&link.cycle(beat(1, BEGIN), BEGIN).await.unwrap_err());
+    assert!(said.contains("for 64s without hearing of the store, this one for 4s"), "{said}");
+    link.cycle(longer, BEGIN).await.unwrap();
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(|error| format!("{error}: ")).collect()
 }
 
 /// I6, I7: whatever a new master does not have is done again, once, and only ever makes it more severe.

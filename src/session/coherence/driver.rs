@@ -71,7 +71,11 @@ pub struct Coherence {
     began: Moment,
     boot: Boot,
     lanes: Box<[Lane]>,
+    refused: Mutex<Option<Refused>>,
 }
+
+/// Why this node may not take part, as long as others do.
+pub type Refused = Arc<dyn std::error::Error + Send + Sync>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -96,7 +100,7 @@ impl Coherence {
             changed: Notify::new(),
         };
         let lanes = (0..log.parts().max(1)).map(lane).collect();
-        Arc::new(Coherence { log, rules, began: since_boot(), boot, lanes })
+        Arc::new(Coherence { log, rules, began: since_boot(), boot, lanes, refused: Mutex::new(None) })
     }
 
     /// The protocol's times.
@@ -146,6 +150,11 @@ impl Coherence {
         }
     }
 
+    /// Why this node may not take part, where that is so: a person has to change something.
+    pub fn refused(&self) -> Option<Refused> {
+        lock(&self.refused).clone()
+    }
+
     /// Every part and how it stands.
     pub fn standing(&self) -> Vec<(Part, Standing)> {
         let now = self.now();
@@ -190,6 +199,9 @@ impl Coherence {
             let link = if ask == Ask::Connect { None } else { lane.link() };
             if let Err(error) = self.carry_out(index, listener, ask, link.as_ref()).await {
                 tracing::debug!(part = index, error = &*error as &dyn std::error::Error, "the log did not answer");
+                if let Some(StoreError::Rules(_)) = error.downcast_ref() {
+                    self.refuse(error.into());
+                }
                 self.fail(index, link.as_ref());
             }
             let stands = lock(&lane.core).standing(self.now());
@@ -243,6 +255,7 @@ impl Coherence {
                 drop(core);
                 lane.lease.store(lease, Ordering::Release);
                 if begins {
+                    lock(&self.refused).take();
                     lane.changed.notify_waiters();
                 }
             }
@@ -298,6 +311,13 @@ impl Coherence {
             }
             // Nothing is opened without a lease; the next one is given by a heartbeat.
             sleep(self.rules.gap).await;
+        }
+    }
+
+    /// Told once: it is tried again all the same, as the others may be stopped.
+    fn refuse(&self, why: Refused) {
+        if lock(&self.refused).replace(why.clone()).is_none() {
+            tracing::error!(error = &*why as &dyn std::error::Error, "this node may not answer from memory");
         }
     }
 

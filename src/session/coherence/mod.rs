@@ -19,7 +19,7 @@ mod revoking;
 use std::time::Duration;
 
 pub use self::core::{Ask, Core, Standing};
-pub use driver::{Coherence, Listener, NoLease, Trust};
+pub use driver::{Coherence, Listener, NoLease, Refused, Trust};
 pub use revoking::{Revoking, Step};
 
 /// A moment of a clock that nobody sets and that does not stand still with the machine, since any beginning.

@@ -2,6 +2,7 @@
 //! itself is told from it by [`RedisError::is_passing`]. Knows nothing of sessions.
 
 use std::io;
+use std::time::Duration;
 
 use super::options::Address;
 
@@ -101,6 +102,20 @@ pub enum RedisError {
         found: String,
         /// What was asked for.
         wanted: u8,
+    },
+    /// Other nodes live by other times.
+    #[error(
+        "the gateways that run on it serve sessions for {found:?} without hearing of the store, this one for {wanted:?} (a lease \
+         and what `on_outage` allows); write the same `on_outage` for all. To change it, stop all others first; one that was \
+         killed counts for {counts:?} more"
+    )]
+    Rules {
+        /// How long they serve.
+        found: Duration,
+        /// How long this one would.
+        wanted: Duration,
+        /// How long one of them counts that was silent.
+        counts: Duration,
     },
     /// An answer of a shape that no script of ours gives.
     #[error("the store answered something unexpected")]

@@ -123,7 +123,21 @@ pub(super) async fn remembered(connection: &Connection, way: &Way, part: Part) -
 type Remembered = (Vec<(String, u64)>, Vec<(String, u64)>, Option<u64>);
 
 fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
+    match error {
+        RedisError::Rules { .. } => StoreError::Rules(Box::new(error)),
+        error => StoreError::Unavailable(Box::new(error)),
+    }
+}
+
+/// A node counts for twice as long as it may serve.
+fn other_rules(error: RedisError, silence: Duration) -> RedisError {
+    let RedisError::Refused { source, .. } = &error else { return error };
+    let all = source.clone().into_server_errors();
+    let said = all.iter().flat_map(|all| all.iter()).find(|(_, said)| said.code() == "RULES");
+    match said.and_then(|(_, said)| said.details()?.trim().parse().ok()).map(Duration::from_millis) {
+        Some(theirs) => RedisError::Rules { found: theirs / 2, wanted: silence / 2, counts: theirs.max(silence) },
+        None => error,
+    }
 }
 
 impl SharedLog for RedisLog {
@@ -181,7 +195,8 @@ impl RedisLink {
             .arg("STREAMS")
             .arg(self.way().key("rl"))
             .arg(text::place(after));
-        let (info, read): (String, Read) = self.term.connection.ask_all(&commands).await?;
+        let asked = self.term.connection.ask_all(&commands).await;
+        let (info, read): (String, Read) = asked.map_err(|error| other_rules(error, beat.forget_after))?;
         self.same_term(&info)?;
         let entries = self.entries(read)?;
         Ok(Cycle { more: entries.len() == AT_ONCE, entries })
