@@ -143,6 +143,15 @@ fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
     let (issuer, sid) = (form(&provider.issuer()), sid_of(&here, &provider));
     let other = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid=x{sid}"), &[]);
     assert_eq!((other.status, here.curl("/", &[]).status), (200, 200), "another session's name ends nothing here");
+    // Without either nobody is named, and of two it is not said who.
+    let whole = format!("iss={issuer}&sid={sid}");
+    for query in
+        ["", "iss={issuer}", "sid={sid}", "iss={issuer}&sid=", "{whole}&sid=x", "sid=x&{whole}", "{whole}&iss=x"]
+    {
+        let query = query.replace("{whole}", &whole).replace("{issuer}", &issuer).replace("{sid}", &sid);
+        let said = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?{query}"), &[]);
+        assert_eq!((said.status, here.curl("/", &[]).status), (400, 200), "{query}");
+    }
     let heard = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid={sid}"), &["-b", ""]);
     assert_eq!((heard.status, here.curl("/", &[]).status), (200, 401));
 }

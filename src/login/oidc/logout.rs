@@ -81,14 +81,24 @@ impl Login {
         Ok(Answer { response: answered(StatusCode::OK), audit: Some(audit) })
     }
 
-    /// A provider's page loads this one in a frame. Only the provider's own session name is believed, which nobody else knows.
+    /// A provider's page loads this one in a frame (Front-Channel Logout 1.0 §2). Only the provider's own session name is believed,
+    /// which nobody else knows. A provider may leave `iss` and `sid` out; what is meant then is the session of the cookie, which
+    /// browsers do not send from another site's frame, and which any site's link could end.
     ///
     /// # Errors
     /// [`LoginError::Store`].
     pub(super) async fn frontchannel_logout(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
         let query = ask.query.unwrap_or_default().as_bytes();
-        let (issuer, sid) = (field(query, "iss"), field(query, "sid").filter(|sid| !sid.is_empty()));
-        let Some(sid) = sid.filter(|_| issuer.as_ref() == Some(&provider.settings.issuer)) else {
+        let all = |wanted: &str| -> Vec<String> {
+            let pairs = form_urlencoded::parse(query).filter(|(name, _)| name == wanted);
+            pairs.map(|(_, value)| value.into_owned()).collect()
+        };
+        // Each once: of two, one reader would take the first and the next one the last.
+        let named = match (&all("iss")[..], &all("sid")[..]) {
+            ([issuer], [sid]) if *issuer == provider.settings.issuer && !sid.is_empty() => Some(sid.clone()),
+            _ => None,
+        };
+        let Some(sid) = named else {
             return Ok(refused("frontchannel_malformed"));
         };
         let heard = Heard { subject: None, sid: Some(sid) };

@@ -42,6 +42,9 @@ pub struct Says {
     /// Whether it signs people out here when they sign out there.
     #[serde(default)]
     pub backchannel_logout_supported: bool,
+    /// Whether it names its session when it does so in a frame.
+    #[serde(default)]
+    pub frontchannel_logout_session_supported: bool,
 }
 
 #[derive(Deserialize)]

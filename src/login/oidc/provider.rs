@@ -197,6 +197,11 @@ impl Provider {
         if !says.backchannel_logout_supported {
             notes.push("does not say that it tells of sign-outs (back-channel logout)".to_owned());
         }
+        if settings.frontchannel_logout && !says.frontchannel_logout_session_supported {
+            notes.push(
+                "does not say that its front-channel logout names the session, without which none is ended".to_owned(),
+            );
+        }
         Ok(notes)
     }
 
