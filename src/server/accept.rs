@@ -82,6 +82,11 @@ fn counter<'c>(counters: &'c Counters, error: &hyper::Error) -> &'c Counter {
     }
     let mut cause = error.source();
     while let Some(inner) = cause {
+        // What the library says of resets, continuations and the like beyond its bounds (RFC 9113 §10.5).
+        if inner.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+        {
+            return &counters.flooding;
+        }
         if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             return &counters.reader_stalled;
         }

@@ -39,7 +39,9 @@ counters! {
     header_timeout,
     /// Connections reset because the client took nothing of its answer for `limits.stall_timeout`.
     reader_stalled,
-    /// Connections that ended in another error: broken, malformed, flooding.
+    /// HTTP/2 connections closed because they flooded the gateway with frames that cost more than they ask for.
+    flooding,
+    /// Connections that ended in another error: broken, malformed.
     broken,
     /// Requests that came without TLS.
     plain,

@@ -45,6 +45,7 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
     ("governor", &["login/throttle.rs", "token/limit.rs"]),
+    ("h2", &["server/"]),
     ("hyper", &["admin/", "fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
     ("prometheus_client", &["admin/metrics.rs"]),
     ("clap", &["cli/"]),

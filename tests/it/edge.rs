@@ -32,6 +32,15 @@ pub fn count(running: &Running, name: &str) -> u64 {
     counters.into_iter().find(|(other, _)| *other == name).unwrap().1
 }
 
+/// Waits until it has counted so many.
+async fn counted_to(running: &Running, name: &str, wanted: u64) {
+    let until = Instant::now() + Duration::from_secs(40);
+    while count(running, name) < wanted {
+        assert!(Instant::now() < until, "{name} is {}, not {wanted}", count(running, name));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Reads until the other side closes; whether it did in time.
 async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let mut sink = Vec::new();
@@ -312,6 +321,7 @@ async fn floods_hurt_nobody_else() {
     let resets =
         flood(port, most, |number| [request(number, 1), frame(3, 0, 2 * number + 1, &[0, 0, 0, 8])].concat()).await;
     assert!(resets < most, "rapid resets are cut (CVE-2023-44487)");
+    counted_to(&running, "flooding", 1).await;
     served().await;
     let continued = flood(port, most, |number| match number {
         0 => frame(1, 0, 1, &head),
@@ -319,6 +329,7 @@ async fn floods_hurt_nobody_else() {
     })
     .await;
     assert!(continued < most, "endless continuation is cut (CVE-2024-27316)");
+    counted_to(&running, "flooding", 2).await;
     served().await;
     for (kind, piece) in [
         ("settings", frame(4, 0, 0, &[])),
