@@ -63,7 +63,7 @@ fn started() -> (Running, Issuer, Arc<TestClock>) {
     (gateway(folder, &table("jwks = \"keys.json\""), clock.clone()), issuer, clock)
 }
 
-fn set(issuers: &[(&str, &Issuer)]) -> String {
+pub fn set(issuers: &[(&str, &Issuer)]) -> String {
     json!({ "keys": issuers.iter().map(|(kid, issuer)| issuer.jwk(kid)).collect::<Vec<_>>() }).to_string()
 }
 

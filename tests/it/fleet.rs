@@ -55,11 +55,24 @@ pub struct Plan<'p> {
     pub cluster: Option<&'p RedisCluster>,
     /// Who may have sessions besides Alice.
     pub others: &'p [&'p str],
+    /// Tables at the end of the file.
+    pub more: &'p str,
+    /// What is in `keys.json` beside it.
+    pub keys: &'p str,
 }
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Plan { store: None, session: "", redis: "", upstream: "builtin:whoami", cluster: None, others: &[] }
+        Plan {
+            store: None,
+            session: "",
+            redis: "",
+            upstream: "builtin:whoami",
+            cluster: None,
+            others: &[],
+            more: "",
+            keys: "",
+        }
     }
 }
 
@@ -81,6 +94,7 @@ impl Fleet {
     /// So many gateways on this server.
     pub fn start(count: usize, server: &RedisServer, plan: Plan<'_>) -> Fleet {
         let folder = secrets();
+        std::fs::write(folder.path().join("keys.json"), plan.keys).unwrap();
         let between: Vec<Between> = (0..count).map(|_| Between::new(server.port)).collect();
         let texts = between.iter().enumerate().map(|(n, between)| {
             let own = format!("redis://127.0.0.1:{}/0", between.port);
@@ -119,6 +133,23 @@ impl Fleet {
     pub fn restart(&mut self, n: usize) {
         let file = self.folder.path().join(format!("gateway-{n}.toml"));
         self.nodes[n] = Node::spawn(&file).listening();
+    }
+
+    /// A node's file as a command has to find it, with the address that its operator's listener came by.
+    pub fn operator_file(&self, n: usize) -> PathBuf {
+        let text = std::fs::read_to_string(self.folder.path().join(format!("gateway-{n}.toml"))).unwrap();
+        let admin = format!("admin = \"127.0.0.1:{}\"", self.nodes[n].admin);
+        let file = self.folder.path().join(format!("operator-{n}.toml"));
+        std::fs::write(&file, text.replace("admin = \"127.0.0.1:0\"", &admin)).unwrap();
+        file
+    }
+
+    /// Change the user file, which all of them read.
+    pub fn edit_users(&self, from: &str, to: &str) {
+        let users = self.folder.path().join("users.toml");
+        let before = std::fs::read_to_string(&users).unwrap();
+        assert!(before.contains(from), "{from} in {before}");
+        std::fs::write(&users, before.replace(from, to)).unwrap();
     }
 
     /// A session of Alice's, written as a gateway writes it but without the 50 ms of a password, and by no node of the log.
@@ -294,7 +325,7 @@ impl Drop for Node {
 }
 
 fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
-    let Plan { session, redis, upstream, .. } = plan;
+    let Plan { session, redis, upstream, more, .. } = plan;
     format!(
         "roles = [\"admin\"]\n\
          [server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\nadmin = \"127.0.0.1:0\"\nadmin_token = {{ file = \"token\" }}\n\
@@ -305,7 +336,7 @@ fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
          [identity_headers]\npreset = \"x-forwarded\"\n\
          [upstream.app]\nservers = [\"{upstream}\"]\n\
          [[route]]\nname = \"app\"\npath = \"/\"\naccess = \"authenticated\"\nupstream = \"app\"\n\
-         [[route]]\nname = \"public\"\npath = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n"
+         [[route]]\nname = \"public\"\npath = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n{more}"
     )
 }
 

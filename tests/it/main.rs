@@ -1,6 +1,7 @@
 //! All integration tests in one binary, because linking is the slow part. Each starts the real gateway over TLS on port 0 and
 //! talks to it with the real curl.
 
+mod across;
 mod admin;
 mod agreement;
 mod applications;
