@@ -85,6 +85,12 @@ pub struct Runtime {
     pub body_timeout: Duration,
 }
 
+impl AsRef<Login> for Runtime {
+    fn as_ref(&self) -> &Login {
+        &self.login
+    }
+}
+
 impl Runtime {
     /// The longest life of tokens of this gateway's own issuer; `None` of another one.
     pub fn longest_of_own(&self, issuer: &str) -> Option<Duration> {

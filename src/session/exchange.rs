@@ -80,6 +80,11 @@ impl Exchanges {
         OpenExchange { exchanges: self.clone(), of: None, id, token, used }
     }
 
+    /// Sessions in which something is open.
+    pub(super) fn sessions(&self) -> Vec<SessionKey> {
+        self.lock().by_session.keys().copied().collect()
+    }
+
     /// All that are open in sessions, by session.
     pub(super) fn look(&self) -> Vec<(SessionKey, Vec<Looked>)> {
         let looked = |one: &One| Looked {

@@ -60,6 +60,13 @@ impl Sessions {
         Ok(())
     }
 
+    /// Sessions of a provider in which something is open here and whose tokens are kept, as memory knows them.
+    pub fn open_views(&self) -> Vec<Arc<View>> {
+        let keeps = |view: &Arc<View>| view.provided().is_some_and(|provided| provided.keeps);
+        let open = self.exchanges.sessions();
+        open.into_iter().filter_map(|key| self.cache.get(key)).filter(keeps).collect()
+    }
+
     /// Write the queued activities, those of each part of the store on their own: what one part does not take is queued again,
     /// and nobody else is signed out for it.
     ///

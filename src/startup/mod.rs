@@ -20,6 +20,7 @@ use crate::admin::{Admin, Check, Draining, Listener, Socket, Token, TokenError};
 use crate::authn::{Authenticator, Carrier, CookieName};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Forwarded, Store};
+use crate::login::oidc::follow_open;
 use crate::login::{self, LocalUsers, Login, People};
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
@@ -425,6 +426,7 @@ impl Background {
         let work = async move {
             let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
             let users = runtime.login.maintain(clock.clone(), stopped.clone());
+            let open = follow_open(runtime.clone(), clock.clone(), stopped.clone());
             let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
             let certificates = certificates.watch(stopped.clone());
             let keys = runtime.authenticator.tokens().maintain(clock.clone(), stopped.clone());
@@ -433,7 +435,7 @@ impl Background {
                     ring.maintain(&*clock, &stopped).await;
                 }
             };
-            tokio::join!(maintain, users, checks, certificates, keys, ring);
+            tokio::join!(maintain, users, open, checks, certificates, keys, ring);
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }

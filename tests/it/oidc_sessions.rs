@@ -8,10 +8,12 @@ use portcullis::session::store::Memory;
 use portcullis::session::{SessionStore, UserKey};
 use serde_json::{Value, json};
 
+use crate::held::{End, KINDS, Streaming};
 use crate::oidc::{audit, form, jar, set_jar};
 use crate::providers::{Provider, before, gateway, gateway_in, parameter, people, section, text};
 use crate::redis_server::RedisServer;
 use crate::support::{Running, Said, run_with};
+use crate::wire::soon;
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 
@@ -306,23 +308,27 @@ fn a_session_in_tokens_begins_at_a_provider_and_ends_by_its_logout_token() {
     assert_eq!(running.curl("/deep", &[]).status, 401);
 }
 
-/// I39, over two nodes of a shared store that each remember the session: the provider is told that it is over when it is.
-#[test]
-fn a_providers_sign_out_is_answered_when_no_node_serves_the_session() {
-    let (provider, redis) = (Provider::start(), RedisServer::start(&[]));
+/// Two nodes over one server.
+fn two_nodes(redis: &RedisServer, text: &str) -> [Running; 2] {
     let store = format!("redis://127.0.0.1:{}/0", redis.port);
     let user = "user = \"portcullis\"\npassword = { file = \"redis\" }";
-    let text = text(&section("corp", &provider.issuer(), ""))
+    let text = text
         .replace("\"memory\"", &format!("\"{store}\""))
         .replace("[session]\n", "[session]\nsecret = { file = \"shared\" }\n")
         .replace("[identity_headers]", &format!("[session.redis]\n{user}\n[identity_headers]"));
-    let node = || {
+    [(); 2].map(|()| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("shared"), "a secret of at least thirty-two bytes\n").unwrap();
         std::fs::write(folder.path().join("redis"), "secret").unwrap();
         gateway_in(folder, &text)
-    };
-    let (one, two) = (node(), node());
+    })
+}
+
+/// I39, over two nodes of a shared store that each remember the session: the provider is told that it is over when it is.
+#[test]
+fn a_providers_sign_out_is_answered_when_no_node_serves_the_session() {
+    let (provider, redis) = (Provider::start(), RedisServer::start(&[]));
+    let [one, two] = two_nodes(&redis, &text(&section("corp", &provider.issuer(), "")));
     provider.configure(&one, &json!({}));
     let asked = |node: &Running, cookie: &str| bare(node, "/a", cookie).status;
     for change in [json!({}), json!({ "sub": null }), json!({ "sid": null })] {
@@ -342,5 +348,33 @@ fn a_providers_sign_out_is_answered_when_no_node_serves_the_session() {
         assert_eq!(hear(&one), 200, "{change}");
         assert_eq!((asked(&two, &cookie), asked(&one, &cookie)), (401, 401), "{change}");
         assert_eq!(hear(&two), 400, "heard already");
+    }
+}
+
+/// What a provider takes away it takes from whoever only listens, too: at every node, though no request comes that would ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_a_provider_takes_back_ends_what_is_open_at_every_node() {
+    let (provider, redis, streaming) = (Provider::start(), RedisServer::start(&[]), Streaming::start());
+    let text = format!("{}\n{}", with_tokens(&provider, "X-Access-Token"), streaming.routes("[\"session\"]"));
+    let nodes = tokio::task::block_in_place(|| {
+        let nodes = two_nodes(&redis, &text);
+        provider.configure(&nodes[0], &json!({ "access_seconds": 4 }));
+        assert_eq!(nodes[0].sign_in_there("/", "alice").status, 303);
+        nodes
+    });
+    let (cookie, mut doomed, mut spared) = (nodes[0].cookie(), Vec::new(), Vec::new());
+    for node in &nodes {
+        for kind in [KINDS[0], KINDS[4], KINDS[6]] {
+            doomed.push(streaming.open(kind, node.port(), "/role", ("cookie", &cookie)).await);
+            spared.push(streaming.open(kind, node.port(), "/any", ("cookie", &cookie)).await);
+        }
+    }
+    tokio::task::block_in_place(|| provider.accounts(&changed("eng")));
+    for held in doomed {
+        let kind = held.kind;
+        assert_eq!(soon(held.end()).await.0, End::of(kind, 4401), "{kind:?}");
+    }
+    for held in &mut spared {
+        assert_eq!(held.next().await, None, "what asks for no role goes on");
     }
 }

@@ -23,7 +23,7 @@ use super::provider::{Known, Provider};
 /// An access token is renewed when so much of its life is left, and at the latest when a fifth is.
 const AHEAD: Duration = Duration::from_secs(60);
 /// How long the store's word counts here: roles learnt by another node are known here after it.
-const LOOK: Duration = Duration::from_secs(5);
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// A provider that failed is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(5);
 /// A lock that is not renewed is gone after it: a node that died holds nobody up for longer.
