@@ -14,6 +14,7 @@ pub struct Busy(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     count: AtomicUsize,
+    begun: AtomicUsize,
     changed: Notify,
 }
 
@@ -25,8 +26,24 @@ impl Busy {
     /// One begins.
     pub fn begin(&self) -> Exchange {
         self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_one();
         Exchange(self.0.clone())
+    }
+
+    /// Waits until one ended and no other was there for so long, or up to twice as long: it looks from time to time and costs
+    /// an exchange nothing.
+    pub async fn unused_for(&self, limit: Duration) {
+        let mut seen = None;
+        loop {
+            tokio::time::sleep(limit).await;
+            let begun = self.0.begun.load(Ordering::Relaxed);
+            let now = (begun > 0 && self.0.count.load(Ordering::Relaxed) == 0).then_some(begun);
+            if now.is_some() && now == seen {
+                return;
+            }
+            seen = now;
+        }
     }
 
     /// Waits until there was none for so long.

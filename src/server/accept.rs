@@ -7,9 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -17,22 +14,16 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::proxy::{Connection, Worker, handle};
+use crate::proxy::{Connection, Worker};
 use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
 use super::counters::Counters;
+use super::one::one;
 use super::stream::ClientStream;
+use super::two::two;
 use super::{Limits, proxy_protocol};
 
-/// Streams that a peer may open and reset before they were handled (CVE-2023-44487, "rapid reset").
-const PENDING_RESETS: usize = 20;
-/// An HTTP/2 connection that does not answer a ping for so long is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a peer without requests gets to answer the GOAWAY.
-const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// A client that vanished without a word is noticed by the kernel within about two minutes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -132,56 +123,5 @@ async fn greet(
             tracing::debug!(%peer, %error, "TLS handshake failed");
             None
         }
-    }
-}
-
-async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let worker = serve.worker.clone();
-    let service = service_fn(move |request| {
-        let (worker, accepted) = (worker.clone(), accepted.clone());
-        async move { Ok::<_, std::convert::Infallible>(handle(worker, accepted, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(serve.limits.header_timeout)
-        .max_headers(serve.limits.header_count)
-        .max_buf_size(serve.limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = serve.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
-}
-
-async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let (worker, busy) = (serve.worker.clone(), accepted.busy.clone());
-    let service = service_fn(move |request| {
-        let (worker, accepted) = (worker.clone(), accepted.clone());
-        async move { Ok::<_, std::convert::Infallible>(handle(worker, accepted, request).await) }
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .enable_connect_protocol()
-        .max_concurrent_streams(serve.limits.streams)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = serve.drain.cancelled() => {}
-        // Pings keep an HTTP/2 connection alive that nobody uses; hyper has no limit for that.
-        () = busy.idle_for(serve.limits.header_timeout) => serve.counters.idle_closed.add(),
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        result = connection.as_mut() => result,
-        // A peer that does not answer the GOAWAY, or never said a word, is not waited for once nothing is on its way.
-        () = busy.idle_for(GOAWAY_GRACE) => Ok(()),
     }
 }

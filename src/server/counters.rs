@@ -35,6 +35,8 @@ counters! {
     proxy_header_malformed,
     /// HTTP/2 connections closed because nothing was asked for `limits.header_timeout`.
     idle_closed,
+    /// HTTP/1.1 connections that gave back what they need only while they are used.
+    rested,
     /// HTTP/1.1 connections whose next head did not come within `limits.header_timeout`.
     header_timeout,
     /// Connections reset because the client took nothing of its answer for `limits.stall_timeout`.

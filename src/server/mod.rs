@@ -7,10 +7,13 @@ mod accept;
 mod addresses;
 mod certificates;
 mod counters;
+mod gather;
+mod one;
 mod plain;
 mod proxy_protocol;
 mod stream;
 pub mod tls;
+mod two;
 mod worker;
 
 use std::io;

@@ -5,9 +5,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -23,13 +26,41 @@ const SINK_BYTES: usize = 16 * 1024;
 /// Thrown away in one turn, so that a fast sender does not hold the worker.
 const SINK_TURNS: usize = 16;
 
+/// RFC 9112 §2.1.
+const END_OF_HEAD: &[u8; 4] = b"\r\n\r\n";
+
 /// A connection with those bounds.
 pub(super) struct ClientStream {
     tls: TlsStream<Socket>,
+    /// What was read of it and not used.
+    unread: Bytes,
+    /// The last bytes that were read.
+    tail: [u8; END_OF_HEAD.len()],
+    settled: Settled,
     stall_timeout: Duration,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
+}
+
+/// Whether a connection that carries no request is at rest.
+#[derive(Clone, Default)]
+pub(super) struct Settled(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    unflushed: AtomicBool,
+    half_read: AtomicBool,
+    closing: AtomicBool,
+}
+
+impl Settled {
+    /// Everything that was written went out, what was read last was no part of a head – whoever sends heads by bytes has the
+    /// time of one, not that of each byte – and the end was not begun.
+    pub(super) fn is_settled(&self) -> bool {
+        let State { unflushed, half_read, closing } = &*self.0;
+        ![unflushed, half_read, closing].iter().any(|state| state.load(Ordering::Relaxed))
+    }
 }
 
 struct Linger {
@@ -40,7 +71,26 @@ struct Linger {
 impl ClientStream {
     /// `stall_timeout`: how long a client may take nothing of what is sent to it.
     pub(super) fn new(tls: TlsStream<Socket>, stall_timeout: Duration) -> ClientStream {
-        ClientStream { tls, stall_timeout, stalled: None, linger: None }
+        let (unread, settled) = (Bytes::new(), Settled::default());
+        ClientStream { tls, unread, tail: *END_OF_HEAD, settled, stall_timeout, stalled: None, linger: None }
+    }
+
+    /// With bytes that come before what is read next.
+    pub(super) fn with_unread(self, unread: Bytes) -> ClientStream {
+        ClientStream { unread, ..self }
+    }
+
+    /// What tells whoever lent this to HTTP whether it may be had back.
+    pub(super) fn settled(&self) -> Settled {
+        self.settled.clone()
+    }
+
+    /// Waits for something to read, be it the end.
+    pub(super) async fn readable(&self) {
+        if self.unread.is_empty() {
+            // An error is something to read as well.
+            let _ = self.tls.get_ref().0.as_ref().readable().await;
+        }
     }
 
     /// A write's outcome; while it is pending the client's time runs.
@@ -84,12 +134,27 @@ impl ClientStream {
 
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        if self.unread.is_empty() {
+            ready!(Pin::new(&mut self.tls).poll_read(cx, buffer))?;
+        } else {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(length));
+        }
+        let read = &buffer.filled()[before..];
+        if !read.is_empty() {
+            let last = &read[read.len().saturating_sub(END_OF_HEAD.len())..];
+            self.tail.rotate_left(last.len());
+            self.tail[END_OF_HEAD.len() - last.len()..].copy_from_slice(last);
+            self.settled.0.half_read.store(self.tail != *END_OF_HEAD, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.settled.0.unflushed.store(true, Ordering::Relaxed);
         let written = Pin::new(&mut self.tls).poll_write(cx, bytes);
         self.timed(cx, written)
     }
@@ -99,6 +164,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.settled.0.unflushed.store(true, Ordering::Relaxed);
         let written = Pin::new(&mut self.tls).poll_write_vectored(cx, slices);
         self.timed(cx, written)
     }
@@ -109,10 +175,14 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.tls).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.settled.0.unflushed.store(false, Ordering::Relaxed);
+        }
         self.timed(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.settled.0.closing.store(true, Ordering::Relaxed);
         if self.linger.is_none() {
             let shut = Pin::new(&mut self.tls).poll_shutdown(cx);
             ready!(self.timed(cx, shut))?;

@@ -40,6 +40,7 @@ mod policy;
 mod process;
 mod providers;
 mod redis_server;
+mod resting;
 mod scanners;
 mod schema;
 mod secure_store;

@@ -1,0 +1,83 @@
+//! HTTP/1.1 on a connection. One decision: what a connection needs only while it is used – hyper's buffers, the room for a
+//! request – is given back while it rests, so that ten thousand browsers that may ask again cost what their TLS costs.
+//! Knows nothing of what is served.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::proxy::{Connection, handle};
+
+use super::accept::Serve;
+use super::stream::ClientStream;
+
+/// A connection that was not used for this long, and at most twice as long, rests.
+const REST: Duration = Duration::from_secs(1);
+
+/// Serve a connection to its end.
+pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
+    let mut awake = Some(stream);
+    while let Some(stream) = awake {
+        // Apart, so that its room is given back.
+        let Some(resting) = Box::pin(used(serve, stream, &accepted)).await? else { return Ok(()) };
+        awake = rest(serve, resting).await;
+    }
+    Ok(())
+}
+
+/// Serve until the end (`None`), or until it was not used for a while.
+async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -> hyper::Result<Option<ClientStream>> {
+    let (worker, of_requests) = (serve.worker.clone(), accepted.clone());
+    let service = service_fn(move |request| {
+        let (worker, accepted) = (worker.clone(), of_requests.clone());
+        async move { Ok::<_, Infallible>(handle(worker, accepted, request).await) }
+    });
+    let settled = stream.settled();
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(serve.limits.header_timeout)
+        .max_headers(serve.limits.header_count)
+        .max_buf_size(serve.limits.header_bytes)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut unused = pin!(accepted.busy.unused_for(REST));
+    let mut draining = pin!(serve.drain.cancelled());
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => return ended.map(|()| None),
+            () = draining.as_mut() => break,
+            () = unused.as_mut() => {
+                // An answer may still be on its way to a slow reader: what hyper holds of it must not be lost.
+                if settled.is_settled() {
+                    serve.counters.rested.add();
+                    let parts = connection.into_parts();
+                    return Ok(parts.map(|parts| parts.io.into_inner().with_unread(parts.read_buf)));
+                }
+                unused.set(accepted.busy.unused_for(REST));
+            }
+        }
+    }
+    std::pin::Pin::new(&mut connection).graceful_shutdown();
+    connection.await.map(|()| None)
+}
+
+/// Wait for the next byte; `None` where none came within the limit, or the gateway stops.
+async fn rest(serve: &Serve, stream: ClientStream) -> Option<ClientStream> {
+    tokio::select! {
+        biased;
+        () = serve.drain.cancelled() => None,
+        // The limit counts from when it was used last.
+        readable = tokio::time::timeout(serve.limits.header_timeout.saturating_sub(REST), stream.readable()) => {
+            if readable.is_err() {
+                serve.counters.header_timeout.add();
+            }
+            readable.is_ok().then_some(stream)
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! HTTP/2 on a connection. One decision: what the library leaves open – how long a connection may do nothing, how many streams
+//! may be opened and reset – is bounded here. Knows nothing of what is served.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use crate::proxy::{Connection, handle};
+
+use super::accept::Serve;
+use super::gather::Gathered;
+use super::stream::ClientStream;
+
+/// Streams that a peer may open and reset before they were handled (CVE-2023-44487, "rapid reset").
+const PENDING_RESETS: usize = 20;
+/// An HTTP/2 connection that does not answer a ping for so long is gone.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer without requests gets to answer the GOAWAY.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+
+/// Serve a connection to its end.
+pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
+    let (worker, busy) = (serve.worker.clone(), accepted.busy.clone());
+    let service = service_fn(move |request| {
+        let (worker, accepted) = (worker.clone(), accepted.clone());
+        // Apart: on its way into a task of its own it is moved several times, and it is large.
+        let answer = Box::pin(handle(worker, accepted, request));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let stream = Gathered::new(stream);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .enable_connect_protocol()
+        .max_concurrent_streams(serve.limits.streams)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))
+        .serve_connection(TokioIo::new(stream.clone()), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = turns(connection.as_mut(), &stream) => return result,
+        () = serve.drain.cancelled() => {}
+        // Pings keep an HTTP/2 connection alive that nobody uses; hyper has no limit for that.
+        () = busy.idle_for(serve.limits.header_timeout) => serve.counters.idle_closed.add(),
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        result = turns(connection.as_mut(), &stream) => result,
+        // A peer that does not answer the GOAWAY, or never said a word, is not waited for once nothing is on its way.
+        () = busy.idle_for(GOAWAY_GRACE) => Ok(()),
+    }
+}
+
+/// Poll the connection, and end each of its turns.
+async fn turns<C: Future>(mut connection: Pin<&mut C>, stream: &Gathered) -> C::Output {
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if stream.end_turn(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
