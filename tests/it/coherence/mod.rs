@@ -14,7 +14,7 @@ use std::time::Instant;
 use world::{Protections, Report, World};
 
 /// In the suite: some seconds.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 3_000;
 /// Without a protection, so many are tried at most until one of them is violated.
 const UNPROTECTED: u64 = 4_000;
 

@@ -21,7 +21,7 @@ pub(super) enum Script {
     Discard,
 }
 
-/// Each after the common beginning, in the order of [`Script`].
+/// Each after the common beginning, but for the heartbeat, in the order of [`Script`].
 const TEXTS: [&str; 12] = [
     concat!(include_str!("lua/common.lua"), include_str!("lua/load.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/create.lua")),
@@ -31,7 +31,7 @@ const TEXTS: [&str; 12] = [
     concat!(include_str!("lua/common.lua"), include_str!("lua/sweep.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/meta.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/reassert.lua")),
-    concat!(include_str!("lua/common.lua"), include_str!("lua/beat.lua")),
+    include_str!("lua/beat.lua"),
     concat!(include_str!("lua/common.lua"), include_str!("lua/keep.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/kept.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/discard.lua")),
