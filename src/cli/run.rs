@@ -60,11 +60,20 @@ fn serve(gateway: Gateway) -> ExitCode {
     let waited = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         // Said only now: whoever reads it may send a signal at once.
         announce(&gateway);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // The terminal is gone; or somebody wants the file to be read again, and nobody wants everybody's connections
+                // to be cut for it.
+                _ = hangup.recv() => match std::io::stdin().is_terminal() {
+                    true => break,
+                    false => say("portcullis: SIGHUP changes nothing; the file is read at a start"),
+                },
+            }
         }
         Ok::<_, std::io::Error>(())
     });

@@ -60,19 +60,23 @@ const BACKLOG: i32 = 1024;
 /// # Errors
 /// What the system says: address in use, not ours, no right to the port.
 pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let first = bind(address)?;
+    if address.port() != 0 {
+        // A second gateway of the same user would otherwise share the port unnoticed: half of the connections would meet
+        // sessions and rules that are not theirs.
+        bind(address, false)?;
+    }
+    let first = bind(address, true)?;
     let address = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..workers {
-        listeners.push(bind(address)?);
+        listeners.push(bind(address, true)?);
     }
     Ok(listeners)
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A second gateway of the same user could otherwise share the port unnoticed; it is told by the store's lock instead.
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
