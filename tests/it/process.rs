@@ -33,10 +33,16 @@ pub fn start_text(folder: &Path, text: &str) -> Program {
         .args(["run", "--config"])
         .arg(folder.join("gateway.toml"))
         .current_dir("/")
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    listening(child)
+}
+
+/// Waits until it says where it listens.
+fn listening(child: Child) -> Program {
     let mut program = Program { child, port: 0, password: String::new() };
     for line in BufReader::new(program.child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
@@ -80,12 +86,17 @@ impl Program {
     }
 
     fn sign_in(&self, jar: &Path) {
+        let said = self.try_sign_in(jar);
+        assert!(said.contains(" 303"), "{said}");
+    }
+
+    /// What a sign-in is answered with.
+    fn try_sign_in(&self, jar: &Path) -> String {
         let page = self.curl(jar, "/.portcullis/login", &[]);
         let state = format!("state={}", between(&page, "name=\"state\" value=\"", "\""));
         let password = format!("password={}", self.password);
         let arguments = ["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password];
-        let said = self.curl(jar, "/.portcullis/login", &arguments);
-        assert!(said.contains(" 303"), "{said}");
+        self.curl(jar, "/.portcullis/login", &arguments)
     }
 }
 
@@ -129,6 +140,68 @@ fn a_second_process_on_the_same_store_is_refused_with_a_reason() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert!(said.contains("another gateway is using this store"), "{said}");
+}
+
+/// Two gateways would share a port unnoticed, each with sessions that the other does not know.
+#[test]
+fn a_second_gateway_on_the_same_port_is_refused() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = start_text(one.path(), &shipped("memory"));
+    let text = shipped("memory").replacen("127.0.0.1:0", &format!("127.0.0.1:{}", first.port), 1);
+    let file = other.path().join("gateway.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut second = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    second.arg("--config").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut second = Program { child: second.spawn().unwrap(), port: 0, password: String::new() };
+    let mut said = String::new();
+    for line in BufReader::new(second.child.stderr.take().unwrap()).lines() {
+        said.push_str(&line.unwrap());
+        assert!(!said.contains("listening on"), "{said}");
+    }
+    assert_eq!(second.child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("cannot listen on") && said.contains("Address already in use"), "{said}");
+}
+
+/// What other servers take for *read your file again* does not end this one.
+#[test]
+fn a_hangup_ends_no_gateway_that_has_no_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = start_text(folder.path(), &shipped("memory"));
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-HUP", &program.id().to_string()]).status().unwrap().success());
+        let page = program.curl(&folder.path().join("jar"), "/public", &[]);
+        assert!(page.contains(" 200"), "{page}");
+    }
+    assert!(program.child.try_wait().unwrap().is_none());
+}
+
+/// A disk without space is an outage, and over when there is space again. Here it is a limit on files, which needs no disk.
+#[test]
+fn a_disk_that_was_full_is_an_outage_that_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("embedded:data")).unwrap();
+    let mut command = Command::new("bash");
+    // Without the signal a write past the limit is an error, as one to a full disk is.
+    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "-", env!("CARGO_BIN_EXE_portcullis"), "--config"]);
+    command.arg(folder.path().join("gateway.toml")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let program = listening(command.spawn().unwrap());
+    let jar = folder.path().join("jar");
+    let limit = |bytes: &str| {
+        let mut prlimit = Command::new("prlimit");
+        let pid = program.id().to_string();
+        assert!(prlimit.args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status().unwrap().success());
+    };
+    program.sign_in(&jar);
+    limit("4096");
+    assert!(program.try_sign_in(&folder.path().join("other")).contains(" 503"));
+    assert!(program.curl(&jar, "/", &[]).contains(" 200"), "who is known goes on");
+    limit("unlimited");
+    let until = Instant::now() + Duration::from_secs(40);
+    while !program.try_sign_in(&folder.path().join("other")).contains(" 303") {
+        assert!(Instant::now() < until, "it never wrote again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(program.curl(&jar, "/", &[]).contains(" 200"));
 }
 
 #[test]

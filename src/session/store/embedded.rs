@@ -2,9 +2,9 @@
 //! together – sign-ins and revocations are on the disk before their answer, last-seen rides along – and reads go beside it,
 //! straight from the page cache. It knows nothing of cookies, caches or limits of time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,44 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
+/// After a failure the file is opened anew no more often than this.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// The file, while it is open. redb lets a database go for good after the first error of the disk: one moment without space would
+/// be a store that is away until a restart.
+struct File {
+    path: PathBuf,
+    open: RwLock<Option<Database>>,
+}
+
+impl File {
+    fn open(path: &Path) -> Result<Database, redb::DatabaseError> {
+        Database::builder().set_cache_size(CACHE_BYTES).create(path)
+    }
+
+    /// Nobody is answered while it is closed.
+    fn with<T>(&self, what: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        what(open.as_ref().ok_or(redb::Error::PreviousIo)?)
+    }
+
+    fn reopen(&self) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // Closed first: a file is opened once.
+        drop(open.take());
+        match File::open(&self.path) {
+            Ok(database) => {
+                *open = Some(database);
+                tracing::warn!("the session store was opened anew after an error of the disk");
+            }
+            Err(error) => tracing::error!(%error, "the session store cannot be opened anew"),
+        }
+    }
+}
+
 /// The store. Dropping it writes what is queued and closes the file.
 pub struct Embedded {
-    database: Arc<Database>,
+    file: Arc<File>,
     queue: Mutex<Option<Sender<Job>>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -82,8 +117,7 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]; `Locked` where another process has it open.
     pub fn open(path: &Path) -> Result<Embedded, OpenError> {
-        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        let database = opened.map_err(|error| match error {
+        let database = File::open(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
             other => OpenError::Database(Box::new(other.into())),
         })?;
@@ -93,14 +127,14 @@ impl Embedded {
             transaction.commit().map_err(redb::Error::from)
         });
         prepared.map_err(|error| OpenError::Database(Box::new(error)))?;
-        let database = Arc::new(database);
+        let file = Arc::new(File { path: path.to_owned(), open: RwLock::new(Some(database)) });
         let (queue, jobs) = channel();
-        let theirs = database.clone();
+        let theirs = file.clone();
         let writer = std::thread::Builder::new()
             .name("session-store".to_owned())
             .spawn(move || write_all(&theirs, &jobs))
             .map_err(OpenError::Thread)?;
-        Ok(Embedded { database, queue: Mutex::new(Some(queue)), writer: Some(writer) })
+        Ok(Embedded { file, queue: Mutex::new(Some(queue)), writer: Some(writer) })
     }
 
     /// Everything that another store needs to go on from here.
@@ -108,8 +142,8 @@ impl Embedded {
     /// # Errors
     /// [`StoreError`].
     pub fn export(&self, now: Timestamp) -> Result<Export, StoreError> {
-        let found = || {
-            let transaction = self.database.begin_read()?;
+        let found = |database: &Database| {
+            let transaction = database.begin_read()?;
             let mut sessions = Vec::new();
             for entry in transaction.open_table(SESSIONS)?.iter()? {
                 let (key, record) = entry?;
@@ -118,7 +152,7 @@ impl Embedded {
             }
             Ok::<_, redb::Error>((sessions, standing::remembered(&transaction, now)?, standing::shelf(&transaction)?))
         };
-        let (sessions, revoked, shelf) = found().map_err(unavailable)?;
+        let (sessions, revoked, shelf) = self.file.with(found).map_err(unavailable)?;
         let mut sessions = sessions.into_iter().collect::<Result<Vec<_>, _>>()?;
         sessions.retain(|entry| entry.session.due() > now);
         let mut shelf = shelf.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -138,16 +172,16 @@ impl Embedded {
 
     /// A read is a microsecond of memory; moving it to another thread would cost more than it takes.
     fn read(&self, key: SessionKey) -> Result<Option<Session>, StoreError> {
-        let found = || {
-            let table = self.database.begin_read()?.open_table(SESSIONS)?;
+        let found = |database: &Database| {
+            let table = database.begin_read()?.open_table(SESSIONS)?;
             Ok::<_, redb::Error>(table.get(key.0)?.map(|bytes| decode(bytes.value())))
         };
-        found().map_err(unavailable)?.transpose()
+        self.file.with(found).map_err(unavailable)?.transpose()
     }
 
     fn read_user(&self, user: UserKey) -> Result<Vec<Listed>, StoreError> {
-        let found = || {
-            let transaction = self.database.begin_read()?;
+        let found = |database: &Database| {
+            let transaction = database.begin_read()?;
             let (index, table) = (transaction.open_table(BY_USER)?, transaction.open_table(SESSIONS)?);
             let mut list = Vec::new();
             for entry in index.range(in_user(user))? {
@@ -158,7 +192,7 @@ impl Embedded {
             }
             Ok::<_, redb::Error>(list)
         };
-        let list = found().map_err(unavailable)?;
+        let list = self.file.with(found).map_err(unavailable)?;
         let mut list: Vec<Listed> = list
             .into_iter()
             .map(|(key, session)| Ok(Listed { key, session: session? }))
@@ -203,13 +237,13 @@ impl SessionStore for Embedded {
     }
 
     fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>> {
-        let found = || standing::remembered(&self.database.begin_read()?, now);
-        Box::pin(std::future::ready(found().map_err(unavailable)))
+        let found = self.file.with(|database| standing::remembered(&database.begin_read()?, now));
+        Box::pin(std::future::ready(found.map_err(unavailable)))
     }
 
     fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>> {
-        let found = || standing::kept(&self.database.begin_read()?, key);
-        let kept = found().map_err(unavailable).and_then(Option::transpose);
+        let found = self.file.with(|database| standing::kept(&database.begin_read()?, key));
+        let kept = found.map_err(unavailable).and_then(Option::transpose);
         Box::pin(std::future::ready(kept.map(|kept| kept.filter(|kept| kept.until > now))))
     }
 
@@ -227,14 +261,19 @@ fn unavailable(error: redb::Error) -> StoreError {
 }
 
 /// The writer thread, until the store is dropped and the queue is empty.
-fn write_all(database: &Database, jobs: &Receiver<Job>) {
+fn write_all(file: &File, jobs: &Receiver<Job>) {
     let mut unsettled = false;
+    let (mut broken, mut opened) = (false, Instant::now());
     loop {
+        if broken && opened.elapsed() >= REOPEN {
+            file.reopen();
+            (broken, opened) = (false, Instant::now());
+        }
         let first = match jobs.recv_timeout(SETTLE) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) if !unsettled => continue,
             Err(RecvTimeoutError::Timeout) => {
-                unsettled = settle(database).is_err();
+                unsettled = settle(file).inspect_err(|error| broken |= is_broken(error)).is_err();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -242,11 +281,13 @@ fn write_all(database: &Database, jobs: &Receiver<Job>) {
         let batch = gather(first, jobs);
         let durable = batch.iter().any(|job| !matches!(job, Job::Touch(..) | Job::Sweep(..)));
         unsettled = !durable || unsettled;
-        if commit(database, batch, durable) && durable {
-            unsettled = false;
+        match commit(file, batch, durable) {
+            Ok(()) if durable => unsettled = false,
+            Ok(()) => {}
+            Err(error) => broken |= is_broken(&error),
         }
     }
-    if unsettled && let Err(error) = settle(database) {
+    if unsettled && let Err(error) = settle(file) {
         tracing::warn!(%error, "the last activity of some sessions was not written");
     }
 }
@@ -263,16 +304,23 @@ fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
 }
 
 /// An empty durable commit makes every commit before it durable.
-fn settle(database: &Database) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    Ok(transaction.commit()?)
+fn settle(file: &File) -> Result<(), redb::Error> {
+    file.with(|database| {
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        Ok(transaction.commit()?)
+    })
 }
 
-/// Carry out a batch as one transaction and answer everybody after the commit; answers whether it was committed.
-fn commit(database: &Database, batch: Vec<Job>, durable: bool) -> bool {
+/// Whether nothing more is to be had of a database that failed so.
+fn is_broken(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
+}
+
+/// Carry out a batch as one transaction and answer everybody after the commit.
+fn commit(file: &File, batch: Vec<Job>, durable: bool) -> Result<(), Arc<redb::Error>> {
     let mut settled: Vec<Settled> = Vec::with_capacity(batch.len());
-    let committed = || {
+    let committed = |database: &Database| {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
@@ -283,12 +331,12 @@ fn commit(database: &Database, batch: Vec<Job>, durable: bool) -> bool {
         }
         Ok::<_, redb::Error>(transaction.commit()?)
     };
-    let failure = committed().err().map(Arc::new);
+    let failure = file.with(committed).err().map(Arc::new);
     if let Some(error) = &failure {
         tracing::error!(%error, "the session store could not write");
     }
     settled.into_iter().for_each(|tell| tell(failure.as_ref()));
-    failure.is_none()
+    failure.map_or(Ok(()), Err)
 }
 
 fn carry_out(tables: &mut Tables<'_>, job: Job) -> Settled {
