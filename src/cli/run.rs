@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, LogFormat};
@@ -107,14 +109,44 @@ fn shown(address: std::net::SocketAddr) -> String {
     }
 }
 
-/// What the gateway says of itself. `RUST_LOG` overrides the level.
+/// What is said, by what `RUST_LOG` asks for; what cannot be read asks for nothing.
+fn filter(asked: Option<String>) -> Targets {
+    let asked = asked.filter(|asked| !asked.is_empty()).and_then(|asked| asked.parse().ok());
+    asked.unwrap_or(Targets::new().with_default(LevelFilter::INFO))
+}
+
+/// What the gateway says of itself. `RUST_LOG` overrides the level, as a whole (`debug`) or by place (`info,portcullis::upstream=debug`).
 fn log_to_standard_error(config: &Config) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(std::env::var("RUST_LOG").ok());
     // A standard error that nobody reads any more loses lines; complaining there of it would panic, and a worker with it.
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    let json = config.log.format == Some(LogFormat::Json);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let registry = tracing_subscriber::registry().with(filter);
     // A second call in one process (a test) keeps the first subscriber.
-    let _ =
-        if json { builder.json().try_init() } else { builder.with_ansi(std::io::stderr().is_terminal()).try_init() };
+    let _ = if config.log.format == Some(LogFormat::Json) {
+        registry.with(lines.json()).try_init()
+    } else {
+        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::filter;
+
+    #[test]
+    fn the_level_is_asked_for_as_a_whole_or_by_place() {
+        let is_said = |asked: &str, place, level| filter(Some(asked.to_owned())).would_enable(place, &level);
+        let places = "warn,portcullis::session=debug";
+        assert!(is_said("debug", "hyper", Level::DEBUG));
+        assert!(is_said(places, "portcullis::session::upkeep", Level::DEBUG));
+        assert!(
+            is_said(places, "portcullis::proxy", Level::WARN) && !is_said(places, "portcullis::proxy", Level::INFO)
+        );
+        assert!(!is_said("off", "portcullis", Level::ERROR));
+        for nothing in ["", "portcullis=loud"] {
+            assert!(is_said(nothing, "portcullis", Level::INFO) && !is_said(nothing, "portcullis", Level::DEBUG));
+        }
+    }
 }
