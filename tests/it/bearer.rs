@@ -1,5 +1,7 @@
 //! Bearer tokens at the running gateway: what a program with curl sees, and what the application behind sees of it.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,13 +18,20 @@ use crate::support::{Running, Said, run_with, shipped};
 use crate::tokens::{Issuer, NOW, timed};
 use crate::wire::{Application, whole};
 
-const ROUTES: &str = r#"
+/// open(2), on Linux.
+const O_NONBLOCK: i32 = 0o4000;
+
+/// A route for programs alone.
+pub const API: &str = r#"
 [[route]]
 name = "api"
 path = "/api"
 access = "authenticated"
 accept = ["token"]
 upstream = "app"
+"#;
+
+const ROUTES: &str = r#"
 [[route]]
 name = "api-admin"
 path = "/api/admin"
@@ -52,7 +61,7 @@ pub fn table(keys: &str) -> String {
 }
 
 fn gateway(folder: tempfile::TempDir, token: &str, clock: Arc<dyn Clock>) -> Running {
-    run_with(folder, &format!("{}{ROUTES}{token}", shipped("memory")), clock, None)
+    run_with(folder, &format!("{}{API}{ROUTES}{token}", shipped("memory")), clock, None)
 }
 
 /// One issuer whose set is a file, at a clock that stands still.
@@ -178,9 +187,28 @@ fn a_key_that_is_taken_away_ends_what_was_verified_with_it() {
     }
     assert_eq!(ask(&running, "/api", &token(&other, "two", &*clock, "")).status, 200);
     // A file that is broken for a moment leaves the last good set.
-    std::fs::write(running.folder.path().join("keys.json"), "{").unwrap();
-    std::thread::sleep(Duration::from_millis(2_500));
+    read_broken(&running.folder.path().join("keys.json"));
     assert_eq!(ask(&running, "/api", &token(&other, "two", &*clock, ",\"jti\":\"b\"")).status, 200);
+}
+
+/// Put a broken file there, and return when it was read: a pipe has a writer when it has a reader.
+fn read_broken(file: &Path) {
+    let (pipe, broken) = (file.with_extension("pipe"), file.with_extension("broken"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::write(&broken, "{").unwrap();
+    std::fs::rename(&pipe, file).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut writer = loop {
+        // Without O_NONBLOCK a gateway that never reads it would be waited for without end.
+        match std::fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(file) {
+            Ok(writer) => break writer,
+            Err(error) => assert!(Instant::now() < until, "the file is read anew: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    // Whoever looks again finds no pipe to wait at.
+    std::fs::rename(&broken, file).unwrap();
+    writer.write_all(b"{").unwrap();
 }
 
 /// A key server, how often it was asked, and what it says.
@@ -273,7 +301,7 @@ fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
     let server = "[server]\nadmin = \"127.0.0.1:0\"\n";
     let shipped = shipped("embedded:data").replace("[server]\n", server);
     let signing = "[signing]\nissuer = \"https://gateway.example\"\n";
-    let text = format!("{shipped}{ROUTES}{signing}{}", table("jwks = \"keys.json\""));
+    let text = format!("{shipped}{API}{ROUTES}{signing}{}", table("jwks = \"keys.json\""));
     std::fs::write(folder.path().join("gateway.toml"), &text).unwrap();
     let running = run_with(folder, &text, clock.clone(), None);
     let named = |id: &str| token(&issuer, "one", &*clock, &format!(",\"jti\":\"{id}\""));

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::bearer::API;
 use crate::support::{Running, run_text, shipped};
 use crate::tools;
 
@@ -43,12 +44,6 @@ fn made(name: &str, folder: &Path) -> Vec<(String, String)> {
 
 const ROUTES: &str = r#"
 [[route]]
-name = "api"
-path = "/api"
-access = "authenticated"
-accept = ["token"]
-upstream = "app"
-[[route]]
 name = "reports"
 path = "/reports"
 access = "authenticated"
@@ -74,7 +69,7 @@ upstream = "app"
 fn what_the_libraries_make_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let (python, node) = (made("pyjwt", folder.path()), made("jose", folder.path()));
-    let mut text = format!("{}{ROUTES}[signing]\nissuer = \"https://gateway.example\"\n", shipped("memory"));
+    let mut text = format!("{}{API}{ROUTES}[signing]\nissuer = \"https://gateway.example\"\n", shipped("memory"));
     for (alg, _) in &python {
         let keys = match alg.as_str() {
             "HS256" => "secret = { file = \"HS256.secret\" }".to_owned(),

@@ -24,6 +24,7 @@ mod fleet;
 mod gateway;
 mod grpc;
 mod held;
+mod histories;
 mod hostile;
 mod liar;
 mod libraries;
