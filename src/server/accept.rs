@@ -91,7 +91,7 @@ async fn greet(
     serve: &Serve,
     mut stream: TcpStream,
     peer: SocketAddr,
-) -> Option<(TlsStream<Socket>, SocketAddr, Option<Place>)> {
+) -> Option<(Box<TlsStream<Socket>>, SocketAddr, Option<Place>)> {
     let forwarding = &serve.worker.runtime.forwarding;
     let mut client = peer;
     if serve.proxy_protocol && forwarding.trusts(peer.ip().to_canonical()) {
@@ -117,7 +117,7 @@ async fn greet(
         place
     };
     match serve.tls.accept(Socket::from(stream)).await {
-        Ok(stream) => Some((stream, client, place)),
+        Ok(stream) => Some((Box::new(stream), client, place)),
         Err(error) => {
             serve.counters.handshake_failed.add();
             tracing::debug!(%peer, %error, "TLS handshake failed");

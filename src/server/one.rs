@@ -57,7 +57,7 @@ async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -
                 if settled.is_settled() {
                     serve.counters.rested.add();
                     let parts = connection.into_parts();
-                    return Ok(parts.map(|parts| parts.io.into_inner().with_unread(parts.read_buf)));
+                    return Ok(parts.map(|parts| parts.io.into_inner().with_unread(&parts.read_buf)));
                 }
                 unused.set(accepted.busy.unused_for(REST));
             }

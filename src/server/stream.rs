@@ -31,7 +31,8 @@ const END_OF_HEAD: &[u8; 4] = b"\r\n\r\n";
 
 /// A connection with those bounds.
 pub(super) struct ClientStream {
-    tls: TlsStream<Socket>,
+    /// Large, and handed on many times.
+    tls: Box<TlsStream<Socket>>,
     /// What was read of it and not used.
     unread: Bytes,
     /// The last bytes that were read.
@@ -70,14 +71,14 @@ struct Linger {
 
 impl ClientStream {
     /// `stall_timeout`: how long a client may take nothing of what is sent to it.
-    pub(super) fn new(tls: TlsStream<Socket>, stall_timeout: Duration) -> ClientStream {
+    pub(super) fn new(tls: Box<TlsStream<Socket>>, stall_timeout: Duration) -> ClientStream {
         let (unread, settled) = (Bytes::new(), Settled::default());
         ClientStream { tls, unread, tail: *END_OF_HEAD, settled, stall_timeout, stalled: None, linger: None }
     }
 
-    /// With bytes that come before what is read next.
-    pub(super) fn with_unread(self, unread: Bytes) -> ClientStream {
-        ClientStream { unread, ..self }
+    /// With bytes that come before what is read next; copied, because they are few and what they lie in is large.
+    pub(super) fn with_unread(self, unread: &[u8]) -> ClientStream {
+        ClientStream { unread: Bytes::copy_from_slice(unread), ..self }
     }
 
     /// What tells whoever lent this to HTTP whether it may be had back.
@@ -136,7 +137,7 @@ impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if self.unread.is_empty() {
-            ready!(Pin::new(&mut self.tls).poll_read(cx, buffer))?;
+            ready!(Pin::new(&mut *self.tls).poll_read(cx, buffer))?;
         } else {
             let length = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread.split_to(length));
@@ -155,7 +156,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.settled.0.unflushed.store(true, Ordering::Relaxed);
-        let written = Pin::new(&mut self.tls).poll_write(cx, bytes);
+        let written = Pin::new(&mut *self.tls).poll_write(cx, bytes);
         self.timed(cx, written)
     }
 
@@ -165,7 +166,7 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.settled.0.unflushed.store(true, Ordering::Relaxed);
-        let written = Pin::new(&mut self.tls).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut *self.tls).poll_write_vectored(cx, slices);
         self.timed(cx, written)
     }
 
@@ -174,7 +175,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.tls).poll_flush(cx);
+        let flushed = Pin::new(&mut *self.tls).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {
             self.settled.0.unflushed.store(false, Ordering::Relaxed);
         }
@@ -184,7 +185,7 @@ impl AsyncWrite for ClientStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settled.0.closing.store(true, Ordering::Relaxed);
         if self.linger.is_none() {
-            let shut = Pin::new(&mut self.tls).poll_shutdown(cx);
+            let shut = Pin::new(&mut *self.tls).poll_shutdown(cx);
             ready!(self.timed(cx, shut))?;
         }
         self.poll_linger(cx)

@@ -3,10 +3,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -16,11 +17,11 @@ use portcullis::config::Config;
 use portcullis::proxy::Records;
 use portcullis::session::store::Memory;
 use portcullis::session::{Activity, CookieCodec, Lifetimes, Lookup, NewSession, SessionKeys, Sessions, Settings};
-use portcullis::startup::{Setup, start};
+use portcullis::startup::{Gateway, Setup, start};
 
 use crate::process::start_text;
 use crate::support::{between, shipped};
-use crate::wire::{Application, Frames, one, soon, whole};
+use crate::wire::{Application, Frames, SOON, one, soon, whole};
 
 thread_local! {
     /// Whether this thread's allocations are added to `ALLOCATIONS`.
@@ -30,6 +31,8 @@ thread_local! {
 }
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes that counted threads took and did not give back.
+static HELD: AtomicI64 = AtomicI64::new(0);
 
 /// The system's allocator, counting.
 struct Counting;
@@ -38,6 +41,7 @@ fn count(allocations: u64, bytes: i64) {
     let _ = TAKEN.try_with(|taken| taken.set(taken.get() + bytes));
     if COUNTING.try_with(Cell::get).unwrap_or(false) {
         ALLOCATIONS.fetch_add(allocations, Ordering::Relaxed);
+        HELD.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -109,17 +113,21 @@ fn kilobyte() -> Application {
     Application::start(|_| async { http::Response::new(whole(vec![b'x'; 1024])) })
 }
 
+/// A gateway of one worker, counted, in front of it.
+fn one_worker(application: &Application, folder: &Path) -> Gateway {
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let text = text.replace("[server]\n", "[server]\nworkers = 1\n");
+    let config = Config::parse(&text, "gateway.toml", folder).unwrap();
+    start(Setup { config, clock: Arc::new(Marking), records: Arc::new(Nowhere), store: None }).unwrap()
+}
+
 /// Access log, metrics, header rules and limits are on. Debug builds allocate as often as others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_request_in_a_session_takes_a_fixed_small_number_of_allocations() {
     const MOST: u64 = 23;
     let application = kilobyte();
     let folder = tempfile::tempdir().unwrap();
-    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
-    let text = text.replace("[server]\n", "[server]\nworkers = 1\n");
-    let config = Config::parse(&text, "gateway.toml", folder.path()).unwrap();
-    let setup = Setup { config, clock: Arc::new(Marking), records: Arc::new(Nowhere), store: None };
-    let gateway = start(setup).unwrap();
+    let gateway = one_worker(&application, folder.path());
     let begun = gateway.sessions().begin(signed_in("demo"), None, SystemClock.now()).await.unwrap();
     let cookie = format!("__Host-portcullis={}", begun.cookie);
     let mut client = one(gateway.address().port()).await;
@@ -234,4 +242,33 @@ async fn a_proxied_request_asks_the_kernel_about_four_times() {
     assert!(each("writev") + each("write") + each("sendto") >= 2.0, "it was seen working: {told}");
     assert!(each("total") <= 4.2, "{} calls a request\n{told}", each("total"));
     assert!(between(&told, "calls", "total").contains("recv"), "{told}");
+}
+
+/// What a kept-alive connection holds that nobody uses: its TLS, and little more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_resting_connection_takes_a_fixed_small_number_of_bytes() {
+    const CONNECTIONS: u64 = 64;
+    const MOST: i64 = 9_000;
+    let application = kilobyte();
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = one_worker(&application, folder.path());
+    let mut clients = Vec::new();
+    let mut held = Vec::new();
+    for round in 1..=2 {
+        for _ in 0..CONNECTIONS {
+            let mut client = one(gateway.address().port()).await;
+            ask(&mut client, "/public", None).await;
+            clients.push(client);
+        }
+        let begun = Instant::now();
+        let rested = || gateway.counters().unwrap().rested.get();
+        while rested() < round * CONNECTIONS {
+            assert!(begun.elapsed() < SOON, "{} rest", rested());
+            tokio::task::yield_now().await;
+        }
+        held.push(HELD.load(Ordering::Relaxed));
+    }
+    let each = (held[1] - held[0]) / CONNECTIONS as i64;
+    println!("{each} bytes a resting connection");
+    assert!((1_000..=MOST).contains(&each), "{each} bytes a resting connection");
 }
