@@ -3,14 +3,15 @@
 //! what one application learnt says nothing to another. Signed once for a caller and a route, until shortly before its end.
 //! Knows nothing of headers' names.
 
-use std::sync::{Arc, Weak};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use serde_json::json;
 
 use crate::clock::Timestamp;
-use crate::policy::{Caller, Proof};
+use crate::policy::{Caller, Identity, Proof};
 use crate::token::cache::{Digest, Remembered};
 
 use super::access::signed;
@@ -23,9 +24,9 @@ const LEFT: Duration = Duration::from_secs(20);
 /// What common libraries take; it says what kind of token it is not, too: access tokens are `at+jwt`.
 const KIND: &str = "JWT";
 
-/// One that was signed. The caller is held weakly: as long as it is, no other caller can have its address.
+/// One that was signed. It is given again to whoever it says the same of: every worker has a caller of its own for one person.
 struct Signed {
-    caller: Weak<Caller>,
+    caller: Arc<Caller>,
     line: HeaderValue,
     until: Timestamp,
 }
@@ -35,12 +36,13 @@ pub struct SignedIdentities {
     ring: Arc<KeyRing>,
     issuer: String,
     signed: Remembered<Signed>,
+    spread: RandomState,
 }
 
 impl SignedIdentities {
     /// With these keys, in this name; `entries` are remembered.
     pub fn new(ring: Arc<KeyRing>, issuer: String, entries: u64) -> SignedIdentities {
-        SignedIdentities { ring, issuer, signed: Remembered::new(entries) }
+        SignedIdentities { ring, issuer, signed: Remembered::new(entries), spread: RandomState::new() }
     }
 
     /// In whose name.
@@ -50,17 +52,26 @@ impl SignedIdentities {
 
     /// The statement for a caller at a route, the `index`-th of the file; `None` where it cannot be signed.
     pub fn line(&self, caller: &Arc<Caller>, index: usize, audience: &str, now: Timestamp) -> Option<HeaderValue> {
-        let key = place(caller, index);
+        let key = self.place(&caller.identity, index);
         if let Some(signed) = self.signed.get(&key)
-            && std::ptr::eq(signed.caller.as_ptr(), Arc::as_ptr(caller))
+            && told(&signed.caller.identity) == told(&caller.identity)
             && now.plus(LEFT) < signed.until
         {
             return Some(signed.line.clone());
         }
         let line = self.sign(caller, audience, now)?;
-        let signed = Signed { caller: Arc::downgrade(caller), line: line.clone(), until: now.plus(LIFE) };
+        let signed = Signed { caller: caller.clone(), line: line.clone(), until: now.plus(LIFE) };
         self.signed.put(key, Arc::new(signed));
         Some(line)
+    }
+
+    /// Where it is remembered. Whoever falls on another's place is told apart by what is told.
+    fn place(&self, identity: &Identity, index: usize) -> Digest {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.spread.hash_one((told(identity), index)).to_ne_bytes());
+        // In full: what is told is the same for two routes.
+        key[8..16].copy_from_slice(&(index as u64).to_ne_bytes());
+        key
     }
 
     fn sign(&self, caller: &Caller, audience: &str, now: Timestamp) -> Option<HeaderValue> {
@@ -87,13 +98,8 @@ impl SignedIdentities {
     }
 }
 
-/// Spread over the first bytes, which is where a cache looks, and whole in the others.
-fn place(caller: &Arc<Caller>, index: usize) -> Digest {
-    let (address, index) = (Arc::as_ptr(caller) as usize as u64, index as u64);
-    let mut key = [0; 32];
-    let spread = (address ^ index.rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    key[..8].copy_from_slice(&spread.to_ne_bytes());
-    key[8..16].copy_from_slice(&address.to_ne_bytes());
-    key[16..24].copy_from_slice(&index.to_ne_bytes());
-    key
+/// What a statement tells of a caller.
+fn told(identity: &Identity) -> (&str, &[String], bool, Option<&str>, Option<&str>) {
+    let Identity { subject, name, email, role_names, proof, .. } = identity;
+    (subject, role_names, *proof == Proof::Session, name.as_deref(), email.as_deref())
 }
