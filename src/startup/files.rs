@@ -2,6 +2,7 @@
 //! may be made is made here, once, for its owner alone. Knows nothing of what runs on it.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,8 +95,13 @@ pub(super) fn open_store(config: &Config) -> Result<Arc<dyn SessionStore>, Start
     }
 }
 
+/// For its owner alone: the store names people and their addresses.
 fn make_folder(folder: &Path) -> Result<(), StartError> {
-    fs::create_dir_all(folder).map_err(|source| StartError::Folder { path: folder.to_owned(), source })
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| StartError::Folder { path: folder.to_owned(), source })
 }
 
 pub(super) fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<Demo>, StartError> {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -140,6 +141,18 @@ fn a_second_process_on_the_same_store_is_refused_with_a_reason() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert!(said.contains("another gateway is using this store"), "{said}");
+}
+
+/// Keys, names and addresses of people: what a start makes is for its owner alone.
+#[test]
+fn nobody_else_of_the_machine_reads_what_a_start_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let _program = start(folder.path());
+    let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("data"), 0o700);
+    for file in ["data/keys", "users.toml", "certs/gateway.key"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
 }
 
 /// Two gateways would share a port unnoticed, each with sessions that the other does not know.
