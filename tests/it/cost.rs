@@ -113,6 +113,9 @@ fn kilobyte() -> Application {
     Application::start(|_| async { http::Response::new(whole(vec![b'x'; 1024])) })
 }
 
+/// One gateway is counted at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A gateway of one worker, counted, in front of it.
 fn one_worker(application: &Application, folder: &Path) -> Gateway {
     let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
@@ -125,6 +128,7 @@ fn one_worker(application: &Application, folder: &Path) -> Gateway {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_request_in_a_session_takes_a_fixed_small_number_of_allocations() {
     const MOST: u64 = 23;
+    let _alone = ALONE.lock().await;
     let application = kilobyte();
     let folder = tempfile::tempdir().unwrap();
     let gateway = one_worker(&application, folder.path());
@@ -239,8 +243,13 @@ async fn a_proxied_request_asks_the_kernel_about_four_times() {
         })
         .collect();
     let each = |name: &str| calls.get(name).copied().unwrap_or_default() / (CONNECTIONS * REQUESTS) as f64;
-    assert!(each("writev") + each("write") + each("sendto") >= 2.0, "it was seen working: {told}");
-    assert!(each("total") <= 4.2, "{} calls a request\n{told}", each("total"));
+    let moving = ["sendto", "writev", "recvfrom", "readv", "read"].map(each).iter().sum::<f64>();
+    println!("{moving} calls a request that move bytes, {} in all", each("total"));
+    // To read a request and to send it on, and the same for its answer: no more and no less.
+    assert!((3.99..=4.01).contains(&moving), "{moving} calls a request that move bytes\n{told}");
+    // Waiting, waking the thread that writes records, and the writing: shared by as many requests as come at once, which a
+    // busy machine decides. On a quiet one all together are 4.1.
+    assert!(each("total") <= 4.5, "{} calls a request\n{told}", each("total"));
     assert!(between(&told, "calls", "total").contains("recv"), "{told}");
 }
 
@@ -249,6 +258,7 @@ async fn a_proxied_request_asks_the_kernel_about_four_times() {
 async fn a_resting_connection_takes_a_fixed_small_number_of_bytes() {
     const CONNECTIONS: u64 = 64;
     const MOST: i64 = 9_000;
+    let _alone = ALONE.lock().await;
     let application = kilobyte();
     let folder = tempfile::tempdir().unwrap();
     let gateway = one_worker(&application, folder.path());

@@ -192,6 +192,10 @@ struct Fragile(AtomicU64);
 
 impl Clock for Fragile {
     fn now(&self) -> Timestamp {
+        // What goes on in the background reads the clock too, whenever it likes.
+        if !std::thread::current().name().is_some_and(|name| name.starts_with("worker-")) {
+            return SystemClock.now();
+        }
         let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1)));
         assert_ne!(left, Ok(1), "a planted panic");
         SystemClock.now()

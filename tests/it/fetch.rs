@@ -10,7 +10,7 @@ use portcullis::fetch::{Address, Client, Credential, FetchError, Settings, Step}
 use portcullis::trust::ClientTlsFiles;
 
 use crate::servers::Authority;
-use crate::wire::{Application, Frames, soon, whole};
+use crate::wire::{Application, Frames, Nobody, soon, whole};
 
 /// A server that reads a request's head, and then writes these pieces with a pause between; ends with the test.
 fn raw(pieces: Vec<Vec<u8>>, pause: Duration) -> Address {
@@ -111,8 +111,8 @@ async fn a_slow_answer_is_given_up_at_every_step() {
 #[tokio::test]
 async fn a_server_that_is_away_or_speaks_no_http_is_told_apart() {
     let (_folder, _, client) = small();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let said = soon(client.get(&plain(free), Credential::None)).await;
+    let free = Nobody::new();
+    let said = soon(client.get(&plain(free.port()), Credential::None)).await;
     assert!(matches!(said, Err(FetchError::Connect(..))), "{said:?}");
     let said = soon(client.get(&raw(vec![b"220 smtp ready\r\n\r\n".to_vec()], Duration::ZERO), Credential::None)).await;
     assert!(matches!(said, Err(FetchError::Exchange(..))), "{said:?}");

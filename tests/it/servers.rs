@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, K
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::{Running, run_text, shipped};
-use crate::wire::{Application, Client, Frames, fed, line, serve, soon, whole};
+use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, whole};
 
 /// The shipped configuration, open to all, with this upstream.
 fn behind(folder: tempfile::TempDir, upstream: &str) -> Running {
@@ -216,10 +216,12 @@ fn counting(number: usize, counts: &Arc<[AtomicUsize; 3]>) -> Application {
 async fn requests_are_shared_out_and_a_dead_server_costs_nobody_an_answer() {
     let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let (one, two) = (counting(0, &counts), counting(1, &counts));
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let away = Nobody::new();
     let servers = format!(
-        "servers = [\"http://127.0.0.1:{}\", {{ url = \"http://127.0.0.1:{}\", weight = 1 }}, \"http://127.0.0.1:{away}\"]",
-        one.port, two.port
+        "servers = [\"http://127.0.0.1:{}\", {{ url = \"http://127.0.0.1:{}\", weight = 1 }}, \"http://127.0.0.1:{}\"]",
+        one.port,
+        two.port,
+        away.port()
     );
     let running = behind(tempfile::tempdir().unwrap(), &servers);
     let [mut client, _] = Client::both(port(&running)).await;

@@ -10,6 +10,7 @@ use portcullis::clock::Timestamp;
 use portcullis::session::{Revocation, Wait};
 
 use crate::support::{Running, run_text, shipped};
+use crate::wire::Nobody;
 
 /// A server that hands each request head to the test and answers with fixed bytes; ends with the test.
 pub fn application(answer: &'static [u8]) -> (u16, Receiver<String>) {
@@ -98,8 +99,8 @@ fn the_head_an_application_receives_is_rebuilt() {
 
 #[test]
 fn an_application_that_is_away_is_502_and_one_that_hangs_504() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    assert_eq!(behind(free).curl("/public", &[]).status, 502);
+    let free = Nobody::new();
+    assert_eq!(behind(free.port()).curl("/public", &[]).status, 502);
     assert_eq!(behind(application(b"").0).curl("/public", &[]).status, 502, "closed without an answer");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(behind(listener.local_addr().unwrap().port()).curl("/public", &[]).status, 504);

@@ -58,6 +58,21 @@ pub async fn piece(body: &mut Incoming) -> String {
     String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
 }
 
+/// A port that nobody listens on, and that nobody else is given as long as this lives.
+pub struct Nobody(socket2::Socket);
+
+impl Nobody {
+    pub fn new() -> Nobody {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        Nobody(socket)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().as_socket().unwrap().port()
+    }
+}
+
 /// An HTTP/1.1 application on a thread of its own.
 pub struct Application {
     pub port: u16,
