@@ -85,6 +85,8 @@ fn testssl_finds_nothing() {
         let is_of_this_place = match finding["id"].as_str().unwrap() {
             // No authority is named in the DNS for localhost.
             "DNS_CAArecord" => true,
+            // Its client leaves at the end of its input, now and then before a ticket came that could be used again.
+            "sessionresumption_ticket" => finding["finding"] == "check failed because of connect problem",
             // What the local openssl cannot try, sslyze tries.
             _ => finding["severity"] == "WARN" && finding["finding"].as_str().unwrap().contains("local OpenSSL"),
         };
