@@ -33,7 +33,7 @@ pub fn count(running: &Running, name: &str) -> u64 {
 }
 
 /// Waits until it has counted so many.
-async fn counted_to(running: &Running, name: &str, wanted: u64) {
+pub async fn counted_to(running: &Running, name: &str, wanted: u64) {
     let until = Instant::now() + Duration::from_secs(40);
     while count(running, name) < wanted {
         assert!(Instant::now() < until, "{name} is {}, not {wanted}", count(running, name));

@@ -1,15 +1,13 @@
 //! HTTP/1.1 connections that nobody uses for a while: they give back what they need only while they are used, and lose nothing.
 
-use std::time::Instant;
-
 use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::edge::count;
+use crate::edge::{count, counted_to};
 use crate::support::{Running, run_text, shipped};
-use crate::wire::{Application, SOON, connect, soon, whole};
+use crate::wire::{Application, connect, soon, whole};
 
 fn behind(application: &Application) -> Running {
     let upstream = format!("\"http://127.0.0.1:{}\"", application.port);
@@ -22,11 +20,7 @@ fn port(running: &Running) -> u16 {
 
 /// Until so many connections went to rest.
 async fn rested(running: &Running, times: u64) {
-    let begun = Instant::now();
-    while count(running, "rested") < times {
-        assert!(begun.elapsed() < SOON, "{} rest", count(running, "rested"));
-        tokio::task::yield_now().await;
-    }
+    counted_to(running, "rested", times).await;
 }
 
 async fn ask(client: &mut TlsStream<TcpStream>, target: &str) {
@@ -94,11 +88,7 @@ async fn a_head_that_comes_by_bytes_has_no_more_time_because_others_rest() {
     let closed = async { while slow.read(&mut [0]).await.is_ok_and(|read| read > 0) {} };
     soon(closed).await;
     // Half a head never rests: its four seconds are those of the head.
-    let begun = Instant::now();
-    while count(&running, "header_timeout") == 0 {
-        assert!(begun.elapsed() < SOON, "it is counted once it is closed");
-        tokio::task::yield_now().await;
-    }
+    counted_to(&running, "header_timeout", 1).await;
     assert_eq!(count(&running, "rested"), 0);
 }
 
