@@ -42,6 +42,7 @@ mod process;
 mod providers;
 mod redis_server;
 mod resting;
+mod resumption;
 mod scanners;
 mod schema;
 mod secure_store;

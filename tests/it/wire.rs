@@ -19,6 +19,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
@@ -224,16 +225,26 @@ pub async fn connect(port: u16, alpn: &str) -> TlsStream<TcpStream> {
 
 /// TLS on a connection that stands, for this name.
 pub async fn greet(stream: TcpStream, name: &str, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    greet_as(&browser(rustls::DEFAULT_VERSIONS, alpn), stream, name).await
+}
+
+/// The same by a browser, which remembers whom it met.
+pub async fn greet_as(browser: &TlsConnector, stream: TcpStream, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    soon(browser.connect(name, stream)).await
+}
+
+/// One that has met nobody yet.
+pub fn browser(versions: &[&'static rustls::SupportedProtocolVersion], alpn: &str) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    soon(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    TlsConnector::from(Arc::new(config))
 }
 
 /// An HTTP/1.1 client.
