@@ -16,30 +16,35 @@ pub struct LineBuffer {
 /// A JSON object that is being written.
 pub struct JsonLine<'b>(&'b mut LineBuffer);
 
-/// A key as it stands in a line, in one piece: after a comma, which the first one loses.
+/// A key as it stands in a line, in one piece with the comma before it, before a string with its quote as well.
 #[derive(Clone, Copy)]
-pub struct Key(&'static str);
+pub struct Key {
+    bare: &'static str,
+    quoted: &'static str,
+}
 
 impl Key {
     /// For [`key!`] alone.
-    pub(super) const fn of(text: &'static str) -> Key {
-        Key(text)
+    pub(super) const fn of(bare: &'static str, quoted: &'static str) -> Key {
+        Key { bare, quoted }
     }
 }
 
 /// The key of this name.
 macro_rules! key {
     ($name:literal) => {
-        $crate::proxy::line::Key::of(concat!(",\"", $name, "\":"))
+        $crate::proxy::line::Key::of(concat!(",\"", $name, "\":"), concat!(",\"", $name, "\":\""))
     };
 }
 pub(super) use key;
 
 impl LineBuffer {
-    /// Begin a line of JSON.
-    pub fn json(&mut self) -> JsonLine<'_> {
+    /// Begin a line of JSON that is of this kind.
+    pub fn json(&mut self, kind: &'static str) -> JsonLine<'_> {
         self.text.clear();
-        self.text.push('{');
+        self.text.push_str("{\"kind\":\"");
+        self.text.push_str(kind);
+        self.text.push('"');
         JsonLine(self)
     }
 
@@ -61,61 +66,62 @@ impl LineBuffer {
         if self.second.as_ref().is_none_or(|(of, _)| *of != second) {
             let mut text = humantime::format_rfc3339_seconds(at.system_time()).to_string();
             text.truncate(text.trim_end_matches('Z').len());
+            text.push('.');
             self.second = Some((second, text));
         }
         let text = self.second.as_ref().map_or("", |(_, text)| text);
         self.text.push_str(text);
-        self.text.push('.');
-        digits(&mut self.text, at.0 % 1000, 3);
+        three_digits(&mut self.text, at.0 % 1000);
         self.text.push('Z');
     }
 }
 
+// Keys are copied as what they are, known when this is compiled, so every one of these is a part of where it is called.
 impl JsonLine<'_> {
-    fn key(&mut self, key: Key) {
-        let text = &mut self.0.text;
-        text.push_str(if text.len() > 1 { key.0 } else { &key.0[1..] });
-    }
-
     /// A word of our own: a stable name, digits, an address. Nothing in it needs escaping.
+    #[inline(always)]
     pub fn word(&mut self, key: Key, value: &str) {
-        debug_assert!(value.bytes().all(is_plain), "{}: {value}", key.0);
-        self.key(key);
-        self.0.text.push('"');
+        debug_assert!(is_plain(value), "{}: {value}", key.bare);
+        self.0.text.push_str(key.quoted);
         self.0.text.push_str(value);
         self.0.text.push('"');
     }
 
     /// A text. Escaped where that changes anything (RFC 8259 §7).
+    #[inline(always)]
     pub fn text(&mut self, key: Key, value: &str) {
-        if value.bytes().all(is_plain) {
-            self.word(key, value);
-        } else {
-            self.key(key);
-            self.0.text.push_str(&serde_json::Value::from(value).to_string());
-        }
+        if is_plain(value) { self.word(key, value) } else { self.escaped(key, value) }
+    }
+
+    #[cold]
+    fn escaped(&mut self, key: Key, value: &str) {
+        self.0.text.push_str(key.bare);
+        self.0.text.push_str(&serde_json::Value::from(value).to_string());
     }
 
     /// A time.
+    #[inline(always)]
     pub fn time(&mut self, key: Key, at: Timestamp) {
-        self.key(key);
-        self.0.text.push('"');
+        self.0.text.push_str(key.quoted);
         self.0.time(at);
         self.0.text.push('"');
     }
 
     /// A number.
+    #[inline(always)]
     pub fn number(&mut self, key: Key, value: u64) {
-        self.key(key);
-        digits(&mut self.0.text, value, 1);
+        self.0.text.push_str(key.bare);
+        digits(&mut self.0.text, value);
     }
 
     /// A duration in milliseconds, to three places.
+    #[inline(always)]
     pub fn milliseconds(&mut self, key: Key, value: Duration) {
-        self.key(key);
-        digits(&mut self.0.text, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
+        self.0.text.push_str(key.bare);
+        let microseconds = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        digits(&mut self.0.text, microseconds / 1000);
         self.0.text.push('.');
-        digits(&mut self.0.text, (value.subsec_micros() % 1000).into(), 3);
+        three_digits(&mut self.0.text, microseconds % 1000);
     }
 
     /// The end of the line.
@@ -124,20 +130,44 @@ impl JsonLine<'_> {
     }
 }
 
-fn is_plain(byte: u8) -> bool {
-    byte >= b' ' && byte != b'"' && byte != b'\\'
+/// Nothing in it is escaped. Without a way out before the end: so the compiler looks at many bytes at once.
+fn is_plain(value: &str) -> bool {
+    value.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
 }
 
-/// A number with at least so many digits. The formatter of the standard library takes as long as the rest of a line.
-fn digits(text: &mut String, mut value: u64, least: usize) {
-    let mut place = [b'0'; 20];
-    let mut first = place.len();
-    while value > 0 || place.len() - first < least {
-        first -= 1;
-        place[first] = b'0' + (value % 10) as u8;
-        value /= 10;
+/// Every number of three digits, one behind the other.
+const GROUPS: &str = match std::str::from_utf8(&GROUP_BYTES) {
+    Ok(text) => text,
+    Err(_) => panic!("digits are ASCII"),
+};
+
+const GROUP_BYTES: [u8; 3000] = {
+    let mut bytes = [b'0'; 3000];
+    let mut number = 0;
+    while number < 1000 {
+        bytes[number * 3] += (number / 100) as u8;
+        bytes[number * 3 + 1] += (number / 10 % 10) as u8;
+        bytes[number * 3 + 2] += (number % 10) as u8;
+        number += 1;
     }
-    text.push_str(std::str::from_utf8(&place[first..]).unwrap_or_default());
+    bytes
+};
+
+/// The digits of a number below a thousand, the first zeros included.
+fn three_digits(text: &mut String, value: u64) {
+    let at = value as usize % 1000 * 3;
+    text.push_str(&GROUPS[at..at + 3]);
+}
+
+/// A number, by groups: the formatter of the standard library takes as long as the rest of a line.
+fn digits(text: &mut String, value: u64) {
+    if value >= 1000 {
+        digits(text, value / 1000);
+        return three_digits(text, value % 1000);
+    }
+    let at = value as usize * 3;
+    let zeros = usize::from(value < 10) + usize::from(value < 100);
+    text.push_str(&GROUPS[at + zeros..at + 3]);
 }
 
 #[cfg(test)]
@@ -152,7 +182,7 @@ mod tests {
         for round in 0..2_u64 {
             for value in ["", "plain", "ä€", "q\"uote", "back\\slash", "\u{0}\u{1f}\u{7f}\u{2028}\n", "\",\"x\":\"y"]
             {
-                let mut line = buffer.json();
+                let mut line = buffer.json("test");
                 line.text(key!("text"), value);
                 line.time(key!("time"), Timestamp(1_700_000_000_007 + round * 1_000));
                 line.word(key!("word"), "forward");
@@ -164,9 +194,23 @@ mod tests {
                 assert_eq!(read["text"], value);
                 assert_eq!(read["time"], format!("2023-11-14T22:13:{:02}.007Z", 20 + round));
                 assert_eq!((&read["number"], &read["took"]), (&u64::MAX.into(), &12.034.into()));
-                assert_eq!((&read["word"], &read["zero"]), (&"forward".into(), &0.into()));
+                assert_eq!((&read["kind"], &read["word"]), (&"test".into(), &"forward".into()));
+                assert_eq!(read["zero"], 0);
                 assert!(!buffer.text().contains('\n'), "one line");
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_standard_library_writes_them() {
+        let near = |power: u32| [10_u64.pow(power) - 1, 10_u64.pow(power), 10_u64.pow(power) + 1];
+        for value in (0..2_000).chain((4..20).flat_map(near)).chain([u64::MAX]) {
+            let mut text = String::new();
+            super::digits(&mut text, value);
+            assert_eq!(text, value.to_string());
+            text.clear();
+            super::three_digits(&mut text, value % 1000);
+            assert_eq!(text, format!("{:03}", value % 1000));
         }
     }
 }

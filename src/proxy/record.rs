@@ -140,9 +140,8 @@ impl Drop for Recorder {
 }
 
 fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duration) {
-    let mut line = buffer.json();
     // So that audit lines in the same stream are told apart.
-    line.word(key!("kind"), "access");
+    let mut line = buffer.json("access");
     line.time(key!("time"), record.at);
     line.word(key!("request_id"), record.id.as_str());
     line.word(key!("peer"), record.peer.to_str().unwrap_or_default());
