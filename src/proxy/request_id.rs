@@ -43,12 +43,20 @@ impl Default for RequestIds {
 }
 
 fn hexadecimal(bytes: [u8; 16]) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    for (digits, four) in text.as_chunks_mut::<8>().0.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *digits = eight_digits(u32::from_be_bytes(*four));
     }
     text
+}
+
+/// All at once: each half of a byte is moved into a byte of its own, and those above nine are letters.
+fn eight_digits(number: u32) -> [u8; 8] {
+    let each = |byte: u8| u64::from_ne_bytes([byte; 8]);
+    let spread = [(16, 0x0000_ffff_0000_ffff), (8, 0x00ff_00ff_00ff_00ff), (4, 0x0f0f_0f0f_0f0f_0f0f)];
+    let halves = spread.into_iter().fold(u64::from(number), |bits, (by, kept)| (bits | (bits << by)) & kept);
+    let letters = ((halves + each(6)) >> 4) & each(1);
+    (halves + each(b'0') + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 impl RequestId {
@@ -72,5 +80,18 @@ impl RequestId {
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hexadecimal;
+
+    #[test]
+    fn digits_are_those_of_the_standard_library() {
+        let numbers = (0..=u8::MAX).map(|byte| u128::from_be_bytes([byte; 16]));
+        for number in numbers.chain((0..128).flat_map(|bit| [1 << bit, u128::MAX >> bit, 0xa5 << bit])) {
+            assert_eq!(hexadecimal(number.to_be_bytes()), format!("{number:032x}").as_bytes());
+        }
     }
 }
