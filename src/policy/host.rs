@@ -24,7 +24,7 @@ impl<'r> Host<'r> {
                 let end = authority.find(']').ok_or(HostError::Malformed)?;
                 (&authority[..=end], &authority[end + 1..])
             }
-            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+            None => authority.split_at(authority.bytes().position(|byte| byte == b':').unwrap_or(authority.len())),
         };
         let valid_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
         if !port.is_empty() && !port.strip_prefix(':').is_some_and(valid_port) {
@@ -49,10 +49,10 @@ fn valid_name(name: &str) -> bool {
     if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    let label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    let label = |label: &[u8]| {
+        !label.is_empty() && label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    name.len() <= 253 && name.split('.').all(label)
+    name.len() <= 253 && name.as_bytes().split(|byte| *byte == b'.').all(label)
 }
 
 /// Which hosts a route answers for.

@@ -138,16 +138,16 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 fn check_segments(path: &str) -> Result<(), PathError> {
-    let mut segments = path[1..].split('/').peekable();
+    let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         // The last segment may be empty: `/app/` is another resource than `/app`, under the same rule.
         if segment.is_empty() && segments.peek().is_some() {
             return Err(PathError::EmptySegment);
         }
         // Cutting at `;` first: `/..;/admin` is `/../admin` to a servlet container.
-        let name = segment.split(';').next().unwrap_or_default();
+        let name = &segment[..segment.iter().position(|byte| *byte == b';').unwrap_or(segment.len())];
         // `...` and `.. ` too: what trims trailing dots or blanks makes `..` of them, and of a blank segment none.
-        if !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'.' | b' ')) {
+        if !name.is_empty() && name.iter().all(|byte| matches!(byte, b'.' | b' ')) {
             return Err(PathError::DotSegment);
         }
         if name.is_empty() && !segment.is_empty() {

@@ -3,6 +3,7 @@
 //! never a less specific route (a `POST` must not slip past `/admin`'s rule to `/`'s). Knows nothing of callers.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use http::Method;
@@ -92,9 +93,14 @@ pub enum Found<'t> {
 }
 
 impl Paths {
-    /// The place at a prefix as a lenient server reads it.
-    fn folded(&self, prefix: &str) -> Option<&Place> {
-        self.places.get(self.folded.get(prefix)?)
+    /// The place that covers a path most closely.
+    fn strict(&self, path: &str) -> Option<&Place> {
+        longest(path, self.longest, |prefix| self.places.get(prefix))
+    }
+
+    /// The same as a lenient server reads prefixes.
+    fn folded(&self, path: &str) -> Option<&Place> {
+        longest(path, self.longest, |prefix| self.places.get(self.folded.get(prefix)?))
     }
 }
 
@@ -112,18 +118,45 @@ pub struct Clash {
 /// Routes that stand at the same host and path and differ by method.
 type Place = Vec<Arc<Route>>;
 
+/// By a text that the file wrote: no request adds one, so nobody can make them collide, and the cheapest hash will do.
+type Written<T> = HashMap<String, T, BuildHasherDefault<Fnv>>;
+
+/// FNV-1a.
+#[derive(Clone)]
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The places of one host.
 #[derive(Clone, Debug, Default)]
 struct Paths {
-    places: HashMap<String, Place>,
+    places: Written<Place>,
+    /// Bytes of the longest of their prefixes: of a longer path only its beginning is looked for.
+    longest: usize,
     /// The prefixes as a lenient server reads them, and how they are written.
-    folded: HashMap<String, String>,
+    folded: Written<String>,
 }
 
 /// All routes, arranged for finding.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    exact: HashMap<String, Paths>,
+    exact: Written<Paths>,
     /// Longest suffix first.
     under: Vec<(String, Paths)>,
     any: Paths,
@@ -144,6 +177,7 @@ impl RouteTable {
             let route = Arc::new(Route { index, ..route });
             let written = route.path.as_str();
             let folded = route.path.lenient();
+            let bytes = written.len().max(folded.len());
             table.mixed |= folded != written;
             let paths = table.paths_mut(&route.host);
             let clash =
@@ -152,6 +186,7 @@ impl RouteTable {
             if other != written {
                 return Err(clash(&paths.places[other][0], true));
             }
+            paths.longest = paths.longest.max(bytes);
             let place = paths.places.entry(written.to_owned()).or_default();
             if let Some(twin) = place.iter().find(|other| overlap(other, &route)) {
                 return Err(clash(twin, false));
@@ -224,15 +259,13 @@ impl RouteTable {
     }
 
     fn strict(&self, head: &RequestHead<'_>) -> Option<&Place> {
-        self.levels(head.host.as_str())
-            .find_map(|paths| longest(head.path.decoded(), |prefix| paths.places.get(prefix)))
+        self.levels(head.host.as_str()).find_map(|paths| paths.strict(head.path.decoded()))
     }
 
     /// Whether a lenient reading of the path falls under another place.
     fn is_ambiguous(&self, head: &RequestHead<'_>) -> bool {
         let Some(path) = head.path.lenient().or(self.mixed.then_some(head.path.decoded())) else { return false };
-        let read = |paths| longest(path, |prefix| Paths::folded(paths, prefix));
-        let other = self.levels(head.host.as_str()).find_map(read);
+        let other = self.levels(head.host.as_str()).find_map(|paths| paths.folded(path));
         self.strict(head).map(std::ptr::from_ref) != other.map(std::ptr::from_ref)
     }
 
@@ -250,14 +283,16 @@ impl RouteTable {
     }
 }
 
-/// Walk the segment boundaries from the whole path to the root.
-fn longest<T>(path: &str, at: impl Fn(&str) -> Option<T>) -> Option<T> {
+/// Walk the segment boundaries from the whole path to the root; no prefix of more than `most` bytes is there.
+fn longest<T>(path: &str, most: usize, at: impl Fn(&str) -> Option<T>) -> Option<T> {
     let mut prefix = path;
     loop {
-        if let Some(found) = at(prefix) {
+        if prefix.len() <= most
+            && let Some(found) = at(prefix)
+        {
             return Some(found);
         }
-        match prefix.rfind('/')? {
+        match prefix.bytes().rposition(|byte| byte == b'/')? {
             0 => return at("/"),
             slash => prefix = &prefix[..slash],
         }
