@@ -21,8 +21,8 @@ use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory}
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
-    Accept, AccessRule, Authentication, Caller, Decision, Found, HostPattern, Identity, IdentityHeaders, PathPrefix,
-    Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule, UpstreamId, decide,
+    Accept, AccessRule, Authentication, Caller, Decision, Fields, Found, HostPattern, Identity, IdentityHeaders,
+    PathPrefix, Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule, UpstreamId, decide,
 };
 use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
@@ -137,7 +137,7 @@ fn rebuild(c: &mut Criterion) {
                 access_token: None,
                 signed: None,
             };
-            request_headers(black_box(&parts.headers), outgoing)
+            request_headers(&Fields::of(black_box(&parts.headers)), outgoing)
         });
     });
 }

@@ -4,6 +4,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
+use super::fields::{Field, Fields};
 use super::host::{Host, HostError};
 use super::path::{CanonicalPath, PathError};
 
@@ -75,24 +76,32 @@ pub struct RequestHead<'r> {
 }
 
 /// Fields of which a second one is refused: which of two a server believes is anybody's guess.
-const SINGLE: [header::HeaderName; 4] =
-    [header::AUTHORIZATION, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
+const SINGLE: [Field; 4] = [Field::Authorization, Field::ContentLength, Field::ContentType, Field::TransferEncoding];
 
 impl<'r> RequestHead<'r> {
     /// Read the head; `sni` is the server name of the TLS connection, where there was one.
     pub fn parse(parts: &'r Parts, sni: Option<&str>) -> Result<RequestHead<'r>, HeadError> {
+        RequestHead::read(parts, &Fields::of(&parts.headers), sni)
+    }
+
+    /// The same where the head's own fields were gone through already.
+    pub fn read(parts: &'r Parts, fields: &Fields<'r>, sni: Option<&str>) -> Result<RequestHead<'r>, HeadError> {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(HeadError::Method);
         }
-        let headers = &parts.headers;
-        if SINGLE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some()) {
+        if SINGLE.into_iter().any(|field| fields.repeats(field)) {
             return Err(HeadError::Repeated);
         }
-        check_framing(headers)?;
-        if parts.version == http::Version::HTTP_2 && headers.values().any(has_outer_blank) {
+        if fields.get(Field::TransferEncoding).is_some_and(|coding| !is_chunked(coding)) {
+            return Err(HeadError::TransferCoding);
+        }
+        if fields.get(Field::ContentLength).is_some_and(|length| !is_plain_length(length)) {
+            return Err(HeadError::ContentLength);
+        }
+        if parts.version == http::Version::HTTP_2 && parts.headers.values().any(has_outer_blank) {
             return Err(HeadError::Blank);
         }
-        let authority = authority(parts)?;
+        let authority = authority(parts, fields)?;
         let host = Host::parse(authority).map_err(HeadError::Authority)?;
         // A connection opened for one host does not serve another: a certificate, or a client certificate, that was
         // checked for the first must not vouch for the second (RFC 9110 §7.4).
@@ -104,21 +113,19 @@ impl<'r> RequestHead<'r> {
         if query.is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte) || byte == b'\\')) {
             return Err(HeadError::Query);
         }
-        let (navigation, grpc) = (is_navigation(&parts.method, headers), is_grpc(headers));
-        let preflight = preflight(&parts.method, headers);
+        let (navigation, grpc) = (is_navigation(&parts.method, fields), is_grpc(fields));
+        let preflight = preflight(&parts.method, fields);
         Ok(RequestHead { method: &parts.method, host, authority, path, query, navigation, grpc, preflight })
     }
 }
 
 /// The one authority: `Host` in HTTP/1.1, `:authority` in HTTP/2; an absolute-form target or a second name must agree.
-fn authority(parts: &Parts) -> Result<&str, HeadError> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let named = hosts.next();
-    if hosts.next().is_some() {
+fn authority<'r>(parts: &'r Parts, fields: &Fields<'r>) -> Result<&'r str, HeadError> {
+    if fields.repeats(Field::Host) {
         return Err(HeadError::Host);
     }
-    let named =
-        named.map(|value| value.to_str().map_err(|_| HeadError::Authority(HostError::Malformed))).transpose()?;
+    let text = |value: &'r HeaderValue| value.to_str().map_err(|_| HeadError::Authority(HostError::Malformed));
+    let named = fields.get(Field::Host).map(text).transpose()?;
     match (parts.uri.authority().map(http::uri::Authority::as_str), named) {
         (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => Err(HeadError::Host),
         // RFC 9112 §3.2: an HTTP/1.1 request names its host in `Host`, whatever its target says.
@@ -149,24 +156,29 @@ fn target(parts: &Parts) -> Result<&str, HeadError> {
 /// Whether an answer's head says in one way only where its body ends (RFC 9112 §6.3). hyper takes a coding and a length together,
 /// reads by the one and hands on the other: the client would get another end than the application meant.
 pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
-    let lines = |name| headers.get_all(name).iter().count();
-    lines(header::CONTENT_LENGTH) + lines(header::TRANSFER_ENCODING) <= 1 && check_framing(headers).is_ok()
+    let mut lines = 0;
+    headers.iter().all(|(name, value)| {
+        let plain = match *name {
+            header::CONTENT_LENGTH => is_plain_length(value),
+            header::TRANSFER_ENCODING => is_chunked(value),
+            _ => return true,
+        };
+        lines += 1;
+        plain && lines == 1
+    })
 }
 
-/// hyper accepts `gzip, chunked`, two codings, and `Content-Length: 01` or `+1`; a server behind us may not read them alike.
-fn check_framing(headers: &HeaderMap) -> Result<(), HeadError> {
-    let coding = headers.get(header::TRANSFER_ENCODING);
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(HeadError::TransferCoding);
-    }
-    let plain = |length: &HeaderValue| match length.as_bytes() {
+/// hyper accepts `gzip, chunked` and two codings; a server behind us may not read them alike.
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+/// hyper accepts `Content-Length: 01` and `+1`, which others do not.
+fn is_plain_length(length: &HeaderValue) -> bool {
+    match length.as_bytes() {
         b"0" => true,
         [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
         _ => false,
-    };
-    match headers.get(header::CONTENT_LENGTH) {
-        Some(length) if !plain(length) => Err(HeadError::ContentLength),
-        _ => Ok(()),
     }
 }
 
@@ -177,26 +189,64 @@ fn has_outer_blank(value: &HeaderValue) -> bool {
 
 /// A page load by a person: GET or HEAD that `Sec-Fetch-Mode: navigate` marks, or, where the browser does not say, an
 /// `Accept` that names `text/html` and no `X-Requested-With`. Never by User-Agent, which anybody writes.
-fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+fn is_navigation(method: &Method, fields: &Fields<'_>) -> bool {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return false;
     }
-    match headers.get("sec-fetch-mode") {
+    match fields.get(Field::FetchMode) {
         Some(mode) => mode.as_bytes() == b"navigate",
         None => {
-            let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-            let html = accepts.into_iter().any(|accept| accept.contains("text/html"));
-            html && !headers.contains_key("x-requested-with")
+            let mut accepts = fields.all(Field::Accept).filter_map(|value| value.to_str().ok());
+            accepts.any(|accept| accept.contains("text/html")) && !fields.has(Field::RequestedWith)
         }
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+fn is_grpc(fields: &Fields<'_>) -> bool {
+    fields.get(Field::ContentType).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn preflight(method: &Method, headers: &HeaderMap) -> Option<Method> {
-    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-    let is_one = *method == Method::OPTIONS && headers.contains_key(header::ORIGIN);
+fn preflight(method: &Method, fields: &Fields<'_>) -> Option<Method> {
+    let asked = fields.get(Field::AskedMethod)?;
+    let is_one = *method == Method::OPTIONS && fields.has(Field::Origin);
     Method::from_bytes(asked.as_bytes()).ok().filter(|_| is_one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plainly_framed;
+    use http::{HeaderMap, HeaderValue, header};
+
+    #[test]
+    fn an_answer_says_in_one_line_at_most_where_it_ends() {
+        let framed = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::from_iter([(header::DATE, HeaderValue::from_static("now"))]);
+            for line in lines {
+                let name = if line.starts_with(|first: char| first.is_ascii_digit() || first == '+') {
+                    header::CONTENT_LENGTH
+                } else {
+                    header::TRANSFER_ENCODING
+                };
+                headers.append(name, HeaderValue::from_static(line));
+            }
+            is_plainly_framed(&headers)
+        };
+        for lines in [&[][..], &["0"], &["10"], &["chunked"], &["CHUNKED"]] {
+            assert!(framed(lines), "{lines:?}");
+        }
+        for lines in [
+            &["01"][..],
+            &["+1"],
+            &["1 "],
+            &["1, 1"],
+            &["1", "1"],
+            &["gzip, chunked"],
+            &["gzip"],
+            &["chunked", "chunked"],
+            &["chunked", "5"],
+            &["5", "chunked"],
+        ] {
+            assert!(!framed(lines), "{lines:?}");
+        }
+    }
 }

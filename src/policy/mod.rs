@@ -6,6 +6,7 @@
 mod access;
 mod decide;
 mod explain;
+mod fields;
 mod head;
 mod host;
 mod identity;
@@ -18,6 +19,7 @@ mod route;
 pub use access::AccessRule;
 pub use decide::{Decision, Permit, Reason, decide};
 pub use explain::{Explained, Miss, explain};
+pub use fields::{Field, Fields};
 pub use head::{HeadError, RequestHead, is_plainly_framed};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Authentication, BadToken, Caller, Identity, Proof, Rejection, SignedIn};

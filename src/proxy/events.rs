@@ -23,10 +23,11 @@ impl Events {
     /// Of an answer with these headers, if it is one whose end may be told: a compressed one is not read here, and one that says
     /// how long it is has no room.
     pub fn of(headers: &HeaderMap) -> Option<Events> {
-        let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-        let is_stream = kind.split(';').next()?.trim().eq_ignore_ascii_case("text/event-stream");
-        let open = [header::CONTENT_ENCODING, header::CONTENT_LENGTH].iter().all(|name| !headers.contains_key(name));
-        (is_stream && open).then_some(Events { between: true, at_line: true, after_cr: false })
+        let kind = headers.get(header::CONTENT_TYPE)?;
+        let name = kind.as_bytes().split(|byte| *byte == b';').next()?.trim_ascii();
+        let is_stream = name.eq_ignore_ascii_case(b"text/event-stream") && kind.to_str().is_ok();
+        let open = || [header::CONTENT_ENCODING, header::CONTENT_LENGTH].iter().all(|name| !headers.contains_key(name));
+        (is_stream && open()).then_some(Events { between: true, at_line: true, after_cr: false })
     }
 
     /// This went out.

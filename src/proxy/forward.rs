@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::authn::Evidence;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
-use crate::policy::{BadToken, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
+use crate::policy::{BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
 use crate::upstream::PooledBody;
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
@@ -39,6 +39,8 @@ pub struct Passage<'r> {
     pub trace: &'r Trace,
     /// Its head.
     pub head: &'r RequestHead<'r>,
+    /// What its header list says.
+    pub fields: &'r Fields<'r>,
     /// Its id.
     pub id: RequestId,
     /// The protocol it wants to switch to.
@@ -60,10 +62,10 @@ pub async fn forward(
     (parts, body): (&Parts, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, trace, head, id, switch, evidence, access_token } = passage;
+    let Passage { connection, trace, head, fields, id, switch, evidence, access_token } = passage;
     let limit = options.body_bytes.or(runtime.body_limit);
     let is_page = switch.is_some() && matches!(evidence, Some(Evidence::Session(..)));
-    may_be_sent(parts, head, is_page, limit)?;
+    may_be_sent(fields, head, is_page, limit)?;
     let client_side = switch.is_some().then(|| client_side(parts));
     let signed = signed_identity(runtime, permit)?;
     let outgoing = Outgoing {
@@ -79,7 +81,7 @@ pub async fn forward(
         access_token: access_token.as_ref(),
         signed,
     };
-    let mut headers = request_headers(&parts.headers, outgoing);
+    let mut headers = request_headers(fields, outgoing);
     if let Some(hops) = headers::hops_left(head.method, &headers) {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
     }
@@ -89,7 +91,7 @@ pub async fn forward(
         if tunnelled { RequestBody::none() } else { outgoing_body(runtime, permit, limit, (parts, body)) };
     let mut rebuilt = Request::new(body);
     *rebuilt.method_mut() = head.method.clone();
-    *rebuilt.uri_mut() = target(permit.rewritten().unwrap_or(head.path.raw()), head.query);
+    *rebuilt.uri_mut() = target(&parts.uri, permit.rewritten().unwrap_or(head.path.raw()), head.query);
     *rebuilt.version_mut() = Version::HTTP_11;
     *rebuilt.headers_mut() = headers;
 
@@ -119,14 +121,14 @@ pub async fn forward(
 }
 
 /// What nobody's permit allows. `is_page`: it asks for a WebSocket by a cookie, which comes along by itself; a token does not.
-fn may_be_sent(parts: &Parts, head: &RequestHead<'_>, is_page: bool, limit: Option<u64>) -> Result<(), Refusal> {
-    if is_page && !upgrade::same_origin(&parts.headers, head.authority) {
+fn may_be_sent(fields: &Fields<'_>, head: &RequestHead<'_>, is_page: bool, limit: Option<u64>) -> Result<(), Refusal> {
+    if is_page && !upgrade::same_origin(fields, head.authority) {
         return Err(Refusal::Origin);
     }
-    if headers::is_looping(&parts.headers) {
+    if headers::is_looping(fields) {
         return Err(Refusal::Loop);
     }
-    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = fields.get(Field::ContentLength).and_then(|length| length.to_str().ok()?.parse().ok());
     if limit.zip(announced).is_some_and(|(limit, announced): (u64, u64)| announced > limit) {
         return Err(Refusal::TooLarge);
     }
@@ -236,10 +238,13 @@ fn answer(
 }
 
 /// The origin form of what policy matched, byte for byte (RFC 9112 §3.2.1).
-fn target(path: &str, query: Option<&str>) -> Uri {
-    let text = match query {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
+fn target(asked: &Uri, path: &str, query: Option<&str>) -> Uri {
+    // Most are what the client wrote, whole, and shared with it.
+    let same = |text: &&PathAndQuery| text.as_str().starts_with('/') && text.path() == path && text.query() == query;
+    let text = match (asked.path_and_query().filter(same), query) {
+        (Some(text), _) => Ok(text.clone()),
+        (None, Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
+        (None, None) => PathAndQuery::try_from(path),
     };
     Uri::from(text.expect("a canonical path and query came out of a parsed URI"))
 }

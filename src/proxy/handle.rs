@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 
@@ -15,7 +16,7 @@ use crate::authn::{Asking, Known};
 use crate::clock::Timestamp;
 use crate::login::Wanted;
 use crate::login::oidc::{AccessToken, Followed};
-use crate::policy::{AccessRule, Decision, Found, Matched, Reason, RequestHead, Route, decide};
+use crate::policy::{AccessRule, Decision, Fields, Found, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
 use super::body::ResponseBody;
@@ -36,15 +37,14 @@ pub async fn handle(
 ) -> Response<ResponseBody> {
     let started = Instant::now();
     let busy = connection.busy.begin();
-    let trace = worker.runtime.forwarding.trace(&connection, request.headers());
+    let (mut parts, body) = request.into_parts();
+    let trace = worker.runtime.forwarding.trace(&connection, &parts.headers);
     let id = worker.ids.next();
-    let audience = Audience::of(request.headers());
-    let http2 = request.version() == Version::HTTP_2;
-    let mut record = begin(&worker, &trace, id, &request);
+    let mut record = begin(&worker, &trace, id, &parts);
     let mut beside = Beside::default();
     let outcome = {
         // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for.
-        let stops = pin!(stops(&worker, (&connection, &trace), id, request, (&mut record, &mut beside)));
+        let stops = pin!(stops(&worker, (&connection, &trace), id, (&mut parts, body), (&mut record, &mut beside)));
         catch_panic(stops).await
     };
     let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
@@ -52,11 +52,11 @@ pub async fn handle(
         Err(refusal) => {
             log(&refusal, id);
             record.reason = refusal.reason();
-            reply::refusal(&refusal, audience, id, worker.runtime.login.pages())
+            reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
         }
     };
     beside.mark(response.headers_mut());
-    if http2 {
+    if parts.version == Version::HTTP_2 {
         // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
         response.headers_mut().remove(http::header::CONNECTION);
     }
@@ -102,18 +102,18 @@ async fn stops(
     worker: &Arc<Worker>,
     (connection, trace): (&Connection, &Trace),
     id: RequestId,
-    request: Request<Incoming>,
+    (parts, body): (&mut Parts, Incoming),
     (record, beside): (&mut Record, &mut Beside),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
-    let (mut parts, body) = request.into_parts();
     let body = Unread::new(body, parts.version == Version::HTTP_2);
-    let switch = upgrade::asked(&mut parts)?;
-    let now = record.at;
+    let fields = Fields::of(&parts.headers);
+    let switch = upgrade::asked(&mut parts.method, parts.version, &parts.extensions, &fields)?;
+    let (parts, now) = (&*parts, record.at);
 
     // 2: read the head.
-    headers::fits(&parts, runtime.head_limit)?;
-    let head = RequestHead::parse(&parts, connection.sni.as_deref()).map_err(Refusal::Head)?;
+    headers::fits(&parts.uri, &fields, runtime.head_limit)?;
+    let head = RequestHead::read(parts, &fields, connection.sni.as_deref()).map_err(Refusal::Head)?;
     record.read(&head, &parts.uri);
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
@@ -155,10 +155,10 @@ async fn stops(
         }
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
+            let (evidence, asked) = (known.evidence, Instant::now());
             let passage =
-                Passage { connection, trace, head: &head, id, switch, evidence: known.evidence, access_token };
-            let asked = Instant::now();
-            let response = forward(worker, &permit, passage, (&parts, body.take())).await;
+                Passage { connection, trace, head: &head, fields: &fields, id, switch, evidence, access_token };
+            let response = forward(worker, &permit, passage, (parts, body.take())).await;
             record.upstream = Some(asked.elapsed());
             response
         }
@@ -236,13 +236,13 @@ fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Rea
     reply::see_other(&runtime.login.sign_in_location(&wanted))
 }
 
-fn begin(worker: &Worker, trace: &Trace, id: RequestId, request: &Request<Incoming>) -> Box<Record> {
+fn begin(worker: &Worker, trace: &Trace, id: RequestId, parts: &Parts) -> Box<Record> {
     Box::new(Record {
         at: worker.runtime.clock.now(),
         id,
         peer: trace.shown.clone(),
-        version: request.version(),
-        method: request.method().clone(),
+        version: parts.version,
+        method: parts.method.clone(),
         target: None,
         route: None,
         upstream: None,

@@ -5,12 +5,11 @@
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
-use http::{Method, Version};
+use http::{Method, Uri, Version};
 
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
-use crate::policy::{HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
+use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
 
 use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
@@ -52,7 +51,8 @@ pub struct NamedFields(Box<[HeaderName]>);
 impl NamedFields {
     /// Of this message.
     pub fn of(headers: &HeaderMap) -> NamedFields {
-        NamedFields(connection_options(headers).filter_map(|name| name.parse().ok()).collect())
+        let lines = headers.get_all(header::CONNECTION).iter();
+        NamedFields(connection_options(lines).filter_map(|name| name.parse().ok()).collect())
     }
 }
 
@@ -107,11 +107,18 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Lines that are added to most requests, and those that ask for a switch.
+const OWN_LINES: usize = 7;
+const SWITCH_LINES: usize = 4;
+
 /// The header list of the forwarded request.
-pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
-    let named: Vec<&str> = connection_options(incoming).collect();
-    let options = &outgoing.permit.route().options;
+pub fn request_headers(fields: &Fields<'_>, outgoing: Outgoing<'_>) -> HeaderMap {
+    let (incoming, options) = (fields.headers(), &outgoing.permit.route().options);
+    // Room at once: a list that grows is hashed anew.
+    let own = outgoing.permit.caller().map_or(0, |caller| caller.headers.len()) + options.request.set.len();
+    let switch = if outgoing.switch.is_some() { SWITCH_LINES } else { 0 };
+    let mut headers = HeaderMap::with_capacity(incoming.len() + OWN_LINES + own + switch);
+    let named: Vec<&str> = connection_options(fields.all(Field::Connection)).collect();
     for (name, value) in incoming {
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
         let owned = outgoing.identity.owns(name.as_str()) || options.request.owns(name.as_str());
@@ -120,18 +127,20 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
         }
     }
     edit(&mut headers, &options.request);
-    let authority = authority(incoming, &outgoing);
-    forwarded(&mut headers, &outgoing, authority.clone());
-    headers.extend(authority.map(|authority| (header::HOST, authority)));
+    let authority = authority(fields, &outgoing);
+    forwarded(&mut headers, &outgoing, authority.as_ref());
+    append(&mut headers, header::HOST, authority);
     if let HostHeader::Fixed(host) = &options.host {
         headers.insert(header::HOST, host.clone());
     }
-    if let Some(cookie) = outgoing.cookie.without_own(incoming) {
+    if fields.has(Field::Cookie)
+        && let Some(cookie) = outgoing.cookie.without_own(incoming)
+    {
         headers.insert(header::COOKIE, cookie);
     }
     if let Some(switch) = outgoing.switch {
         switch.ask(&mut headers);
-    } else if wants_trailers(incoming) {
+    } else if wants_trailers(fields) {
         // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -154,8 +163,16 @@ pub fn request_headers(incoming: &HeaderMap, outgoing: Outgoing<'_>) -> HeaderMa
             headers.insert(name.clone(), value.clone());
         }
     }
-    headers.extend(outgoing.signed);
+    if let Some((name, line)) = outgoing.signed {
+        headers.append(name, line);
+    }
     headers
+}
+
+fn append(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    if let Some(value) = value {
+        headers.append(name, value);
+    }
 }
 
 /// The provider's token in the header of the route's choice. What the client sent under the name goes in every spelling, whether
@@ -208,21 +225,21 @@ pub fn response_headers(incoming: HeaderMap, returning: Returning<'_>) -> Header
 }
 
 /// What the client asked for, as a header: its own `Host` line where it sent one (HTTP/2 names it elsewhere).
-fn authority(incoming: &HeaderMap, outgoing: &Outgoing<'_>) -> Option<HeaderValue> {
-    let named = incoming.get(header::HOST).filter(|host| host.as_bytes() == outgoing.authority.as_bytes());
+fn authority(fields: &Fields<'_>, outgoing: &Outgoing<'_>) -> Option<HeaderValue> {
+    let named = fields.get(Field::Host).filter(|host| host.as_bytes() == outgoing.authority.as_bytes());
     named.cloned().or_else(|| HeaderValue::from_str(outgoing.authority).ok())
 }
 
 /// The way the request came. The client's own lines did not pass.
-fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>, authority: Option<HeaderValue>) {
+fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>, authority: Option<&HeaderValue>) {
     let (style, trace) = (outgoing.style, outgoing.trace);
     if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
-        headers.extend(trace.for_line().map(|line| (FORWARDED_FOR, line)));
-        headers.extend(authority.map(|host| (FORWARDED_HOST, host)));
+        append(headers, FORWARDED_FOR, trace.for_line());
+        append(headers, FORWARDED_HOST, authority.cloned());
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     }
     if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {
-        headers.extend(trace.standard_line(outgoing.authority).map(|line| (header::FORWARDED, line)));
+        append(headers, header::FORWARDED, trace.standard_line(outgoing.authority));
     }
 }
 
@@ -240,21 +257,23 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 ///
 /// # Errors
 /// [`Refusal::HeadTooLarge`].
-pub fn fits(parts: &Parts, limit: usize) -> Result<(), Refusal> {
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let bytes = parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len());
-    if bytes > limit { Err(Refusal::HeadTooLarge) } else { Ok(()) }
+pub fn fits(uri: &Uri, fields: &Fields<'_>, limit: usize) -> Result<(), Refusal> {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target + fields.bytes() > limit { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
 /// What is left of `Max-Forwards` of an OPTIONS request, the only one with it that is not refused (RFC 9110 §7.6.2).
 pub fn hops_left(method: &Method, headers: &HeaderMap) -> Option<u64> {
-    let line = headers.get(header::MAX_FORWARDS).filter(|_| *method == Method::OPTIONS)?;
+    if *method != Method::OPTIONS {
+        return None;
+    }
+    let line = headers.get(header::MAX_FORWARDS)?;
     line.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
 /// Whether a request came through here twice already (RFC 9110 §7.6.3): an upstream that leads back to the gateway.
-pub fn is_looping(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
+pub fn is_looping(fields: &Fields<'_>) -> bool {
+    let lines = fields.all(Field::Via).filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter(|hop| hop.trim().ends_with(" portcullis")).count() >= 2
 }
 
@@ -271,10 +290,14 @@ pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap
 }
 
 /// The field names that `Connection` makes hop-by-hop. What it says of the connection itself is no field.
-fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+fn connection_options<'r>(lines: impl Iterator<Item = &'r HeaderValue>) -> impl Iterator<Item = &'r str> {
+    let is_known = |option: &[u8]| {
+        [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known))
+    };
+    // Most lines are one of these, whole.
+    let lines = lines.filter(move |line| !is_known(line.as_bytes())).filter_map(|line| line.to_str().ok());
     let options = lines.flat_map(|line| line.split(',')).map(str::trim);
-    options.filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known)))
+    options.filter(move |option| !is_known(option.as_bytes()))
 }
 
 fn is_named(options: &[&str], name: &HeaderName) -> bool {
@@ -302,6 +325,9 @@ fn is_rebuilt(name: &HeaderName) -> bool {
 /// Who forwarded a request is ours to say. Folded like identity names: `X_Forwarded_For` is `X-Forwarded-For` to CGI.
 fn is_forwarding(name: &str) -> bool {
     let bytes = name.as_bytes();
+    if !matches!(bytes.first(), Some(b'x' | b'f')) {
+        return false;
+    }
     let starts = |prefix: &[u8]| {
         bytes.len() >= prefix.len()
             && prefix
@@ -316,8 +342,8 @@ fn is_forwarding(name: &str) -> bool {
         || starts(b"x-rewrite-")
 }
 
-fn wants_trailers(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::TE).iter().filter_map(|line| line.to_str().ok());
+fn wants_trailers(fields: &Fields<'_>) -> bool {
+    let lines = fields.all(Field::Te).filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 

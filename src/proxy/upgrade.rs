@@ -5,8 +5,9 @@ use aws_lc_rs::{digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Version};
+use http::{Extensions, Method, Version};
+
+use crate::policy::{Field, Fields};
 
 use super::reply::Refusal;
 
@@ -30,26 +31,34 @@ pub enum Switch {
 ///
 /// # Errors
 /// [`Refusal::Protocol`]: an extended CONNECT for anything else (RFC 8441 §4).
-pub fn asked(parts: &mut Parts) -> Result<Option<Switch>, Refusal> {
-    if parts.version == Version::HTTP_2 {
-        let Some(protocol) = parts.extensions.get::<hyper::ext::Protocol>() else { return Ok(None) };
-        if parts.method != Method::CONNECT || protocol.as_str() != "websocket" {
+pub fn asked(
+    method: &mut Method,
+    version: Version,
+    extensions: &Extensions,
+    fields: &Fields<'_>,
+) -> Result<Option<Switch>, Refusal> {
+    if version == Version::HTTP_2 {
+        let Some(protocol) = extensions.get::<hyper::ext::Protocol>() else { return Ok(None) };
+        if *method != Method::CONNECT || protocol.as_str() != "websocket" {
             return Err(Refusal::Protocol);
         }
         let mut nonce = [0; 16];
         rand::fill(&mut nonce).map_err(|_| Refusal::Panic)?;
         let key = HeaderValue::from_str(&STANDARD.encode(nonce)).map_err(|_| Refusal::Panic)?;
-        parts.method = Method::GET;
+        *method = Method::GET;
         return Ok(Some(Switch::Two { key }));
     }
-    if parts.version != Version::HTTP_11 || parts.method != Method::GET {
+    if version != Version::HTTP_11 || *method != Method::GET {
         return Ok(None);
     }
-    let connection = parts.headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    let asked = connection.flat_map(|line| line.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    let mut protocols = parts.headers.get_all(header::UPGRADE).iter();
-    let websocket = protocols.next().filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    Ok(websocket.filter(|_| asked && protocols.next().is_none()).cloned().map(Switch::One))
+    let Some(protocol) = fields.get(Field::Upgrade).filter(|_| !fields.repeats(Field::Upgrade)) else {
+        return Ok(None);
+    };
+    let connection = fields.all(Field::Connection).filter_map(|line| line.to_str().ok());
+    let mut options = connection.flat_map(|line| line.split(','));
+    let asked = options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    Ok((asked && websocket).then(|| Switch::One(protocol.clone())))
 }
 
 impl Switch {
@@ -91,16 +100,10 @@ fn accept_for(key: &HeaderValue) -> String {
 
 /// Whether the page that asks is one of this host. A browser sends the cookie along with a WebSocket asked for by any site,
 /// and no other check stands in its way (RFC 6455 §10.2). Clients that are no browsers send no `Origin`.
-pub fn same_origin(headers: &HeaderMap, authority: &str) -> bool {
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => origin
-            .as_bytes()
-            .strip_prefix(b"https://")
-            .is_some_and(|origin| origin.eq_ignore_ascii_case(authority.as_bytes())),
-        (Some(_), Some(_)) => false,
-    }
+pub fn same_origin(fields: &Fields<'_>, authority: &str) -> bool {
+    let Some(origin) = fields.get(Field::Origin) else { return true };
+    let host = origin.as_bytes().strip_prefix(b"https://");
+    !fields.repeats(Field::Origin) && host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes()))
 }
 
 #[cfg(test)]
