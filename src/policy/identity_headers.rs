@@ -25,6 +25,8 @@ pub struct IdentityHeaders {
     separator: String,
     /// Folded spellings of everything that is stripped.
     owned: Vec<String>,
+    /// A bit for each of their lengths: most names have another.
+    lengths: u64,
 }
 
 /// Names that other presets set: stripped too, whatever the chosen preset. An application written for another gateway
@@ -71,6 +73,7 @@ impl IdentityHeaders {
             roles: Some(HeaderName::from_static(names[3])),
             separator: String::from(separator),
             owned: Vec::new(),
+            lengths: 0,
         };
         let preferred =
             ["x-forwarded-user", "x-forwarded-email", "x-forwarded-preferred-username", "x-forwarded-groups"];
@@ -98,6 +101,7 @@ impl IdentityHeaders {
             roles: None,
             separator: ",".to_owned(),
             owned: Vec::new(),
+            lengths: 0,
         }
         .with_owned()
     }
@@ -128,6 +132,7 @@ impl IdentityHeaders {
         }
         let folded = alias(header.as_str());
         if !self.owned.contains(&folded) {
+            self.lengths |= length_bit(&folded);
             self.owned.push(folded);
         }
         Ok(())
@@ -145,7 +150,7 @@ impl IdentityHeaders {
 
     fn bare() -> IdentityHeaders {
         let (user, email, name, roles) = (None, None, None, None);
-        IdentityHeaders { user, email, name, roles, separator: String::new(), owned: Vec::new() }
+        IdentityHeaders { user, email, name, roles, separator: String::new(), owned: Vec::new(), lengths: 0 }
     }
 
     fn with_owned(mut self) -> IdentityHeaders {
@@ -153,12 +158,13 @@ impl IdentityHeaders {
         self.owned = named.chain(ALWAYS_STRIPPED.iter().copied()).map(alias).collect();
         self.owned.sort();
         self.owned.dedup();
+        self.lengths = self.owned.iter().fold(0, |bits, name| bits | length_bit(name));
         self
     }
 
     /// Whether the gateway owns this name, in whatever spelling. No allocation.
     pub fn owns(&self, name: &str) -> bool {
-        self.owned.iter().any(|owned| same_alias(owned, name))
+        self.lengths & length_bit(name) != 0 && self.owned.iter().any(|owned| same_alias(owned, name))
     }
 
     /// The header lines that tell of an identity. A value that no header can carry (control characters) leaves its header
@@ -187,6 +193,11 @@ pub fn alias(name: &str) -> String {
 /// Whether two names are one to a server that folds them.
 pub fn is_alias(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+}
+
+/// Of this length, or of this and longer.
+fn length_bit(name: &str) -> u64 {
+    1 << name.len().min(63)
 }
 
 fn fold(byte: u8) -> u8 {
