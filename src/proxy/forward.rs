@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -215,7 +215,7 @@ fn answer(
     tie: Option<Tie>,
 ) -> Response<ResponseBody> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
     let named = NamedFields::of(&parts.headers);
     let returning = Returning {
         cookie: runtime.authenticator.cookie(),
@@ -225,16 +225,15 @@ fn answer(
         named: &named,
     };
     let events = Events::of(&parts.headers);
-    let headers = response_headers(parts.headers, returning);
-    let watch = Watch::new(tie, options.idle_timeout);
-    let mut answer = Response::new(ResponseBody::application(body, named, watch, events));
-    *answer.status_mut() = match switching {
+    response_headers(&mut parts.headers, returning);
+    if let Some(Switch::Two { .. }) = switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
-        Some(Switch::Two { .. }) => StatusCode::OK,
-        _ => parts.status,
-    };
-    *answer.headers_mut() = headers;
-    answer
+        parts.status = StatusCode::OK;
+    }
+    // What hyper keeps beside the list was said on the other connection.
+    (parts.version, parts.extensions) = (Version::HTTP_11, Extensions::new());
+    let watch = Watch::new(tie, options.idle_timeout);
+    Response::from_parts(parts, ResponseBody::application(body, named, watch, events))
 }
 
 /// The origin form of what policy matched, byte for byte (RFC 9112 §3.2.1).

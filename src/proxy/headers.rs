@@ -1,6 +1,6 @@
-//! The header lists that go out. One decision: a list is rebuilt from what may pass, never edited in place: what nobody
-//! thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own lines from the permit
-//! (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
+//! The header lists that go out. One decision: every line is asked whether it may pass, and a request's list is rebuilt from
+//! those, never edited in place: what nobody thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own
+//! lines from the permit (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
 
 use std::sync::Arc;
 
@@ -189,39 +189,48 @@ fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&Acces
     }
 }
 
-/// The header list of the application's answer on its way to the client. What may pass is moved, not copied.
-pub fn response_headers(incoming: HeaderMap, returning: Returning<'_>) -> HeaderMap {
+/// The header list of the application's answer on its way to the client. Nobody is owned anything there, so what nobody thought of
+/// passes: what may not is taken out, which is little, and the rest stays where it is.
+pub fn response_headers(headers: &mut HeaderMap, returning: Returning<'_>) {
     let Returning { cookie, private, switching, edits, named } = returning;
-    let mut headers = HeaderMap::with_capacity(incoming.len() + 2);
     let switched = match switching {
-        Some(Switch::One(_)) => [header::CONNECTION, header::UPGRADE].map(|name| (incoming.get(&name).cloned(), name)),
+        Some(Switch::One(_)) => [header::CONNECTION, header::UPGRADE].map(|name| (headers.get(&name).cloned(), name)),
         _ => [(None, header::CONNECTION), (None, header::UPGRADE)],
     };
-    let mut passing = None;
-    for (name, value) in incoming {
-        // A further line of the same name comes without it.
-        if let Some(name) = name {
-            passing = (!is_hop_by_hop(&name) && !named.owns(name.as_str())).then_some(name);
+    let (mut leaving, mut owned) = (Vec::new(), false);
+    for (name, value) in &*headers {
+        if is_hop_by_hop(name) || named.owns(name.as_str()) {
+            leaving.push(name.clone());
+        } else if *name == header::SET_COOKIE {
+            owned |= cookie.owns(set_cookie_name(value));
         }
-        let Some(name) = &passing else { continue };
-        // An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.
-        if *name == header::SET_COOKIE && cookie.owns(set_cookie_name(&value)) {
-            continue;
-        }
-        headers.append(name.clone(), value);
     }
-    edit(&mut headers, edits);
+    for name in leaving {
+        headers.remove(name);
+    }
+    if owned {
+        take_own_cookies(headers, cookie);
+    }
+    edit(headers, edits);
     if let Some(Switch::Two { .. }) = switching {
         headers.remove(header::SEC_WEBSOCKET_ACCEPT);
     }
     for (value, name) in switched {
-        headers.extend(value.map(|value| (name, value)));
+        append(headers, name, value);
     }
     // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
     if private && !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
-    headers
+}
+
+/// An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.
+fn take_own_cookies(headers: &mut HeaderMap, cookie: &CookieName) {
+    let lines: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    for line in lines.into_iter().filter(|line| !cookie.owns(set_cookie_name(line))) {
+        headers.append(header::SET_COOKIE, line);
+    }
 }
 
 /// What the client asked for, as a header: its own `Host` line where it sent one (HTTP/2 names it elsewhere).
@@ -351,4 +360,57 @@ fn set_cookie_name(value: &HeaderValue) -> &[u8] {
     let bytes = value.as_bytes();
     let end = bytes.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(bytes.len());
     bytes[..end].trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CookieName, NamedFields, Returning, is_hop_by_hop, response_headers, set_cookie_name};
+    use crate::policy::HeaderEdits;
+    use crate::proxy::headers::HeaderRules;
+    use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    fn lines() -> impl Strategy<Value = HeaderMap> {
+        let standard =
+            [header::CONNECTION, header::SET_COOKIE, header::SET_COOKIE, header::TRANSFER_ENCODING, header::TE];
+        let other = ["keep-alive", "proxy-connection", "x-a", "x-b", "cache-control"].map(HeaderName::from_static);
+        let names: Vec<HeaderName> = standard.into_iter().chain(other).collect();
+        let values = vec![
+            "x-a, close",
+            "Keep-Alive",
+            "set-cookie",
+            "a=1",
+            "__Host-portcullis=1",
+            "__host-PORTCULLIS-x",
+            "b; c=d",
+        ];
+        let line = (prop::sample::select(names), prop::sample::select(values));
+        prop::collection::vec(line, 0..12).prop_map(|lines| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            headers
+        })
+    }
+
+    proptest! {
+        /// attacks: a cookie of the gateway's set by an application, and fields meant for the hop alone
+        #[test]
+        fn of_an_answer_every_line_passes_that_may_and_no_other(answer in lines()) {
+            let (cookie, named) = (CookieName::new("__Host-portcullis"), NamedFields::of(&answer));
+            let mut expected = HeaderMap::new();
+            for (name, value) in &answer {
+                let own = *name == header::SET_COOKIE && cookie.owns(set_cookie_name(value));
+                if !is_hop_by_hop(name) && !named.owns(name.as_str()) && !own {
+                    expected.append(name.clone(), value.clone());
+                }
+            }
+            let edits = HeaderEdits::default();
+            let returning = Returning { cookie: &cookie, private: false, switching: None, edits: &edits, named: &named };
+            let mut headers = answer;
+            response_headers(&mut headers, returning);
+            prop_assert_eq!(headers, expected);
+        }
+    }
 }
