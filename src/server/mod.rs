@@ -11,6 +11,7 @@ mod gather;
 mod one;
 mod plain;
 mod proxy_protocol;
+mod seldom;
 mod stream;
 pub mod tls;
 mod two;

@@ -3,17 +3,19 @@
 //! Knows nothing of what is served.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use crate::proxy::{Connection, handle};
 
 use super::accept::Serve;
+use super::seldom::{HeadTimer, Seldom};
 use super::stream::ClientStream;
 
 /// A connection that was not used for this long, and at most twice as long, rests.
@@ -30,6 +32,14 @@ pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
     Ok(())
 }
 
+/// What a connection has to be told.
+enum Told {
+    /// The gateway stops.
+    Draining,
+    /// No request came for a while.
+    Unused,
+}
+
 /// Serve until the end (`None`), or until it was not used for a while.
 async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -> hyper::Result<Option<ClientStream>> {
     let (worker, of_requests) = (serve.worker.clone(), accepted.clone());
@@ -39,31 +49,38 @@ async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -
     });
     let settled = stream.settled();
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(serve.limits.header_timeout)
         .max_headers(serve.limits.header_count)
         .max_buf_size(serve.limits.header_bytes)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut unused = pin!(accepted.busy.unused_for(REST));
-    let mut draining = pin!(serve.drain.cancelled());
-    loop {
+    let told = || async {
         tokio::select! {
             biased;
-            ended = &mut connection => return ended.map(|()| None),
-            () = draining.as_mut() => break,
-            () = unused.as_mut() => {
-                // An answer may still be on its way to a slow reader: what hyper holds of it must not be lost.
-                if settled.is_settled() {
-                    serve.counters.rested.add();
-                    let parts = connection.into_parts();
-                    return Ok(parts.map(|parts| parts.io.into_inner().with_unread(&parts.read_buf)));
-                }
-                unused.set(accepted.busy.unused_for(REST));
+            () = serve.drain.cancelled() => Told::Draining,
+            () = accepted.busy.unused_for(REST) => Told::Unused,
+        }
+    };
+    let mut telling = Seldom::new(told());
+    loop {
+        let turn = std::future::poll_fn(|cx: &mut Context<'_>| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Err(ended)),
+            Poll::Pending => telling.poll(cx).map(Ok),
+        });
+        match turn.await {
+            Err(ended) => return ended.map(|()| None),
+            Ok(Told::Draining) => break,
+            // An answer may still be on its way to a slow reader: what hyper holds of it must not be lost.
+            Ok(Told::Unused) if settled.is_settled() => {
+                serve.counters.rested.add();
+                let parts = connection.into_parts();
+                return Ok(parts.map(|parts| parts.io.into_inner().with_unread(&parts.read_buf)));
             }
+            Ok(Told::Unused) => telling.set(told()),
         }
     }
-    std::pin::Pin::new(&mut connection).graceful_shutdown();
+    Pin::new(&mut connection).graceful_shutdown();
     connection.await.map(|()| None)
 }
 
