@@ -58,7 +58,7 @@ pub struct Known {
     /// For what outlives the request: open exchanges, the gateway's own pages.
     pub evidence: Option<Evidence>,
     /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
-    pub cookies: HeaderMap,
+    pub cookies: Option<Box<HeaderMap>>,
     /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
     pub reused: Option<Box<str>>,
 }
@@ -70,7 +70,7 @@ impl Known {
     }
 
     fn without_evidence(authentication: Authentication) -> Known {
-        Known { authentication, evidence: None, cookies: HeaderMap::new(), reused: None }
+        Known { authentication, evidence: None, cookies: None, reused: None }
     }
 
     /// The session that it was learnt from, if it was one.
@@ -223,7 +223,7 @@ impl Authenticator {
         };
         known.reused = reused;
         if let Some(pair) = renewed {
-            self.carrier.set(&pair, headers, &mut known.cookies)?;
+            self.carrier.set(&pair, headers, known.cookies.get_or_insert_default())?;
         }
         Ok(known)
     }

@@ -42,18 +42,25 @@ pub async fn handle(
     let id = worker.ids.next();
     let mut record = begin(&worker, &trace, id, &parts);
     let mut beside = Beside::default();
-    let outcome = {
-        // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for.
-        let stops = pin!(stops(&worker, (&connection, &trace), id, (&mut parts, body), (&mut record, &mut beside)));
-        catch_panic(stops).await
+    let mut answered = None;
+    {
+        // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for. What it
+        // comes to is copied as well: it is put down where it is taken from.
+        let stops = pin!(async {
+            let (way, request) = ((&*connection, &trace), (&mut parts, body));
+            answered = Some(stops(&worker, way, id, request, (&mut record, &mut beside)).await);
+        });
+        catch_panic(stops).await;
+    }
+    let refused = |refusal: Refusal, record: &mut Record| {
+        log(&refusal, id);
+        record.reason = refusal.reason();
+        reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
     };
-    let mut response = match outcome.unwrap_or(Err(Refusal::Panic)) {
-        Ok(response) => response,
-        Err(refusal) => {
-            log(&refusal, id);
-            record.reason = refusal.reason();
-            reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
-        }
+    let mut response = match answered {
+        Some(Ok(response)) => response,
+        Some(Err(refusal)) => refused(refusal, &mut record),
+        None => refused(Refusal::Panic, &mut record),
     };
     beside.mark(response.headers_mut());
     if parts.version == Version::HTTP_2 {
@@ -72,7 +79,7 @@ struct Beside {
     /// Who may read it from another site.
     reader: Option<cors::Reader>,
     /// A session that was renewed on the way.
-    cookies: HeaderMap,
+    cookies: Option<Box<HeaderMap>>,
 }
 
 impl Beside {
@@ -80,7 +87,9 @@ impl Beside {
         if let Some(reader) = self.reader {
             reader.mark(headers);
         }
-        set_cookies(&self.cookies, headers);
+        if let Some(cookies) = self.cookies {
+            set_cookies(&cookies, headers);
+        }
     }
 }
 
@@ -139,7 +148,7 @@ async fn stops(
     // 4: learn who is calling.
     let (mut known, access_token) = learn(worker, &matched, &parts.headers, trace.client, now).await?;
     record::reuse(runtime, &known, (id, trace.client), now);
-    beside.cookies = std::mem::take(&mut known.cookies);
+    beside.cookies = known.cookies.take();
 
     // 5: decide.
     let by_token = known.by_token();
@@ -196,7 +205,7 @@ async fn learn(
         Followed::Token { access, changed: false } => Ok((known, access)),
         Followed::Token { access, changed: true } => {
             let mut anew = runtime.authenticator.ask(asking, &worker.memo, now).await?;
-            if anew.cookies.is_empty() {
+            if anew.cookies.is_none() {
                 // What the first asking renewed is still to be handed over.
                 anew.cookies = known.cookies;
             }
@@ -269,15 +278,11 @@ fn log(refusal: &Refusal, id: RequestId) {
     }
 }
 
-/// A panic in one request is one 500 and hurts nobody else.
-async fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+/// A panic in one request is one 500 and hurts nobody else: the future ends there.
+async fn catch_panic<F: Future<Output = ()>>(mut future: Pin<&mut F>) {
     std::future::poll_fn(|cx| {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
-        match polled {
-            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(None),
-        }
+        polled.unwrap_or(Poll::Ready(()))
     })
-    .await
+    .await;
 }

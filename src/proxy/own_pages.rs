@@ -94,7 +94,9 @@ pub async fn answer(
     if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SIGN_IN));
     }
-    set_cookies(&known.cookies, response.headers_mut());
+    if let Some(cookies) = &known.cookies {
+        set_cookies(cookies, response.headers_mut());
+    }
     Ok(response)
 }
 
