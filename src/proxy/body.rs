@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::upstream::{PooledBody, Upload};
+use crate::upstream::{BrokenOff, PooledBody, Upload};
 
 use super::events::Events;
 use super::headers::{HeaderRules, NamedFields, RequestTrailers, clean_trailers};
@@ -231,7 +231,7 @@ impl Streamed {
 pub enum ResponseError {
     /// The application broke off.
     #[error("the application broke the answer off")]
-    Application(#[source] hyper::Error),
+    Application(#[source] BrokenOff),
     /// The gateway did.
     #[error(transparent)]
     Cut(#[from] Cut),
@@ -246,7 +246,7 @@ pub struct ResponseBody {
 
 enum Kind {
     Own(Option<Bytes>),
-    Application(PooledBody<RequestBody>, Box<Watch>, Option<Events>),
+    Application(PooledBody, Box<Watch>, Option<Events>),
     /// Cut: what is left of it was dropped, and with it the connection that it came on.
     Over(Cut),
 }
@@ -259,12 +259,7 @@ impl ResponseBody {
     }
 
     /// The application's, whose trailers are held to these rules.
-    pub fn application(
-        body: PooledBody<RequestBody>,
-        rules: NamedFields,
-        watch: Watch,
-        events: Option<Events>,
-    ) -> ResponseBody {
+    pub fn application(body: PooledBody, rules: NamedFields, watch: Watch, events: Option<Events>) -> ResponseBody {
         ResponseBody { kind: Kind::Application(body, Box::new(watch), events), recorder: None, rules }
     }
 

@@ -1,7 +1,6 @@
 //! Acting on a permit. One decision: it takes a [`Permit`], so that nothing is sent which `decide` did not allow, and sends
 //! the very path that policy matched. Knows nothing of why it was allowed.
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +9,12 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use crate::authn::Evidence;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
 use crate::policy::{BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
-use crate::upstream::PooledBody;
+use crate::upstream::{PooledBody, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
@@ -28,7 +26,8 @@ use super::upgrade::Switch;
 use super::watch::{Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
 
-/// How long the head of an answer may take before the request is watched like anything else that is open.
+/// How long the head of an answer may take before the request is watched like anything else that is open. An application that
+/// answers when something happens may take an hour, and an upload may; most answer sooner, and need not be registered.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// What a request brings along on its way.
@@ -98,9 +97,10 @@ pub async fn forward(
     last_look(runtime, permit, evidence.as_ref())?;
     let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
-    let sending = pin!(pool.send(rebuilt, progress.upload(), switch.is_some(), options.response_timeout));
-    let answered =
-        head_of(sending, tie.as_ref()).await.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
+    let beside = tie.as_ref().map(Tie::ended);
+    let waiting = Waiting { limit: options.response_timeout, beside, after: UNWATCHED };
+    let answered = pool.send(rebuilt, progress.upload(), switch.is_some(), waiting).await;
+    let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
     if !is_plainly_framed(response.headers()) {
@@ -108,11 +108,9 @@ pub async fn forward(
     }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
-        match client_side.zip(switch.as_ref().filter(|switch| switch.is_answered(response.headers()))) {
-            Some((client, _)) => {
-                let ends = (client, hyper::upgrade::on(&mut response));
-                tunnel::open(worker, ends, tie.clone(), options.idle_timeout, connection.busy.begin());
-            }
+        let answered = switch.as_ref().is_some_and(|switch| switch.is_answered(response.headers()));
+        match client_side.zip(response.body_mut().take_switched().filter(|_| answered)) {
+            Some(ends) => tunnel::open(worker, ends, tie.clone(), options.idle_timeout, connection.busy.begin()),
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),
         }
@@ -181,20 +179,6 @@ fn last_look(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) ->
     if stands { Ok(()) } else { Err(ended(runtime, permit, evidence)) }
 }
 
-/// Wait for the head of the answer; `None` where what let the request begin ended first. An application that answers when something
-/// happens may take an hour, and an upload may.
-async fn head_of<T>(mut sending: Pin<&mut impl Future<Output = T>>, tie: Option<&Tie>) -> Option<T> {
-    let Some(tie) = tie else { return Some(sending.await) };
-    // Most are answered sooner, and need not be registered.
-    if let Ok(answered) = timeout(UNWATCHED, sending.as_mut()).await {
-        return Some(answered);
-    }
-    tokio::select! {
-        answered = sending => Some(answered),
-        () = Box::pin(tie.ended()) => None,
-    }
-}
-
 /// What let a request begin has ended before it was answered.
 fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) -> Refusal {
     let (route, rejection) = match evidence {
@@ -210,7 +194,7 @@ fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) -> Ref
 fn answer(
     worker: &Worker,
     permit: &Permit,
-    response: Response<PooledBody<RequestBody>>,
+    response: Response<PooledBody>,
     switching: Option<&Switch>,
     tie: Option<Tie>,
 ) -> Response<ResponseBody> {

@@ -168,7 +168,7 @@ async fn stops(
             let passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, switch, evidence, access_token };
             let response = forward(worker, &permit, passage, (parts, body.take())).await;
-            record.upstream = Some(asked.elapsed());
+            record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.elapsed());
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),

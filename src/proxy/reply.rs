@@ -202,6 +202,9 @@ impl Refusal {
             Refusal::Forward(ForwardError::ResponseTimeout | ForwardError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
             }
+            Refusal::Forward(error) if error.is_broken_upload() => {
+                (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.")
+            }
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
             }
@@ -227,6 +230,11 @@ impl Refusal {
             Refusal::Forward(ForwardError::ConnectTimeout(_)) => "upstream_connect_timeout",
             other => other.words().1,
         }
+    }
+
+    /// Whether an application may have seen something of the request that was to be forwarded.
+    pub fn was_sent(&self) -> bool {
+        !matches!(self, Refusal::Forward(error) if error.is_unsent())
     }
 
     /// Its status.

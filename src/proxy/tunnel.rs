@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use crate::session::OpenExchange;
+use crate::upstream::Switched;
 
 use super::Worker;
 use super::busy::Exchange;
@@ -30,7 +31,7 @@ const GOING_AWAY: u16 = 1001;
 /// Carry bytes both ways until one side is done, the session ends, nothing moves for `idle`, or the gateway stops.
 pub fn open(
     worker: &Arc<Worker>,
-    (client, application): (OnUpgrade, OnUpgrade),
+    (client, application): (OnUpgrade, Switched),
     tie: Option<Tie>,
     idle: Option<Duration>,
     busy: Exchange,
@@ -43,8 +44,8 @@ pub fn open(
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
         let _busy = busy;
-        let (client, application) = match tokio::try_join!(client, application) {
-            Ok(both) => both,
+        let client = match client.await {
+            Ok(client) => client,
             Err(error) => return tracing::debug!(%error, "a tunnel did not come to stand"),
         };
         let moved = Moved::new();
@@ -132,17 +133,14 @@ impl Moved {
     }
 }
 
-type Reader = ReadHalf<TokioIo<Upgraded>>;
-type Writer = WriteHalf<TokioIo<Upgraded>>;
-
 async fn carry(
     client: Upgraded,
-    application: Upgraded,
+    application: Switched,
     (moved, held): (&Moved, Option<&Held>),
     end: impl Future<Output = End>,
 ) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
-    let (mut from_application, mut to_application) = tokio::io::split(TokioIo::new(application));
+    let (mut from_application, mut to_application) = tokio::io::split(application);
     let (mut frames, mut theirs) = (Frames::default(), Frames::default());
     let (mut up, mut down) = (Piece::default(), Piece::default());
     let ended = {
@@ -208,7 +206,7 @@ impl Piece {
 
 /// Copy until the end of one direction.
 async fn pump(
-    (from, to): (&mut Reader, &mut Writer),
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     piece: &mut Piece,
     (moved, held): (&Moved, Option<&Held>),
     mut seen: impl FnMut(&[u8]),

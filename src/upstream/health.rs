@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio_util::sync::CancellationToken;
 
+use super::one::One;
 use super::server::Protocol;
 use super::{Address, Server, Upstream, connect, wire};
 
@@ -70,13 +72,14 @@ async fn probe(server: &Server, path: &str) -> bool {
         let Ok(mut sender) = wire::two(connected).await else { return false };
         judge(sender.send_request(request).await).await
     } else {
-        // Held until the page was read: dropping it closes.
-        let Ok(mut wire) = wire::one(connected).await else { return false };
-        judge(wire.sender.send_request(request).await).await
+        judge(One::new(connected.io).exchange(request).await).await
     }
 }
 
-async fn judge(answer: hyper::Result<http::Response<hyper::body::Incoming>>) -> bool {
+async fn judge<B: Body, E>(answer: Result<http::Response<B>, E>) -> bool
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let Ok(answer) = answer else { return false };
     let status = answer.status();
     let _ = Limited::new(answer.into_body(), PAGE_BYTES).collect().await;

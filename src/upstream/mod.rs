@@ -7,8 +7,10 @@
 mod balance;
 mod connect;
 mod health;
+mod one;
 mod outcomes;
 mod pool;
+mod pooled;
 mod server;
 pub mod tls;
 mod wire;
@@ -17,8 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use health::{Health, watch};
+pub use one::{Broken, Malformed, Sendable, Switched};
 pub use outcomes::Outcomes;
-pub use pool::{Pool, PooledBody, Upload};
+pub use pool::{Pool, Waiting};
+pub use pooled::{PooledBody, Upload};
 pub use server::{Address, Ejection, Protocol, Server};
 
 /// An application, as plain values. Its servers are shared by all workers: what one finds out all know.
@@ -44,6 +48,17 @@ pub struct Upstream {
     pub outcomes: Arc<Outcomes>,
 }
 
+/// Why an exchange that had begun ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokenOff {
+    /// On a connection of its own.
+    #[error(transparent)]
+    One(#[from] Broken),
+    /// Among others on an HTTP/2 connection.
+    #[error(transparent)]
+    Two(#[from] hyper::Error),
+}
+
 /// Why a request got no response head from the application.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
@@ -61,7 +76,7 @@ pub enum ForwardError {
     ConnectTimeout(String),
     /// The connection broke, or what came was not HTTP.
     #[error("the application broke the exchange off")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] BrokenOff),
     /// No response head in time.
     #[error("the application did not answer in time")]
     ResponseTimeout,
@@ -71,6 +86,16 @@ pub enum ForwardError {
 }
 
 impl ForwardError {
+    /// Whether nothing of the request was sent, because its own body broke off before.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Unsent(_))))
+    }
+
+    /// Whether the request's body broke off: nobody's fault but the client's.
+    pub fn is_broken_upload(&self) -> bool {
+        self.is_unsent() || matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Upload(_))))
+    }
+
     /// Whether it tells against the server: it was not there, or broke off.
     fn is_failure(&self) -> bool {
         !matches!(self, ForwardError::NoUpgrade(_))

@@ -1,87 +1,64 @@
-//! A worker's connections to one upstream. One decision: `SendRequest` handles are kept by the worker that opened them, so a
-//! request never changes threads and the locks around the idle lists are never contended.
-//! Knows nothing of what is sent; repeats only what hyper hands back unsent, and connects that failed.
+//! A worker's connections to one upstream. One decision: connections are kept by the worker that opened them, so a request
+//! never changes threads and the locks around the idle lists are never contended.
+//! Knows nothing of what is sent; repeats only what was not sent at all, and connects that failed.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::client::conn::http2;
+use tokio::time::timeout;
 
 use super::connect::{Connected, connect};
-use super::server::{InFlight, Protocol, Server};
-use super::wire::{self, One, Sendable};
-use super::{ForwardError, Upstream, balance};
+use super::one::{One, Sendable};
+use super::pooled::{PooledBody, Return, Sending, Upload};
+use super::server::{Protocol, Server};
+use super::{BrokenOff, ForwardError, Upstream, balance, wire};
 
 /// A connection older than this takes no further request: a name that leads elsewhere by now is followed.
 const OLDEST: Duration = Duration::from_secs(300);
-
-/// What the sender of a request learns of its body, and tells it.
-pub trait Upload: Send + Sync {
-    /// It was read to its end.
-    fn is_done(&self) -> bool;
-    /// It ended in an error, which is no fault of the server's.
-    fn is_broken(&self) -> bool;
-    /// Nobody wants the rest: let go of it, even where whoever sends it does not ask for more.
-    fn abandon(&self);
-}
-
-/// A request body on its way. Dropped with the exchange: what is still being sent by then is wanted no more.
-struct Sending(Option<Arc<dyn Upload>>);
-
-impl Sending {
-    fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(|body| body.is_done())
-    }
-
-    fn is_broken(&self) -> bool {
-        self.0.as_ref().is_some_and(|body| body.is_broken())
-    }
-}
-
-impl Drop for Sending {
-    /// On HTTP/2 a request body is sent by a task of hyper's own, which goes on after the answer; and where the server's
-    /// window is full that task does not even look at the body.
-    fn drop(&mut self) {
-        if let Some(body) = &self.0
-            && !body.is_done()
-        {
-            body.abandon();
-        }
-    }
-}
 
 /// Connections to one upstream.
 pub struct Pool<B> {
     upstream: Upstream,
     /// By server.
-    wires: Vec<Arc<Wires<B>>>,
+    wires: Vec<Wires<B>>,
     turn: AtomicUsize,
+}
+
+/// How a response head is waited for.
+pub struct Waiting<F> {
+    /// No longer than this, or than the upstream's own limit.
+    pub limit: Option<Duration>,
+    /// What else may come,
+    pub beside: Option<F>,
+    /// and is looked at from then on.
+    pub after: Duration,
 }
 
 /// Connections to one server.
 struct Wires<B> {
-    idle: Mutex<Vec<Idle<B>>>,
-    most: usize,
+    idle: Arc<IdleWires>,
     /// The one HTTP/2 connection. Held while it is being made, so that requests which come together share it.
     shared: tokio::sync::Mutex<Option<(http2::SendRequest<B>, Instant)>>,
 }
 
-struct Idle<B> {
-    wire: One<B>,
+/// Connections that wait for a request.
+pub(super) struct IdleWires {
+    list: Mutex<Vec<Idle>>,
+    most: usize,
+}
+
+struct Idle {
+    one: Box<One>,
     opened: Instant,
     since: Instant,
 }
 
 /// Either kind of connection, for one request.
 enum Wire<B> {
-    One { wire: One<B>, opened: Instant, reused: bool },
+    One { one: Box<One>, opened: Instant },
     Two { sender: http2::SendRequest<B>, reused: bool },
 }
 
@@ -89,11 +66,10 @@ impl<B: Sendable> Pool<B> {
     /// An empty pool.
     pub fn new(upstream: Upstream) -> Pool<B> {
         let wires = || Wires {
-            idle: Mutex::new(Vec::new()),
-            most: upstream.idle_connections,
+            idle: Arc::new(IdleWires { list: Mutex::new(Vec::new()), most: upstream.idle_connections }),
             shared: tokio::sync::Mutex::new(None),
         };
-        let wires = upstream.servers.iter().map(|_| Arc::new(wires())).collect();
+        let wires = upstream.servers.iter().map(|_| wires()).collect();
         Pool { upstream, wires, turn: AtomicUsize::new(0) }
     }
 
@@ -102,8 +78,8 @@ impl<B: Sendable> Pool<B> {
         &self.upstream.name
     }
 
-    /// Send and wait for the response head, no longer than `limit` or the upstream's own limit; `upload` is what the request's
-    /// body tells, where it has one; `http1` where HTTP/2 would not do.
+    /// Send and wait for the response head; `upload` is what the request's body tells, where it has one; `http1` where HTTP/2
+    /// would not do. `None`: what was waited for beside it came first.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
@@ -112,14 +88,22 @@ impl<B: Sendable> Pool<B> {
         request: Request<B>,
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
-        limit: Option<Duration>,
-    ) -> Result<Response<PooledBody<B>>, ForwardError> {
-        let limit = limit.unwrap_or(self.upstream.response_timeout);
-        let answered = tokio::time::timeout(limit, self.exchange(request, Sending(upload), http1))
-            .await
-            .unwrap_or(Err(ForwardError::ResponseTimeout));
+        waiting: Waiting<impl Future<Output = ()>>,
+    ) -> Option<Result<Response<PooledBody>, ForwardError>> {
+        let limit = waiting.limit.unwrap_or(self.upstream.response_timeout);
+        let mut exchange = std::pin::pin!(self.exchange(request, Sending(upload), http1));
+        // One timer for both: most are answered before either is needed.
+        let first = if waiting.beside.is_some() { limit.min(waiting.after) } else { limit };
+        let answered = match (timeout(first, exchange.as_mut()).await, waiting.beside) {
+            (Ok(answered), _) => answered,
+            (Err(_), Some(beside)) if first < limit => tokio::select! {
+                answered = timeout(limit - first, exchange) => answered.unwrap_or(Err(ForwardError::ResponseTimeout)),
+                () = Box::pin(beside) => return None,
+            },
+            (Err(_), _) => Err(ForwardError::ResponseTimeout),
+        };
         self.upstream.outcomes.count(&answered);
-        answered
+        Some(answered)
     }
 
     async fn exchange(
@@ -127,42 +111,49 @@ impl<B: Sendable> Pool<B> {
         mut request: Request<B>,
         sending: Sending,
         http1: bool,
-    ) -> Result<Response<PooledBody<B>>, ForwardError> {
+    ) -> Result<Response<PooledBody>, ForwardError> {
         let mut tried = Vec::new();
         let mut failure = None;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         while let Some(index) = balance::choose(&self.upstream.servers, &tried, turn) {
             let server = &self.upstream.servers[index];
             let running = server.begin();
-            let mut wire = match self.wire(index, http1).await {
-                Ok(wire) => wire,
+            // A client that breaks its upload off must not be able to take a server out.
+            let failed = |sending: &Sending, error: BrokenOff| {
+                if !sending.is_broken() {
+                    server.failed(self.upstream.ejection);
+                }
+                ForwardError::Exchange(error)
+            };
+            match self.wire(index, http1).await {
                 Err(error) => {
                     if error.is_failure() {
                         server.failed(self.upstream.ejection);
                     }
                     tried.push(index);
                     failure = Some(error);
-                    continue;
                 }
-            };
-            match wire.send(request, server).await {
-                Ok(response) => {
+                Ok(Wire::One { one, opened }) => {
+                    wire::as_one(&mut request);
+                    let answered = one.exchange(request).await.map_err(|error| failed(&sending, error.into()))?;
                     server.answered();
-                    let back = wire.after(&response, self.wires[index].clone());
-                    let body = |body| PooledBody::new(body, Exchange { back, sending, _running: running });
-                    return Ok(response.map(body));
+                    let back = Return::new(self.wires[index].idle.clone(), opened);
+                    return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                 }
-                Err(mut error) => match error.take_message() {
-                    // Not a byte was written: the server closed the connection before we used it.
-                    Some(unsent) if wire.is_reused() => request = unsent,
-                    _ => {
-                        // A client that breaks its upload off must not be able to take a server out.
-                        if !sending.is_broken() {
-                            server.failed(self.upstream.ejection);
+                Ok(Wire::Two { mut sender, reused }) => {
+                    wire::as_two(&mut request, matches!(server.protocol, Protocol::Tls(_)));
+                    match sender.try_send_request(request).await {
+                        Ok(answered) => {
+                            server.answered();
+                            return Ok(answered.map(|body| PooledBody::two(body, sending, running)));
                         }
-                        return Err(ForwardError::Exchange(error.into_error()));
+                        Err(mut error) => match error.take_message() {
+                            // Not a byte was written: the server closed the connection before we used it.
+                            Some(unsent) if reused => request = unsent,
+                            _ => return Err(failed(&sending, error.into_error().into())),
+                        },
                     }
-                },
+                }
             }
         }
         Err(failure.unwrap_or_else(|| ForwardError::ConnectTimeout(self.upstream.name.clone())))
@@ -171,15 +162,15 @@ impl<B: Sendable> Pool<B> {
     /// A connection to one server: one that stands, or a new one.
     async fn wire(&self, index: usize, http1: bool) -> Result<Wire<B>, ForwardError> {
         let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
-        if let Some(Idle { wire, opened, .. }) = wires.take(self.upstream.idle_timeout) {
-            return Ok(Wire::One { wire, opened, reused: true });
+        if let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout) {
+            return Ok(Wire::One { one, opened });
         }
         if http1 || matches!(server.protocol, Protocol::Http1) {
             if http1 && matches!(server.protocol, Protocol::H2c) {
                 return Err(ForwardError::NoUpgrade(server.address.to_string()));
             }
-            let wire = wire::one(self.connect(server, true).await?).await?;
-            return Ok(Wire::One { wire, opened: Instant::now(), reused: false });
+            let one = One::new(self.connect(server, true).await?.io);
+            return Ok(Wire::One { one, opened: Instant::now() });
         }
         let mut shared = wires.shared.lock().await;
         let usable =
@@ -190,13 +181,13 @@ impl<B: Sendable> Pool<B> {
         *shared = None;
         let connected = self.connect(server, false).await?;
         if connected.http2 {
-            let sender = wire::two(connected).await?;
+            let sender = wire::two(connected).await.map_err(|error| ForwardError::Exchange(error.into()))?;
             *shared = Some((sender.clone(), Instant::now()));
             return Ok(Wire::Two { sender, reused: false });
         }
         // A server that chose HTTP/1.1: its connections are made side by side from here on.
         drop(shared);
-        Ok(Wire::One { wire: wire::one(connected).await?, opened: Instant::now(), reused: false })
+        Ok(Wire::One { one: One::new(connected.io), opened: Instant::now() })
     }
 
     async fn connect(&self, server: &Server, http1: bool) -> Result<Connected, ForwardError> {
@@ -209,64 +200,29 @@ impl<B: Sendable> Pool<B> {
     }
 }
 
-type Sent<B> = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<B>>>;
-
-impl<B: Sendable> Wire<B> {
-    async fn send(&mut self, mut request: Request<B>, server: &Server) -> Sent<B> {
-        match self {
-            Wire::One { wire, .. } => {
-                wire::as_one(&mut request);
-                wire.sender.try_send_request(request).await
-            }
-            Wire::Two { sender, .. } => {
-                wire::as_two(&mut request, matches!(server.protocol, Protocol::Tls(_)));
-                sender.try_send_request(request).await
-            }
-        }
-    }
-
-    fn is_reused(&self) -> bool {
-        match self {
-            Wire::One { reused, .. } | Wire::Two { reused, .. } => *reused,
-        }
-    }
-
-    /// What becomes of the connection when the answer is done.
-    fn after(self, response: &Response<Incoming>, wires: Arc<Wires<B>>) -> Option<Return<B>> {
-        match self {
-            Wire::One { wire, .. } if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                // From here on the connection is the tunnel's.
-                wire.release();
-                None
-            }
-            Wire::One { wire, opened, .. } => Some(Return { wire, opened, wires }),
-            Wire::Two { .. } => None,
-        }
-    }
-}
-
-impl<B> Wires<B> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle<B>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+impl IdleWires {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
-    fn take(&self, idle_timeout: Duration) -> Option<Idle<B>> {
+    fn take(&self, idle_timeout: Duration) -> Option<Idle> {
         let mut idle = self.lock();
         let now = Instant::now();
-        while let Some(found) = idle.pop() {
+        while let Some(mut found) = idle.pop() {
             if now.duration_since(found.since) > idle_timeout {
                 idle.clear();
                 return None;
             }
-            if found.wire.sender.is_ready() {
+            if found.one.is_usable() {
                 return Some(found);
             }
         }
         None
     }
 
-    fn put(&self, wire: One<B>, opened: Instant) {
+    /// Keep one for the next request.
+    pub(super) fn put(&self, one: Box<One>, opened: Instant) {
         let now = Instant::now();
         if now.duration_since(opened) >= OLDEST {
             return;
@@ -278,87 +234,6 @@ impl<B> Wires<B> {
             }
             idle.remove(0);
         }
-        idle.push(Idle { wire, opened, since: now });
+        idle.push(Idle { one, opened, since: now });
     }
 }
-
-/// What brings a connection back to its pool.
-struct Return<B> {
-    wire: One<B>,
-    opened: Instant,
-    wires: Arc<Wires<B>>,
-}
-
-impl<B: Send + 'static> Return<B> {
-    fn give_back(self) {
-        let Return { mut wire, opened, wires } = self;
-        if wire.sender.is_ready() {
-            return wires.put(wire, opened);
-        }
-        // The connection's task has not seen the end yet; it will within this turn of the runtime, or it is closing.
-        tokio::spawn(async move {
-            if wire.sender.ready().await.is_ok() {
-                wires.put(wire, opened);
-            }
-        });
-    }
-}
-
-/// What lives as long as an answer's body.
-struct Exchange<B> {
-    back: Option<Return<B>>,
-    sending: Sending,
-    _running: InFlight,
-}
-
-/// A response body that gives its connection back when it was read to its end.
-pub struct PooledBody<B: Send + 'static> {
-    body: Incoming,
-    exchange: Option<Exchange<B>>,
-}
-
-impl<B: Send + 'static> PooledBody<B> {
-    fn new(body: Incoming, exchange: Exchange<B>) -> PooledBody<B> {
-        let mut pooled = PooledBody { body, exchange: Some(exchange) };
-        if pooled.body.is_end_stream() {
-            pooled.end();
-        }
-        pooled
-    }
-
-    fn end(&mut self) {
-        let Some(Exchange { back: Some(back), sending, .. }) = self.exchange.take() else { return };
-        // An answer before the request was read: the rest of the request is still on its way to a server that may take it
-        // for the next one. Close.
-        if sending.is_done() {
-            back.give_back();
-        }
-    }
-}
-
-impl<B: Send + 'static> Body for PooledBody<B> {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(_)) if !this.body.is_end_stream() => {}
-            // A broken body: the connection is closed with it.
-            Some(Err(_)) => this.exchange = None,
-            _ => this.end(),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B: Send + 'static> Unpin for PooledBody<B> {}

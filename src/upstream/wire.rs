@@ -1,18 +1,16 @@
-//! One connection to a server with HTTP on it. One decision: a request is told in the form of the protocol it meets – origin
-//! form and `Host`, or `:scheme` and `:authority` – here and nowhere else. Knows nothing of pools.
+//! A request in the form of the protocol it meets. One decision: that is told – origin form and `Host`, or `:scheme` and
+//! `:authority` – here and nowhere else. Knows nothing of pools.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version, header};
-use http_body::Body;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::oneshot;
 
-use super::ForwardError;
 use super::connect::Connected;
+use super::one::Sendable;
 
 /// A server that does not answer a ping for so long is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -22,58 +20,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// An HTTP/1.1 connection. Dropping it closes it at once, whatever is still on its way: hyper alone would go on sending a
-/// body that an application which has answered already never reads, and hold the client to it.
-pub(super) struct One<B> {
-    pub(super) sender: http1::SendRequest<B>,
-    open: oneshot::Sender<()>,
-}
-
-impl<B> One<B> {
-    /// Leave the connection to whoever has it by now: a tunnel.
-    pub(super) fn release(self) {
-        // It may have ended by itself.
-        let _ = self.open.send(());
-    }
-}
-
-/// What a body has to be to be sent.
-pub trait Sendable:
-    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static
-{
-}
-impl<B> Sendable for B
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-}
-
-/// Speak HTTP/1.1.
-pub(super) async fn one<B: Sendable>(connected: Connected) -> Result<One<B>, ForwardError> {
-    let builder = http1::Builder::new();
-    let (sender, connection) = builder.handshake(TokioIo::new(connected.io)).await.map_err(ForwardError::Exchange)?;
-    let (open, closed) = oneshot::channel();
-    let connection = connection.with_upgrades();
-    tokio::spawn(async move {
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            released = closed => match released {
-                Ok(()) => connection.await,
-                Err(_) => return,
-            },
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "connection to an application ended");
-        }
-    });
-    Ok(One { sender, open })
-}
-
 /// Speak HTTP/2. The connection ends when its last sender is dropped and its last stream is done.
-pub(super) async fn two<B: Sendable>(connected: Connected) -> Result<http2::SendRequest<B>, ForwardError> {
+pub(super) async fn two<B: Sendable>(connected: Connected) -> hyper::Result<http2::SendRequest<B>> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -81,7 +29,7 @@ pub(super) async fn two<B: Sendable>(connected: Connected) -> Result<http2::Send
         .keep_alive_timeout(PING_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let (sender, connection) = builder.handshake(TokioIo::new(connected.io)).await.map_err(ForwardError::Exchange)?;
+    let (sender, connection) = builder.handshake(TokioIo::new(connected.io)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to an application ended");
@@ -91,12 +39,8 @@ pub(super) async fn two<B: Sendable>(connected: Connected) -> Result<http2::Send
 }
 
 /// The form of HTTP/1.1: origin form, and the authority in `Host` (RFC 9112 §3.2.1).
-pub(super) fn as_one<B: Body>(request: &mut Request<B>) {
+pub(super) fn as_one<B>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
-    // hyper drops the body of a GET or HEAD whose head does not say how it is framed, without a word.
-    if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     let Some(authority) = request.uri().authority().cloned() else { return };
     *request.uri_mut() = Uri::from(path(request.uri()));
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {

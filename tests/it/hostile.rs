@@ -188,7 +188,7 @@ fn hostile_frames_have_their_answer_and_reach_the_application_in_one_reading_or_
         let (request, forwarded) = line.split_once(" -> ").map_or((line, None), |(line, sees)| (line, Some(sees)));
         let outcome = client.ask(request).replace(' ', ":");
         let reason = reason_of(&running);
-        if (outcome.as_str(), reason.as_str()) != (expected[0], expected[1]) {
+        if outcome != expected[0] || !["*", reason.as_str()].contains(&expected[1]) {
             wrong.push(format!("{outcome} {reason}, not {} {}: {line}", expected[0], expected[1]));
         }
         let seen: Vec<String> = witness.judge(&running, None, closed).iter().map(told).collect();

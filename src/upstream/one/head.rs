@@ -1,0 +1,165 @@
+//! Heads of HTTP/1.1 towards a server: the request's is written, the answer's is read. One decision: where an answer's head leaves
+//! room for doubt about its end, nothing else is read from that connection (RFC 9112 §6.3, §11.2): it would be another user's
+//! answer. Knows nothing of sockets.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use super::framing::Framing;
+use super::{Broken, Malformed};
+
+/// Lines of an answer's head.
+const MOST_LINES: usize = 128;
+/// Bytes of it.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Write a request's head; `framing` is its body's, where it has one.
+pub(super) fn write(parts: &Parts, framing: Option<Framing>, out: &mut Vec<u8>) {
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &parts.headers {
+        match (name, framing) {
+            (&header::TRANSFER_ENCODING, _) | (&header::CONTENT_LENGTH, Some(Framing::Chunked)) => {}
+            // Whatever was announced: a server that waited for it would take it from the next request.
+            (&header::CONTENT_LENGTH, None) => out.extend_from_slice(b"content-length: 0\r\n"),
+            _ => line(name, value, out),
+        }
+    }
+    if let Some(Framing::Chunked) = framing {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One field. By their types neither a name nor a value holds a line break.
+pub(super) fn line(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a request's body is told to the server.
+pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
+    headers.get(header::CONTENT_LENGTH).and_then(length).map_or(Framing::Chunked, Framing::Length)
+}
+
+/// An answer's head, and what it says of the connection.
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    /// How its body is framed; `None`: it ends with the connection.
+    pub(super) framing: Option<Framing>,
+    /// Whether another request may follow (RFC 9112 §9.3).
+    pub(super) persistent: bool,
+}
+
+/// Where a line's name and value stand.
+type Span = [u32; 4];
+
+/// Take an answer's head from what was read; `None`: there is more of it to come. Interim answers are skipped (RFC 9110 §15.2): the
+/// client was told by the gateway itself to go on.
+///
+/// # Errors
+/// [`Malformed`].
+pub(super) fn read(from: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Broken> {
+    loop {
+        let mut spans = [Span::default(); MOST_LINES];
+        let Some(parsed) = parse(from, &mut spans)? else { return Ok(None) };
+        if parsed.status.is_informational() && parsed.status != StatusCode::SWITCHING_PROTOCOLS {
+            from.advance(parsed.length);
+            continue;
+        }
+        // Shared, not copied: values keep the piece alive that they were read in.
+        let text = from.split_to(parsed.length).freeze();
+        return judge(parsed.status, parsed.newest, headers(&text, &spans[..parsed.lines])?, asked).map(Some);
+    }
+}
+
+struct Parsed {
+    length: usize,
+    status: StatusCode,
+    /// HTTP/1.1, not 1.0.
+    newest: bool,
+    lines: usize,
+}
+
+fn parse(from: &[u8], spans: &mut [Span; MOST_LINES]) -> Result<Option<Parsed>, Broken> {
+    let mut lines = [const { std::mem::MaybeUninit::uninit() }; MOST_LINES];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let status = config.parse_response_with_uninit_headers(&mut parsed, from, &mut lines);
+    let length = match status.map_err(Malformed::Head)? {
+        httparse::Status::Complete(length) => length,
+        httparse::Status::Partial if from.len() >= MOST_BYTES => return Err(Malformed::TooLarge.into()),
+        httparse::Status::Partial => return Ok(None),
+    };
+    let start = from.as_ptr() as usize;
+    // A head is far shorter than what 32 bits count.
+    let at = |text: &[u8]| (text.as_ptr() as usize - start) as u32;
+    for (span, field) in spans.iter_mut().zip(&*parsed.headers) {
+        let (name, value) = (at(field.name.as_bytes()), at(field.value));
+        *span = [name, name + field.name.len() as u32, value, value + field.value.len() as u32];
+    }
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Status)?;
+    Ok(Some(Parsed { length, status, newest: parsed.version == Some(1), lines: parsed.headers.len() }))
+}
+
+fn headers(text: &Bytes, spans: &[Span]) -> Result<HeaderMap, Broken> {
+    let mut headers = HeaderMap::with_capacity(spans.len());
+    for span in spans {
+        let [name, name_end, value, value_end] = span.map(|at| at as usize);
+        let name = HeaderName::from_bytes(&text[name..name_end]).map_err(|_| Malformed::Field)?;
+        let value = HeaderValue::from_maybe_shared(text.slice(value..value_end)).map_err(|_| Malformed::Field)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// What the head says of its body and its connection.
+fn judge(status: StatusCode, newest: bool, headers: HeaderMap, asked: &Method) -> Result<Head, Broken> {
+    let (mut close, mut keep, mut lengths, mut codings) = (false, newest, 0, 0);
+    let mut framing = None;
+    for (name, value) in &headers {
+        match *name {
+            header::CONNECTION => {
+                close |= has_option(value, "close");
+                keep |= has_option(value, "keep-alive");
+            }
+            header::CONTENT_LENGTH => {
+                lengths += 1;
+                framing = Some(Framing::Length(length(value).ok_or(Malformed::Length)?));
+            }
+            header::TRANSFER_ENCODING => codings += 1,
+            _ => {}
+        }
+    }
+    if codings > 0 {
+        // RFC 9112 §6.1: what speaks 1.0 does not know codings, whoever translated for it may not either.
+        let chunked = headers.get(header::TRANSFER_ENCODING).filter(|_| newest);
+        framing = chunked.filter(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")).map(|_| Framing::Chunked);
+    }
+    let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
+    let plain = lengths + codings <= 1 && (codings == 0 || framing.is_some());
+    let persistent = keep && !close && plain && status != StatusCode::SWITCHING_PROTOCOLS;
+    let framing = if without_body { Some(Framing::Length(0)) } else { framing.filter(|_| plain) };
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(Head { response, framing, persistent: persistent && framing.is_some() })
+}
+
+/// RFC 9110 §8.6: digits alone, which two readers cannot read differently.
+fn length(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+fn has_option(value: &HeaderValue, wanted: &str) -> bool {
+    let mut options = value.as_bytes().split(|byte| *byte == b',');
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}

@@ -1,0 +1,153 @@
+//! An answer's body and what lives as long as it does. One decision: a connection goes back to its pool only when both messages ended
+//! as they should; in every other case it is dropped, which closes it. Knows nothing of servers' states.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::BrokenOff;
+use super::one::{Answer, Switched};
+use super::pool::IdleWires;
+use super::server::InFlight;
+
+/// What the sender of a request learns of its body, and tells it.
+pub trait Upload: Send + Sync {
+    /// It was read to its end.
+    fn is_done(&self) -> bool;
+    /// It ended in an error, which is no fault of the server's.
+    fn is_broken(&self) -> bool;
+    /// Nobody wants the rest: let go of it, even where whoever sends it does not ask for more.
+    fn abandon(&self);
+}
+
+/// A request body on its way. Dropped with the exchange: what is still being sent by then is wanted no more.
+pub(super) struct Sending(pub(super) Option<Arc<dyn Upload>>);
+
+impl Sending {
+    fn is_done(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_done())
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.as_ref().is_some_and(|body| body.is_broken())
+    }
+}
+
+impl Drop for Sending {
+    /// On HTTP/2 a request body is sent by a task of hyper's own, which goes on after the answer; and where the server's
+    /// window is full that task does not even look at the body.
+    fn drop(&mut self) {
+        if let Some(body) = &self.0
+            && !body.is_done()
+        {
+            body.abandon();
+        }
+    }
+}
+
+/// Where a connection goes when the answer is done.
+pub(super) struct Return {
+    idle: Arc<IdleWires>,
+    opened: Instant,
+}
+
+impl Return {
+    pub(super) fn new(idle: Arc<IdleWires>, opened: Instant) -> Return {
+        Return { idle, opened }
+    }
+}
+
+/// A response body that gives its connection back when it was read to its end.
+pub struct PooledBody {
+    body: Either,
+    exchange: Option<Exchange>,
+}
+
+enum Either {
+    One(Answer),
+    Two(Incoming),
+}
+
+/// What lives as long as the body.
+struct Exchange {
+    back: Option<Return>,
+    sending: Sending,
+    _running: InFlight,
+}
+
+impl PooledBody {
+    pub(super) fn one(answer: Answer, back: Return, sending: Sending, running: InFlight) -> PooledBody {
+        PooledBody::new(Either::One(answer), Exchange { back: Some(back), sending, _running: running })
+    }
+
+    pub(super) fn two(body: Incoming, sending: Sending, running: InFlight) -> PooledBody {
+        PooledBody::new(Either::Two(body), Exchange { back: None, sending, _running: running })
+    }
+
+    fn new(body: Either, exchange: Exchange) -> PooledBody {
+        let mut pooled = PooledBody { body, exchange: Some(exchange) };
+        if pooled.is_end_stream() {
+            pooled.end();
+        }
+        pooled
+    }
+
+    /// The connection after a 101: from there on it is the tunnel's.
+    pub fn take_switched(&mut self) -> Option<Switched> {
+        match &mut self.body {
+            Either::One(answer) => answer.take_switched(),
+            Either::Two(_) => None,
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(Exchange { back: Some(back), sending, .. }) = self.exchange.take() else { return };
+        // An answer before the request was read: the rest of the request is still on its way to a server that may take it
+        // for the next one. Close.
+        if let Either::One(answer) = &mut self.body
+            && sending.is_done()
+            && let Some(one) = answer.take_idle()
+        {
+            back.idle.put(one, back.opened);
+        }
+    }
+}
+
+impl Body for PooledBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.body {
+            Either::One(answer) => ready!(Pin::new(answer).poll_frame(cx)).map(|frame| frame.map_err(BrokenOff::One)),
+            Either::Two(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BrokenOff::Two)),
+        };
+        match &frame {
+            Some(Ok(_)) if !this.is_end_stream() => {}
+            // A broken body: the connection is closed with it.
+            Some(Err(_)) => this.exchange = None,
+            _ => this.end(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Either::One(answer) => answer.is_end_stream(),
+            Either::Two(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Either::One(answer) => answer.size_hint(),
+            Either::Two(body) => body.size_hint(),
+        }
+    }
+}
