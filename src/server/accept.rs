@@ -5,9 +5,7 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,9 +22,6 @@ use super::stream::ClientStream;
 use super::two::two;
 use super::{Limits, proxy_protocol};
 
-/// A client that vanished without a word is noticed by the kernel within about two minutes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
 /// What a connection needs of its worker.
 pub(super) struct Serve {
     pub(super) worker: Arc<Worker>,
@@ -40,8 +35,6 @@ pub(super) struct Serve {
 
 /// Serve one connection to its end.
 pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
     // Apart, because it is over soon and large: a connection keeps room for what is awaited in place as long as it lives.
     let greeted = Box::pin(tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer)));
     let Some(greeted) = serve.drain.run_until_cancelled(greeted).await else { return };

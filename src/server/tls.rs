@@ -77,6 +77,8 @@ pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Shared by all workers and rotated by itself; without it rustls keeps 256 sessions in memory.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+    // One (rustls sends two): each connection brings its successor's, and who opens several at once has one of each.
+    config.send_tls13_tickets = 1;
     // Ours is the order: the strongest first, whatever an old client would rather have.
     config.ignore_client_order = true;
     // RFC 8470: a replayed request must not be acted upon, so none is taken before the handshake is done.
