@@ -11,6 +11,7 @@
 //! | room | holds | does not know |
 //! |---|---|---|
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
+//! | [`memory`] | much, bounded | what is remembered |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
@@ -43,6 +44,7 @@ pub mod config;
 pub mod counter;
 pub mod fetch;
 pub mod login;
+pub mod memory;
 pub mod policy;
 pub mod proxy;
 pub mod server;

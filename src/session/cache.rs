@@ -1,18 +1,20 @@
 //! Sessions in local memory. One decision: an entry carries the generations it was loaded under, and is answered only while
 //! they stand: a revocation raises a generation, so that a load that was under way when it came can never be answered from
-//! memory afterwards. moka stays inside this file, and holds a few sessions an entry: an entry of its own costs as much as
-//! the session in it. Knows nothing of limits of time.
+//! memory afterwards. An entry holds a few sessions: one of its own costs as much as the session in it. Knows nothing of limits
+//! of time.
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::future::Cache as Loads;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache as Moka;
 
+use crate::memory::{FirstBytes, Memory};
+
 use super::generations::{Generations, STRIPES, Stamp};
+use super::loads::Loads;
 use super::view::{Commons, View};
 use super::{Session, SessionKey, StoreError, UserKey};
 
@@ -24,28 +26,6 @@ const ABSENT_ENTRIES: u64 = 10_000;
 const IN_A_SET: u64 = 8;
 /// At most: bounds what a lookup compares.
 const SET: usize = 16;
-/// Loads that are under way, or ended a moment ago.
-const LOADS: u64 = 1_000;
-
-/// Keys are uniform already: their first bytes are a hash.
-#[derive(Default)]
-pub struct FirstBytes(u64);
-
-impl Hasher for FirstBytes {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // The length prefix of an array comes first; the key itself comes last and is what stays.
-        if let Some(head) = bytes.first_chunk::<8>() {
-            self.0 = u64::from_ne_bytes(*head);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {}
-}
-
 type Hash = BuildHasherDefault<FirstBytes>;
 
 /// What a load found, for all who waited for it.
@@ -71,8 +51,8 @@ pub(super) struct Cache {
     /// How many sessions.
     entries: u64,
     /// One load for all who ask at once.
-    loads: Loads<SessionKey, Arc<View>, Hash>,
-    absent: Moka<SessionKey, (), Hash>,
+    loads: Loads<Result<Arc<View>, NotLoaded>>,
+    absent: Memory<()>,
     commons: Commons,
     /// What views are compared with.
     pub(super) generations: Generations,
@@ -80,7 +60,6 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn new(entries: u64) -> Cache {
-        let absent = Moka::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_FOR);
         // The least recently used go first. Sets are used alike, so that how often one was says little of the sessions in it.
         let sets = Moka::builder()
             .max_capacity(entries)
@@ -90,8 +69,8 @@ impl Cache {
             sets: sets.build_with_hasher(Hash::default()),
             count: (entries / IN_A_SET).max(1),
             entries,
-            loads: Loads::builder().max_capacity(LOADS).build_with_hasher(Hash::default()),
-            absent: absent.build_with_hasher(Hash::default()),
+            loads: Loads::default(),
+            absent: Memory::lasting(ABSENT_ENTRIES, ABSENT_FOR),
             commons: Commons::default(),
             generations: Generations::new(STRIPES),
         }
@@ -116,17 +95,17 @@ impl Cache {
 
     /// Whether the store said lately that there is no such session.
     pub(super) fn is_absent(&self, key: SessionKey) -> bool {
-        self.absent.contains_key(&key)
+        self.absent.get(&key.widened()).is_some()
     }
 
     /// Forget a view, so that the next question is the store's.
-    pub(super) async fn forget(&self, key: SessionKey) {
+    pub(super) fn forget(&self, key: SessionKey) {
         self.sets.entry(self.set_of(key)).and_compute_with(|entry| {
             let Some(set) = entry.map(moka::Entry::into_value) else { return Op::Nop };
             let rest: Set = set.iter().filter(|view| view.key != key).cloned().collect();
             if rest.is_empty() { Op::Remove } else { Op::Put(rest) }
         });
-        self.loads.invalidate(&key).await;
+        self.loads.forget(key);
     }
 
     /// Put a view into its set, in place of what does not count any more, and of the one unused longest where there is no room.
@@ -152,7 +131,7 @@ impl Cache {
         F: Future<Output = Result<Option<Session>, StoreError>> + Send,
     {
         let before = self.generations.before(key);
-        let asked = self.loads.try_get_with(key, async {
+        let load = self.loads.join(key, async {
             match ask.await {
                 Ok(Some(record)) => {
                     let user = record.user();
@@ -164,16 +143,13 @@ impl Cache {
                 Err(error) => Err(NotLoaded::Failed(Arc::new(error))),
             }
         });
-        let answer = asked.await;
-        // What was loaded is in its set; from here the next load is another one.
-        self.loads.invalidate(&key).await;
-        match answer {
+        match load.await {
             Ok(view) => Ok(self.counts(&view).then_some(view)),
             Err(not) => {
-                if matches!(*not, NotLoaded::Absent) && self.generations.is_untouched(before, key) {
-                    self.absent.insert(key, ());
+                if matches!(not, NotLoaded::Absent) && self.generations.is_untouched(before, key) {
+                    self.absent.put(key.widened(), Arc::new(()));
                 }
-                Err(NotLoaded::clone(&not))
+                Err(not)
             }
         }
     }

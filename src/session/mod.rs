@@ -13,6 +13,7 @@ mod exchange;
 pub mod generations;
 mod ledger;
 mod lifetime;
+mod loads;
 mod memo;
 mod revocation;
 mod sessions;
@@ -31,7 +32,6 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub use bearer::Bearer;
-pub use cache::FirstBytes;
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
 pub use exchange::{MayGoOn, OpenExchange};
@@ -46,6 +46,15 @@ pub use view::{ProvidedIn, View};
 /// How a session is known to the store, to logs and to other nodes: a keyed hash of the secret id, never the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub [u8; 16]);
+
+impl SessionKey {
+    /// As [`Memory`](crate::memory::Memory) knows it.
+    pub fn widened(self) -> crate::memory::Key {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&self.0);
+        key
+    }
+}
 
 /// A user as the store indexes them: a digest of provider and subject, so that one subject at two providers is two users.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -254,7 +254,7 @@ impl Sessions {
                 }
                 Verdict::Over => return Ok(Lookup::Ended(EndedBecause::Absolute)),
                 // Another node may have written a later activity: the store decides.
-                Verdict::Idle => self.cache.forget(key).await,
+                Verdict::Idle => self.cache.forget(key),
             }
         } else if self.cache.is_absent(key) {
             self.hears(key.shard())?;
@@ -336,7 +336,7 @@ impl Sessions {
                 Ok(Lookup::Alive(view))
             }
             Ok(_) => {
-                self.cache.forget(view.key).await;
+                self.cache.forget(view.key);
                 Ok(Lookup::Ended(EndedBecause::Revoked))
             }
             // An outage ends nothing: within its limits here, the session is served, and the touch waits.

@@ -47,7 +47,7 @@ impl Sessions {
         let is_alive = |view: &Arc<View>| matches!(judge(view.limits(), view.last_seen(), now), Verdict::Alive(_));
         let mut found = self.cache.get(key);
         if found.as_ref().is_none_or(|view| !is_alive(view)) {
-            self.cache.forget(key).await;
+            self.cache.forget(key);
             found = self.load(key).await?.filter(is_alive);
         }
         exchanges.iter().for_each(|exchange| exchange.judge(found.as_deref()));

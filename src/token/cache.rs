@@ -1,15 +1,14 @@
 //! Tokens that were verified. One decision: the key is a digest of every byte of the token, and an entry names the key set it was
 //! verified under, so that a hit says what verifying anew would say; times and revocation are compared on every hit, outside.
-//! Failures have a small table of fixed size, because whoever fails chooses the bytes. moka stays inside this file.
+//! Failures have a small table of fixed size, because whoever fails chooses the bytes.
 
-use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use moka::sync::Cache as Moka;
 
+use crate::memory::{Key, Memory};
 use crate::policy::Caller;
-use crate::session::{Bearer, FirstBytes};
+use crate::session::Bearer;
 
 use super::claims::Span;
 
@@ -17,7 +16,7 @@ use super::claims::Span;
 const FAILURES: usize = 1024;
 
 /// A token, by its bytes.
-pub(super) type Digest = [u8; 32];
+pub(super) type Digest = Key;
 
 /// The digest of a token.
 pub(super) fn digest_of(token: &str) -> Digest {
@@ -43,38 +42,15 @@ pub struct Verified {
 
 type Failure = (Digest, usize, u64);
 
-/// What was found out of tokens, by their bytes.
-pub(super) struct Remembered<E>(Moka<Digest, Arc<E>, BuildHasherDefault<FirstBytes>>)
-where
-    E: Send + Sync + 'static;
-
-impl<E: Send + Sync + 'static> Remembered<E> {
-    pub(super) fn new(entries: u64) -> Self {
-        Remembered(Moka::builder().max_capacity(entries).build_with_hasher(BuildHasherDefault::default()))
-    }
-
-    pub(super) fn get(&self, key: &Digest) -> Option<Arc<E>> {
-        self.0.get(key)
-    }
-
-    pub(super) fn put(&self, key: Digest, entry: Arc<E>) {
-        self.0.insert(key, entry);
-    }
-
-    pub(super) fn forget(&self, key: &Digest) {
-        self.0.invalidate(key);
-    }
-}
-
 /// Tokens of others.
 pub(super) struct Cache {
-    pub(super) verified: Remembered<Verified>,
+    pub(super) verified: Memory<Verified>,
     failures: Box<[Mutex<Option<Failure>>]>,
 }
 
 impl Cache {
     pub(super) fn new(entries: u64) -> Cache {
-        Cache { verified: Remembered::new(entries), failures: (0..FAILURES).map(|_| Mutex::new(None)).collect() }
+        Cache { verified: Memory::new(entries), failures: (0..FAILURES).map(|_| Mutex::new(None)).collect() }
     }
 
     /// Whether this very token failed under this very key set.

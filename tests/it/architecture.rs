@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("counter", &[]),
+    ("memory", &[]),
     ("policy", &[]),
     ("socket", &[]),
     ("trust", &[]),
@@ -15,10 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["counter", "socket", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
-    ("session", &["clock", "counter", "policy"]),
-    ("token", &["clock", "fetch", "policy", "session"]),
+    ("session", &["clock", "counter", "memory", "policy"]),
+    ("token", &["clock", "fetch", "memory", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
-    ("login", &["authn", "clock", "counter", "fetch", "policy", "session", "token"]),
+    ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),
     ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy", "socket"]),
     ("admin", &["clock", "proxy", "server", "session", "token"]),
@@ -35,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// A crate stays where it is named, so that it is replaced by editing one room.
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["token/"]),
-    ("moka", &["login/oidc/cache.rs", "session/cache.rs", "token/cache.rs"]),
+    ("moka", &["memory.rs", "session/cache.rs"]),
     ("redb", &["session/store/"]),
     ("redis", &["session/store/redis/"]),
     ("rustls", &["server/", "session/store/redis/", "trust.rs", "upstream/tls.rs"]),

@@ -1,15 +1,14 @@
 //! The tokens of sessions in this node's memory. One decision: what is here may be some seconds behind the store, and is asked
-//! for anew after that: it is how roles that another node learnt reach this one. moka stays inside this file. Knows nothing of
-//! how tokens are had.
+//! for anew after that: it is how roles that another node learnt reach this one. Knows nothing of how tokens are had.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use moka::sync::Cache as Moka;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
+use crate::memory::Memory;
 use crate::session::SessionKey;
 
 /// Sessions whose tokens are in memory; the least used give way and are read again.
@@ -40,26 +39,23 @@ pub(super) struct Held {
 
 /// The memory.
 pub struct Cache {
-    held: Moka<SessionKey, Arc<Held>>,
+    held: Memory<Held>,
     stripes: Box<[Mutex<()>]>,
 }
 
 impl Default for Cache {
     fn default() -> Cache {
-        Cache {
-            held: Moka::builder().max_capacity(ENTRIES).time_to_idle(IDLE).build(),
-            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
-        }
+        Cache { held: Memory::while_used(ENTRIES, IDLE), stripes: (0..STRIPES).map(|_| Mutex::new(())).collect() }
     }
 }
 
 impl Cache {
     pub(super) fn get(&self, key: SessionKey) -> Option<Arc<Held>> {
-        self.held.get(&key)
+        self.held.get(&key.widened())
     }
 
     pub(super) fn put(&self, key: SessionKey, held: Arc<Held>) {
-        self.held.insert(key, held);
+        self.held.put(key.widened(), held);
     }
 
     /// One at a time for a session on this node.
@@ -69,6 +65,6 @@ impl Cache {
 
     /// Roles by what the provider said last, where that is known here.
     pub fn roles(&self, key: SessionKey) -> Option<Vec<String>> {
-        self.held.get(&key).map(|held| held.roles.clone())
+        self.held.get(&key.widened()).map(|held| held.roles.clone())
     }
 }

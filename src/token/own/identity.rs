@@ -11,8 +11,9 @@ use http::HeaderValue;
 use serde_json::json;
 
 use crate::clock::Timestamp;
+use crate::memory::Memory;
 use crate::policy::{Caller, Identity, Proof};
-use crate::token::cache::{Digest, Remembered};
+use crate::token::cache::Digest;
 
 use super::access::signed;
 use super::ring::{KeyRing, Purpose};
@@ -35,14 +36,14 @@ struct Signed {
 pub struct SignedIdentities {
     ring: Arc<KeyRing>,
     issuer: String,
-    signed: Remembered<Signed>,
+    signed: Memory<Signed>,
     spread: RandomState,
 }
 
 impl SignedIdentities {
     /// With these keys, in this name; `entries` are remembered.
     pub fn new(ring: Arc<KeyRing>, issuer: String, entries: u64) -> SignedIdentities {
-        SignedIdentities { ring, issuer, signed: Remembered::new(entries), spread: RandomState::new() }
+        SignedIdentities { ring, issuer, signed: Memory::new(entries), spread: RandomState::new() }
     }
 
     /// In whose name.

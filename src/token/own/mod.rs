@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::memory::Memory;
 use crate::session::{
     Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait,
 };
 
-use super::cache::{Remembered, digest_of};
+use super::cache::digest_of;
 use access::{Access, Codec, Unread};
 use family::{Families, Turned};
 use ring::KeyRing;
@@ -91,7 +92,7 @@ pub struct OwnTokens {
     ring: Arc<KeyRing>,
     codec: Codec,
     families: Families,
-    read: Remembered<Read>,
+    read: Memory<Read>,
 }
 
 impl OwnTokens {
@@ -99,7 +100,7 @@ impl OwnTokens {
     pub fn new(sessions: Arc<Sessions>, ring: Arc<KeyRing>, mac: &[u8; 32], settings: OwnSettings) -> OwnTokens {
         let OwnSettings { format, life, grace, site, entries } = settings;
         let codec = Codec::new(format, life, site);
-        OwnTokens { sessions, ring, codec, families: Families::new(mac, grace), read: Remembered::new(entries) }
+        OwnTokens { sessions, ring, codec, families: Families::new(mac, grace), read: Memory::new(entries) }
     }
 
     /// A pair for a session that was just begun.
