@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::config::ConfigErrors;
 use crate::startup;
 
 use super::{BAD_INPUT, chain, load, say};
@@ -17,8 +18,20 @@ pub(super) fn run(path: &Path, online: bool) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    if let Err(error) = startup::check(&config) {
-        say(&format!("{}: {}\n1 problem; nothing was started", path.display(), chain(&error)));
+    let flaws = match startup::check(&config) {
+        Ok(flaws) => flaws,
+        Err(error) => {
+            say(&format!("{}: {}\n1 problem; nothing was started", path.display(), chain(&error)));
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let file = load::name(path);
+    for flaw in flaws.iter().filter(|flaw| !flaw.is_fatal) {
+        say(&format!("{file}:{}: {}: warning: {}", flaw.at.line, flaw.at.key, flaw.at.message));
+    }
+    let problems: Vec<_> = flaws.into_iter().filter(|flaw| flaw.is_fatal).map(|flaw| flaw.at).collect();
+    if !problems.is_empty() {
+        say(&ConfigErrors { file, problems }.to_string());
         return ExitCode::from(BAD_INPUT);
     }
     if online {

@@ -28,6 +28,10 @@ pub(super) fn load(path: &Path) -> Result<Config, LoadError> {
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let full = path.canonicalize().map_err(failed)?;
     let base = full.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    Ok(Config::parse(&text, &name, base)?)
+    Ok(Config::parse(&text, &name(path), base)?)
+}
+
+/// What it is called in messages.
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

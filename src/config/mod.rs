@@ -126,6 +126,8 @@ pub struct Tls {
     pub self_signed: bool,
     /// Certificates for other names: chain and key.
     pub also: Vec<(PathBuf, PathBuf)>,
+    /// The lines that name chain and key, of the first pair and of the others.
+    pub lines: Vec<[usize; 2]>,
 }
 
 /// `[session]`.

@@ -103,6 +103,10 @@ impl<'f, 't> Table<'f, 't> {
         self.findings.line(&self.span)
     }
 
+    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+        self.findings.line(span)
+    }
+
     /// A mistake of another table, by its whole key.
     pub(super) fn problem_at(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
         self.findings.add(span, key, message);

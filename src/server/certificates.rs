@@ -1,16 +1,20 @@
 //! Which certificate a client is shown. One decision: the set is exchanged whole while connections run, and only for one that
-//! could be read whole; a half-written file leaves the old set in place. Knows nothing of HTTP.
+//! could be read whole; a half-written file leaves the old set in place. What browsers will refuse is shown all the same, and said
+//! aloud: a gateway that does not start again serves nobody. Knows nothing of HTTP.
 
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::client::verify_server_name;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
 use super::tls::{TlsError, read_chain, read_key};
@@ -25,6 +29,41 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM key.
     pub private_key: PathBuf,
+}
+
+/// What is wrong with a pair that can be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// Which pair, by its place in the list.
+    pub pair: usize,
+    /// The certificate or the key.
+    pub file: PathBuf,
+    /// What.
+    pub wrong: Wrong,
+}
+
+/// See [`Flaw`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// The certificate's time is over.
+    Ended(SystemTime),
+    /// It has not begun.
+    NotBegun(SystemTime),
+    /// Others than its owner may read the key: whoever does can be this gateway. The mode.
+    Readable(u32),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, time) = (self.file.display(), humantime::format_rfc3339_seconds);
+        match self.wrong {
+            Wrong::Ended(at) => write!(f, "`{file}` ended on {}; put a renewed one there", time(at)),
+            Wrong::NotBegun(at) => write!(f, "`{file}` begins on {}; put one there that holds now", time(at)),
+            Wrong::Readable(mode) => {
+                write!(f, "`{file}` can be read by others (mode {mode:04o}); leave it to its owner (0600)")
+            }
+        }
+    }
 }
 
 /// All certificates, the first of them for every name that no other is for.
@@ -45,6 +84,26 @@ impl Certificates {
         Ok(Arc::new(Certificates { provider, files, keys }))
     }
 
+    /// What is wrong with those that are shown.
+    pub fn flaws(&self, now: SystemTime) -> Vec<Flaw> {
+        let keys = self.keys.load();
+        let of_pair = |(pair, (files, key)): (usize, (&CertificateFiles, &Arc<CertifiedKey>))| {
+            let flaw = |file: &Path, wrong| Flaw { pair, file: file.to_owned(), wrong };
+            let time = time_of(key, &self.provider, now).map(|wrong| flaw(&files.certificate, wrong));
+            let mode = std::fs::metadata(&files.private_key).map_or(0, |data| data.mode() & 0o777);
+            let readable = (mode & 0o044 != 0).then(|| flaw(&files.private_key, Wrong::Readable(mode)));
+            time.into_iter().chain(readable)
+        };
+        self.files.iter().zip(keys.iter()).enumerate().flat_map(of_pair).collect()
+    }
+
+    /// Say it to whoever reads what the gateway says of itself.
+    pub fn warn(&self) {
+        for flaw in self.flaws(SystemTime::now()) {
+            tracing::warn!("{flaw}");
+        }
+    }
+
     /// Read changed files anew until told to stop.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut seen = self.marks();
@@ -57,6 +116,7 @@ impl Certificates {
                 Ok(keys) => {
                     self.keys.store(Arc::new(keys));
                     tracing::info!("certificates were read anew");
+                    self.warn();
                     seen = marks;
                 }
                 // Not marked as seen: the other file of the pair is on its way.
@@ -87,6 +147,25 @@ impl ResolvesServerCert for Certificates {
 fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let leaf = key.end_entity_cert().and_then(ParsedCertificate::try_from);
     leaf.is_ok_and(|leaf| verify_server_name(&leaf, name).is_ok())
+}
+
+/// What is wrong with the time of a leaf. Nothing is found trustworthy without an authority, but of the time is spoken first.
+fn time_of(key: &CertifiedKey, provider: &CryptoProvider, now: SystemTime) -> Option<Wrong> {
+    let leaf = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).ok()?);
+    let algorithms = provider.signature_verification_algorithms.all;
+    let nobody = RootCertStore::empty();
+    let found = verify_server_cert_signed_by_trust_anchor(&leaf, &nobody, &[], now, algorithms);
+    let at = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    match found {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(Wrong::Ended(at(not_after)))
+        }
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
+            Some(Wrong::NotBegun(at(not_before)))
+        }
+        _ => None,
+    }
 }
 
 fn read_all(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {

@@ -113,17 +113,11 @@ const DEVELOPMENT_RENEWED: Duration = Duration::from_secs(300 * 86_400);
 /// # Errors
 /// [`TlsError`]: a file that cannot be written.
 pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, TlsError> {
-    if certificate.exists() || key.exists() {
-        if !is_ours_and_old(certificate) {
-            return Ok(false);
-        }
-        for path in [certificate, key] {
-            fs::remove_file(path).map_err(|source| TlsError::File {
-                path: path.to_owned(),
-                doing: "replaced",
-                source,
-            })?;
-        }
+    if !is_to_be_made(certificate, key) {
+        return Ok(false);
+    }
+    for path in [certificate, key].into_iter().filter(|path| path.exists()) {
+        fs::remove_file(path).map_err(|source| TlsError::File { path: path.to_owned(), doing: "replaced", source })?;
     }
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let mut params = rcgen::CertificateParams::new(names).map_err(TlsError::Make)?;
@@ -137,6 +131,11 @@ pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, Tls
     write(key, signing_key.serialize_pem().as_bytes(), 0o600)?;
     write(certificate, made.pem().as_bytes(), 0o644)?;
     Ok(true)
+}
+
+/// Whether a start that may make a development pair makes one.
+pub fn is_to_be_made(certificate: &Path, key: &Path) -> bool {
+    (!certificate.exists() && !key.exists()) || is_ours_and_old(certificate)
 }
 
 /// Never true of somebody's own certificate, whatever its age.

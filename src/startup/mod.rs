@@ -33,9 +33,9 @@ use crate::upstream;
 use crate::whoami::Whoami;
 
 use self::redis::redis_options;
-pub use files::operator_token;
+pub use files::{Flaw, operator_token};
 
-use files::{admin_token, argon2, certificate_files, load_certificates, load_keys, make_demo, open_store, read_secret};
+use files::{admin_token, argon2, flaws, load_certificates, load_keys, make_demo, open_store, read_secret};
 pub use oidc::Finding;
 use oidc::{oidc, providers};
 use tokens::{own_tokens, ring, signed_identities, tokens, verifiers};
@@ -307,11 +307,8 @@ fn site(config: &Config) -> &str {
 ///
 /// # Errors
 /// [`StartError`] of the first file that is missing or wrong.
-pub fn check(config: &Config) -> Result<(), StartError> {
-    let (certificate, key) = (&config.tls.certificate, &config.tls.private_key);
-    let to_be_made = config.tls.self_signed && !certificate.exists() && !key.exists();
-    let files = certificate_files(config);
-    Certificates::load(files[usize::from(to_be_made)..].to_vec(), tls::provider())?;
+pub fn check(config: &Config) -> Result<Vec<Flaw>, StartError> {
+    let flaws = flaws(config)?;
     if let Some(secret) = &config.session.secret {
         SessionKeys::from_secret(&read_secret("session.secret", secret)?)?;
     }
@@ -325,9 +322,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     verifiers(config)?;
     providers(config)?;
     match &config.local {
-        Some(local) if local.users.exists() || local.demo_user.is_none() => Ok(login::check_users(&local.users)?),
-        _ => Ok(()),
+        Some(local) if local.users.exists() || local.demo_user.is_none() => login::check_users(&local.users)?,
+        _ => {}
     }
+    Ok(flaws)
 }
 
 /// Ask the OpenID providers for what a sign-in would need, and say what is wrong with it.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::support::{run_in, run_text, shipped};
 
 /// Run it in a folder; code, standard output, standard error.
-fn portcullis(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
+pub fn portcullis(folder: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
         .current_dir(folder)

@@ -9,6 +9,7 @@ mod architecture;
 mod bearer;
 mod between;
 mod browser;
+mod certificates;
 mod cli;
 mod cluster;
 mod coherence;

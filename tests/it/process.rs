@@ -21,6 +21,8 @@ pub struct Program {
     child: Child,
     pub port: u16,
     password: String,
+    /// On standard error, before that.
+    pub said: String,
 }
 
 /// Start the binary and wait until it says where it listens.
@@ -44,7 +46,7 @@ pub fn start_text(folder: &Path, text: &str) -> Program {
 
 /// Waits until it says where it listens.
 fn listening(child: Child) -> Program {
-    let mut program = Program { child, port: 0, password: String::new() };
+    let mut program = Program { child, port: 0, password: String::new(), said: String::new() };
     for line in BufReader::new(program.child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
         if line.contains("with the password ") {
@@ -54,6 +56,7 @@ fn listening(child: Child) -> Program {
             program.port = between(&line, "https://localhost:", "/").parse().unwrap();
             return program;
         }
+        program.said += &format!("{line}\n");
     }
     panic!("it never listened");
 }
@@ -72,7 +75,7 @@ impl Program {
         self.child.id()
     }
 
-    fn curl(&self, jar: &Path, path: &str, arguments: &[&str]) -> String {
+    pub fn curl(&self, jar: &Path, path: &str, arguments: &[&str]) -> String {
         let address = format!("https://localhost:{}{path}", self.port);
         let output = Command::new("curl")
             .args(["-sk", "-i", "--max-time", "20", "-b"])
@@ -165,7 +168,7 @@ fn a_second_gateway_on_the_same_port_is_refused() {
     std::fs::write(&file, text).unwrap();
     let mut second = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     second.arg("--config").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut second = Program { child: second.spawn().unwrap(), port: 0, password: String::new() };
+    let mut second = Program { child: second.spawn().unwrap(), port: 0, password: String::new(), said: String::new() };
     let mut said = String::new();
     for line in BufReader::new(second.child.stderr.take().unwrap()).lines() {
         said.push_str(&line.unwrap());

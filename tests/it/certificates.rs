@@ -1,0 +1,101 @@
+//! Certificates that a client will refuse and keys that others can read: `check` says so, and a start serves all the same.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::cli::portcullis;
+use crate::process::start_text;
+use crate::support::shipped;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A pair in a folder that holds from one moment to another.
+fn pair(folder: &Path, file: &str, from: SystemTime, to: SystemTime) {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (from.into(), to.into());
+    let key = KeyPair::generate().unwrap();
+    fs::write(folder.join(format!("{file}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
+    let path = folder.join(format!("{file}.key"));
+    fs::write(&path, key.serialize_pem()).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The shipped configuration with three pairs, in the lines from 11 on: one that holds, one that ended, one that begins tomorrow.
+fn three_pairs(folder: &Path) -> String {
+    let now = SystemTime::now();
+    pair(folder, "now", now - DAY, now + DAY);
+    pair(folder, "past", SystemTime::UNIX_EPOCH + 10_000 * DAY, SystemTime::UNIX_EPOCH + 10_001 * DAY);
+    pair(folder, "future", now + DAY, now + 2 * DAY);
+    let named = |file: &str| format!("certificate = \"{file}.pem\"\nprivate_key = \"{file}.key\"\n");
+    let also = |file: &str| format!("[[tls.also]]\n{}", named(file));
+    let tls = format!("[tls]\n{}{}{}", named("now"), also("past"), also("future"));
+    shipped("memory").replace("[tls]\nself_signed = true", &tls)
+}
+
+#[test]
+fn check_says_of_a_certificate_that_it_ended_or_has_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = three_pairs(folder.path());
+    fs::write(folder.path().join("gateway.toml"), &text).unwrap();
+    let check = || portcullis(folder.path(), &["check"], "");
+    let (code, _, said) = check();
+    let lines: Vec<&str> = said.lines().collect();
+    let [past, future, count] = lines[..] else { panic!("{said}") };
+    let line = |file: &str| 1 + text.lines().position(|line| line.contains(file)).unwrap();
+    let path = |file: &str| folder.path().canonicalize().unwrap().join(file).display().to_string();
+    let expected = format!(
+        "gateway.toml:{}: tls.also[0].certificate: `{}` ended on 1997-05-20T00:00:00Z; put a renewed one there",
+        line("past.pem"),
+        path("past.pem")
+    );
+    assert_eq!(past, expected);
+    let expected =
+        format!("gateway.toml:{}: tls.also[1].certificate: `{}` begins on 2", line("future.pem"), path("future.pem"));
+    assert!(future.starts_with(&expected) && future.ends_with("Z; put one there that holds now"), "{future}");
+    assert_eq!((code, count), (2, "2 problems in gateway.toml; nothing was started"));
+
+    let now = SystemTime::now();
+    for file in ["past", "future"] {
+        pair(folder.path(), file, now - DAY, now + DAY);
+    }
+    let (code, said, warned) = check();
+    assert!(code == 0 && warned.lines().count() == 1 && warned.contains("gateway.toml: fine"), "{said}{warned}");
+}
+
+#[test]
+fn check_warns_of_a_key_that_others_can_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let text = three_pairs(folder.path());
+    fs::write(folder.path().join("gateway.toml"), &text).unwrap();
+    for file in ["past", "future"] {
+        pair(folder.path(), file, now - DAY, now + DAY);
+    }
+    for (mode, is_warned_of) in [(0o600, false), (0o640, true), (0o604, true), (0o400, false)] {
+        fs::set_permissions(folder.path().join("now.key"), Permissions::from_mode(mode)).unwrap();
+        let (code, _, said) = portcullis(folder.path(), &["check"], "");
+        let line = 1 + text.lines().position(|line| line.contains("now.key")).unwrap();
+        let warning = format!("gateway.toml:{line}: tls.private_key: warning: `");
+        let says = said.starts_with(&warning) && said.contains(&format!("can be read by others (mode {mode:04o})"));
+        assert_eq!((code, says), (0, is_warned_of), "{said}");
+    }
+}
+
+/// Somebody may have to sign in to renew it; and a restart must not be what takes the gateway away.
+#[test]
+fn a_start_with_such_files_warns_and_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = three_pairs(folder.path());
+    fs::set_permissions(folder.path().join("now.key"), Permissions::from_mode(0o644)).unwrap();
+    let program = start_text(folder.path(), &text);
+    for warned in ["past.pem` ended on 1997-05-20T00:00:00Z", "future.pem` begins on", "now.key` can be read by others"]
+    {
+        let is_warned = |line: &str| line.contains("WARN") && line.contains(warned);
+        assert!(program.said.lines().any(is_warned), "{warned}\n{}", program.said);
+    }
+    assert!(program.curl(&folder.path().join("jar"), "/public", &[]).contains(" 200"));
+}
