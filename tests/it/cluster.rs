@@ -8,7 +8,7 @@ use portcullis::session::{Creation, Keep, Revocation, SessionKey, SessionStore, 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Cookie, Fleet, Node, Plan, hex, operator};
+use crate::fleet::{COPIED, COPIES, Cookie, Fleet, Node, Plan, hex, operator};
 use crate::redis_server::{Moving, Place, RedisCluster};
 use crate::shared_store::{eventually, key, record};
 use crate::wire::{one, soon, whole};
@@ -265,11 +265,10 @@ async fn the_loss_of_a_master_is_an_outage_of_its_parts_alone() {
 /// I6: the tail of a part's log dies with its master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_a_failover_in_a_cluster_lost_is_done_again() {
-    let copying: Vec<&str> =
-        NO_COVERAGE.into_iter().chain(["--user", "copy", "on", ">copy", "+psync", "+replconf", "+ping"]).collect();
-    let mut cluster = RedisCluster::start_with(&copying);
+    let copied = [&NO_COVERAGE[..], &COPIED].concat();
+    let mut cluster = RedisCluster::start_with(&copied);
     let place = cluster.place_of("alice");
-    let follows: Vec<&str> = copying.iter().copied().chain(["--masteruser", "copy", "--masterauth", "copy"]).collect();
+    let follows = [&copied[..], &COPIES].concat();
     cluster.add_replica(place.master, &follows);
     let fleet = fleet(&cluster, &addresses(&cluster));
     fleet.ready().await;
@@ -279,28 +278,9 @@ async fn a_revocation_that_a_failover_in_a_cluster_lost_is_done_again() {
     }
     let (master, replica) = (&cluster.servers()[place.master], &cluster.servers()[3]);
     eventually("the replica has all", async || replica.admin(&["DBSIZE"]) == master.admin(&["DBSIZE"])).await;
-    // From here on the replica hears nothing: its link is cut, and it may not sign in again.
-    master.admin(&["ACL", "SETUSER", "copy", "off"]);
-    master.admin(&["CLIENT", "KILL", "TYPE", "replica"]);
-    let (port, session) = (fleet.nodes[0].admin, hex(doomed.key));
-    let revoking = tokio::spawn(async move { operator(port, serde_json::json!({ "session": session })).await });
-    eventually("another node heard of it", async || fleet.nodes[1].status(&doomed.line).await == 401).await;
+    let revoking = fleet.revoke_untold(&doomed, master).await;
     cluster.server(place.master).kill();
-    let replica = &cluster.servers()[3];
-    eventually("the replica is elected", async || replica.admin(&["ROLE"]).starts_with("master")).await;
-    for node in &fleet.nodes {
-        eventually("the node knows it", async || {
-            let status = node.status(&doomed.line).await;
-            assert_ne!(status, 200, "the record that came back with the promotion");
-            status == 401
-        })
-        .await;
-        eventually("the node serves again", async || node.status(&stays.line).await == 200).await;
-    }
-    eventually("the record is gone again", async || {
-        replica.admin(&["EXISTS", &format!("portcullis:s{}:{}", place.tag, hex(doomed.key))]) == "0"
-    })
-    .await;
+    fleet.outlive(&cluster.servers()[3], &doomed, &stays, &place.tag).await;
     assert_eq!(soon(revoking).await.unwrap().status.as_u16(), 200);
     for node in &fleet.nodes {
         assert_eq!((node.status(&doomed.line).await, node.status(&stays.line).await), (401, 200));

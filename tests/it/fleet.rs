@@ -12,6 +12,7 @@ use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::Redis;
 use portcullis::session::{CookieCodec, Creation, SessionKey, SessionKeys, SessionStore};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use crate::between::Between;
 use crate::redis_server::{RedisCluster, RedisServer};
@@ -19,6 +20,9 @@ use crate::shared_store::{eventually, record};
 use crate::wire::{Frames, one, soon, whole};
 
 const SECRET: &str = "one secret for all the gateways of a test";
+/// How a master is started whose replica can be made deaf; and what tells a replica to sign in there.
+pub const COPIED: [&str; 7] = ["--user", "copy", "on", ">copy", "+psync", "+replconf", "+ping"];
+pub const COPIES: [&str; 4] = ["--masteruser", "copy", "--masterauth", "copy"];
 const TOKEN: &str = "the operator of all the gateways of a test";
 pub const PASSWORD: &str = "correct horse battery staple";
 
@@ -184,6 +188,36 @@ impl Fleet {
     /// The same for one session.
     pub async fn revoke_session(&self, n: usize, cookie: &Cookie) -> Answered {
         self.revoke(n, serde_json::json!({ "session": hex(cookie.key) })).await
+    }
+
+    /// Begin to revoke a session, at a master (one of [`COPIED`]) that tells its replica nothing any more: the nodes hear of it, and
+    /// when the master dies it dies with it.
+    pub async fn revoke_untold(&self, cookie: &Cookie, master: &RedisServer) -> JoinHandle<Answered> {
+        // Its link is cut, and it may not sign in again.
+        master.admin(&["ACL", "SETUSER", "copy", "off"]);
+        master.admin(&["CLIENT", "KILL", "TYPE", "replica"]);
+        let (port, session) = (self.nodes[0].admin, hex(cookie.key));
+        let revoking = tokio::spawn(async move { operator(port, serde_json::json!({ "session": session })).await });
+        eventually("another node heard of it", async || self.nodes[1].status(&cookie.line).await == 401).await;
+        revoking
+    }
+
+    /// The master is dead, and the replica takes its place with the record of a session that was ended: until that is done again
+    /// there as well, the others' sessions are served again, and nobody ever answers in this one. `tag`: of its part of the store.
+    pub async fn outlive(&self, replica: &RedisServer, ended: &Cookie, other: &Cookie, tag: &str) {
+        eventually("the replica is promoted", async || replica.admin(&["ROLE"]).starts_with("master")).await;
+        for node in &self.nodes {
+            // Away or ended, and never once answered from the new master's record.
+            eventually("the node knows it", async || {
+                let status = node.status(&ended.line).await;
+                assert_ne!(status, 200, "the record that came back with the promotion");
+                status == 401
+            })
+            .await;
+            eventually("the node serves again", async || node.status(&other.line).await == 200).await;
+        }
+        let record = format!("portcullis:s{tag}:{}", hex(ended.key));
+        eventually("the record is gone again", async || replica.admin(&["EXISTS", &record]) == "0").await;
     }
 }
 

@@ -8,7 +8,7 @@ use http::Request;
 use tokio::task::JoinHandle;
 
 use crate::between::Between;
-use crate::fleet::{Cookie, Fleet, Node, Plan, hex, operator, refused};
+use crate::fleet::{COPIED, COPIES, Cookie, Fleet, Node, Plan, refused};
 use crate::redis_server::{RedisCluster, RedisServer, oldest_redis, valkey};
 use crate::shared_store::eventually;
 use crate::wire::{one, soon, whole};
@@ -361,10 +361,9 @@ async fn open_streams_on_other_nodes_end_before_the_revocation_returns() {
 /// I6: the tail of the log dies with the master, and the session is alive again on the promoted replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_a_failover_lost_is_done_again() {
-    let mut master = RedisServer::start(&["--user", "copy", "on", ">copy", "+psync", "+replconf", "+ping"]);
-    let follows =
-        ["--replicaof", "127.0.0.1", &master.port.to_string(), "--masteruser", "copy", "--masterauth", "copy"];
-    let replica = RedisServer::start(&follows);
+    let mut master = RedisServer::start(&COPIED);
+    let port = master.port.to_string();
+    let replica = RedisServer::start(&[&["--replicaof", "127.0.0.1", &port], &COPIES[..]].concat());
     let sentinel = RedisServer::sentinel(master.port, Duration::from_millis(500));
     eventually("the sentinel knows the replica", async || sentinel.sentinel_knows_replica("main")).await;
     let store = format!("redis://127.0.0.1:{}/0", sentinel.port);
@@ -375,28 +374,9 @@ async fn a_revocation_that_a_failover_lost_is_done_again() {
     warm(&fleet.nodes, &doomed).await;
     warm(&fleet.nodes, &other).await;
     eventually("the replica has all", async || replica.admin(&["ZCARD", "portcullis:a{00}"]) == "3").await;
-    // From here on the replica hears nothing: its link is cut, and it may not sign in again.
-    master.admin(&["ACL", "SETUSER", "copy", "off"]);
-    master.admin(&["CLIENT", "KILL", "TYPE", "replica"]);
-    let (port, session) = (fleet.nodes[0].admin, hex(doomed.key));
-    let revoking = tokio::spawn(async move { operator(port, serde_json::json!({ "session": session })).await });
-    eventually("another node heard of it", async || fleet.nodes[1].status(&doomed.line).await == 401).await;
+    let revoking = fleet.revoke_untold(&doomed, &master).await;
     master.kill();
-    eventually("the replica is promoted", async || replica.admin(&["ROLE"]).starts_with("master")).await;
-    for node in &fleet.nodes {
-        // Away or ended, and never once answered from the new master's record.
-        eventually("the node knows it", async || {
-            let status = node.status(&doomed.line).await;
-            assert_ne!(status, 200, "the record that came back with the promotion");
-            status == 401
-        })
-        .await;
-        eventually("the node serves again", async || node.status(&other.line).await == 200).await;
-    }
-    eventually("the record is gone again", async || {
-        replica.admin(&["EXISTS", &format!("portcullis:s{{00}}:{}", hex(doomed.key))]) == "0"
-    })
-    .await;
+    fleet.outlive(&replica, &doomed, &other, "{00}").await;
     // It has not returned: nobody but this one server has it. A new replica is what it waits for.
     assert!(!revoking.is_finished());
     let _second = RedisServer::start(&["--replicaof", "127.0.0.1", &replica.port.to_string()]);
