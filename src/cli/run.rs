@@ -115,7 +115,8 @@ fn filter(asked: Option<String>) -> Targets {
     asked.unwrap_or(Targets::new().with_default(LevelFilter::INFO))
 }
 
-/// What the gateway says of itself. `RUST_LOG` overrides the level, as a whole (`debug`) or by place (`info,portcullis::upstream=debug`).
+/// What the gateway says of itself. `RUST_LOG` overrides the level, as a whole (`debug`) or by place (`info,portcullis::upstream=debug`);
+/// a release has nothing finer than `debug` to say.
 fn log_to_standard_error(config: &Config) {
     let filter = filter(std::env::var("RUST_LOG").ok());
     // A standard error that nobody reads any more loses lines; complaining there of it would panic, and a worker with it.
