@@ -21,6 +21,9 @@ pub(super) struct Gathered(Arc<Mutex<State>>);
 struct State {
     stream: ClientStream,
     waiting: Vec<u8>,
+    /// Bytes that were gathered in the turn before, for which room is taken at once, and in this one.
+    before: usize,
+    gathered: usize,
     /// Told to HTTP/2 at its next step.
     failed: Option<io::Error>,
 }
@@ -28,7 +31,7 @@ struct State {
 impl Gathered {
     /// Gather what is written to this one.
     pub(super) fn new(stream: ClientStream) -> Gathered {
-        Gathered(Arc::new(Mutex::new(State { stream, waiting: Vec::new(), failed: None })))
+        Gathered(Arc::new(Mutex::new(State { stream, waiting: Vec::new(), before: 0, gathered: 0, failed: None })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -56,6 +59,9 @@ impl State {
         }
         // An idle connection keeps no room for what it may say.
         self.waiting = Vec::new();
+        if self.gathered > 0 {
+            (self.before, self.gathered) = (self.gathered.min(MOST), 0);
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -78,6 +84,10 @@ impl State {
         }
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         if self.waiting.len() + length <= MOST {
+            if self.waiting.capacity() == 0 {
+                self.waiting.reserve_exact(self.before.max(length));
+            }
+            self.gathered += length;
             slices.iter().for_each(|slice| self.waiting.extend_from_slice(slice));
             return Poll::Ready(Ok(length));
         }
