@@ -93,13 +93,14 @@ pub async fn forward(
     *rebuilt.uri_mut() = target(&parts.uri, permit.rewritten().unwrap_or(head.path.raw()), head.query);
     *rebuilt.version_mut() = Version::HTTP_11;
     *rebuilt.headers_mut() = headers;
+    let mut rebuilt = Some(rebuilt);
 
     last_look(runtime, permit, evidence.as_ref())?;
     let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
     let beside = tie.as_ref().map(Tie::ended);
     let waiting = Waiting { limit: options.response_timeout, beside, after: UNWATCHED };
-    let answered = pool.send(rebuilt, progress.upload(), switch.is_some(), waiting).await;
+    let answered = pool.send(&mut rebuilt, progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();

@@ -72,7 +72,9 @@ async fn probe(server: &Server, path: &str) -> bool {
         let Ok(mut sender) = wire::two(connected).await else { return false };
         judge(sender.send_request(request).await).await
     } else {
-        judge(One::new(connected.io).exchange(request).await).await
+        let mut one = One::new(connected.io);
+        let begun = one.begin(request);
+        judge(one.answer(begun).await).await
     }
 }
 

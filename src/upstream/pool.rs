@@ -78,14 +78,14 @@ impl<B: Sendable> Pool<B> {
         &self.upstream.name
     }
 
-    /// Send and wait for the response head; `upload` is what the request's body tells, where it has one; `http1` where HTTP/2
-    /// would not do. `None`: what was waited for beside it came first.
+    /// Send and wait for the response head; `request` is taken when it is sent, and lent until then because it is large; `upload` is
+    /// what its body tells, where it has one; `http1` where HTTP/2 would not do. `None`: what was waited for beside it came first.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
     pub async fn send(
         &self,
-        request: Request<B>,
+        request: &mut Option<Request<B>>,
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
         waiting: Waiting<impl Future<Output = ()>>,
@@ -108,7 +108,7 @@ impl<B: Sendable> Pool<B> {
 
     async fn exchange(
         &self,
-        mut request: Request<B>,
+        request: &mut Option<Request<B>>,
         sending: Sending,
         http1: bool,
     ) -> Result<Response<PooledBody>, ForwardError> {
@@ -133,23 +133,24 @@ impl<B: Sendable> Pool<B> {
                     tried.push(index);
                     failure = Some(error);
                 }
-                Ok(Wire::One { one, opened }) => {
-                    wire::as_one(&mut request);
-                    let answered = one.exchange(request).await.map_err(|error| failed(&sending, error.into()))?;
+                Ok(Wire::One { mut one, opened }) => {
+                    let Some(begun) = request.take().map(|request| one.begin(wire::as_one(request))) else { break };
+                    let answered = one.answer(begun).await.map_err(|error| failed(&sending, error.into()))?;
                     server.answered();
                     let back = Return::new(self.wires[index].idle.clone(), opened);
                     return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                 }
                 Ok(Wire::Two { mut sender, reused }) => {
-                    wire::as_two(&mut request, matches!(server.protocol, Protocol::Tls(_)));
-                    match sender.try_send_request(request).await {
+                    let Some(mut sent) = request.take() else { break };
+                    wire::as_two(&mut sent, matches!(server.protocol, Protocol::Tls(_)));
+                    match sender.try_send_request(sent).await {
                         Ok(answered) => {
                             server.answered();
                             return Ok(answered.map(|body| PooledBody::two(body, sending, running)));
                         }
                         Err(mut error) => match error.take_message() {
                             // Not a byte was written: the server closed the connection before we used it.
-                            Some(unsent) if reused => request = unsent,
+                            Some(unsent) if reused => *request = Some(unsent),
                             _ => return Err(failed(&sending, error.into_error().into())),
                         },
                     }

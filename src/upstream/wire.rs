@@ -39,9 +39,8 @@ pub(super) async fn two<B: Sendable>(connected: Connected) -> hyper::Result<http
 }
 
 /// The form of HTTP/1.1: origin form, and the authority in `Host` (RFC 9112 §3.2.1).
-pub(super) fn as_one<B>(request: &mut Request<B>) {
-    *request.version_mut() = Version::HTTP_11;
-    let Some(authority) = request.uri().authority().cloned() else { return };
+pub(super) fn as_one<B>(mut request: Request<B>) -> Request<B> {
+    let Some(authority) = request.uri().authority().cloned() else { return request };
     *request.uri_mut() = Uri::from(path(request.uri()));
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
         request.headers_mut().insert(header::HOST, host);
@@ -49,6 +48,7 @@ pub(super) fn as_one<B>(request: &mut Request<B>) {
     if request.headers().contains_key(header::TE) {
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    request
 }
 
 /// The form of HTTP/2: the authority in the target, no connection-specific field (RFC 9113 §8.2.2, §8.3.1).

@@ -76,7 +76,12 @@ pub(super) fn read(from: &mut BytesMut, asked: &Method) -> Result<Option<Head>, 
         }
         // Shared, not copied: values keep the piece alive that they were read in.
         let text = from.split_to(parsed.length).freeze();
-        return judge(parsed.status, parsed.newest, headers(&text, &spans[..parsed.lines])?, asked).map(Some);
+        let (headers, said) = headers(&text, &spans[..parsed.lines])?;
+        let mut response = Response::new(());
+        *response.status_mut() = parsed.status;
+        *response.headers_mut() = headers;
+        let (framing, persistent) = said.judge(parsed.status, parsed.newest, asked);
+        return Ok(Some(Head { response, framing, persistent }));
     }
 }
 
@@ -109,48 +114,64 @@ fn parse(from: &[u8], spans: &mut [Span; MOST_LINES]) -> Result<Option<Parsed>, 
     Ok(Some(Parsed { length, status, newest: parsed.version == Some(1), lines: parsed.headers.len() }))
 }
 
-fn headers(text: &Bytes, spans: &[Span]) -> Result<HeaderMap, Broken> {
-    let mut headers = HeaderMap::with_capacity(spans.len());
+fn headers(text: &Bytes, spans: &[Span]) -> Result<(HeaderMap, Said), Broken> {
+    let (mut headers, mut said) = (HeaderMap::with_capacity(spans.len()), Said::default());
     for span in spans {
         let [name, name_end, value, value_end] = span.map(|at| at as usize);
         let name = HeaderName::from_bytes(&text[name..name_end]).map_err(|_| Malformed::Field)?;
         let value = HeaderValue::from_maybe_shared(text.slice(value..value_end)).map_err(|_| Malformed::Field)?;
+        said.hear(&name, &value)?;
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, said))
 }
 
-/// What the head says of its body and its connection.
-fn judge(status: StatusCode, newest: bool, headers: HeaderMap, asked: &Method) -> Result<Head, Broken> {
-    let (mut close, mut keep, mut lengths, mut codings) = (false, newest, 0, 0);
-    let mut framing = None;
-    for (name, value) in &headers {
+/// What a head says of its body and its connection.
+#[derive(Default)]
+struct Said {
+    close: bool,
+    keep: bool,
+    /// Lines of either kind.
+    lengths: usize,
+    codings: usize,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl Said {
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
         match *name {
             header::CONNECTION => {
-                close |= has_option(value, "close");
-                keep |= has_option(value, "keep-alive");
+                self.close |= has_option(value, "close");
+                self.keep |= has_option(value, "keep-alive");
             }
             header::CONTENT_LENGTH => {
-                lengths += 1;
-                framing = Some(Framing::Length(length(value).ok_or(Malformed::Length)?));
+                self.lengths += 1;
+                self.length = Some(length(value).ok_or(Malformed::Length)?);
             }
-            header::TRANSFER_ENCODING => codings += 1,
+            header::TRANSFER_ENCODING => {
+                self.codings += 1;
+                self.chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            }
             _ => {}
         }
+        Ok(())
     }
-    if codings > 0 {
-        // RFC 9112 §6.1: what speaks 1.0 does not know codings, whoever translated for it may not either.
-        let chunked = headers.get(header::TRANSFER_ENCODING).filter(|_| newest);
-        framing = chunked.filter(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")).map(|_| Framing::Chunked);
+
+    /// How the body is framed, and whether the connection may be used again.
+    fn judge(self, status: StatusCode, newest: bool, asked: &Method) -> (Option<Framing>, bool) {
+        let framing = match (self.lengths, self.codings) {
+            (1, 0) => self.length.map(Framing::Length),
+            // RFC 9112 §6.1: what speaks 1.0 does not know codings, whoever translated for it may not either.
+            (0, 1) if self.chunked && newest => Some(Framing::Chunked),
+            _ => None,
+        };
+        let plain = self.lengths + self.codings == 0 || framing.is_some();
+        let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
+        let framing = if without_body { Some(Framing::Length(0)) } else { framing };
+        let kept = (newest || self.keep) && !self.close && status != StatusCode::SWITCHING_PROTOCOLS;
+        (framing, kept && plain && framing.is_some())
     }
-    let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
-    let plain = lengths + codings <= 1 && (codings == 0 || framing.is_some());
-    let persistent = keep && !close && plain && status != StatusCode::SWITCHING_PROTOCOLS;
-    let framing = if without_body { Some(Framing::Length(0)) } else { framing.filter(|_| plain) };
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Ok(Head { response, framing, persistent: persistent && framing.is_some() })
 }
 
 /// RFC 9110 §8.6: digits alone, which two readers cannot read differently.

@@ -95,6 +95,12 @@ pub(super) struct One {
     out: Outgoing,
 }
 
+/// A request whose answer is waited for.
+pub(super) struct Begun<B> {
+    asked: Method,
+    upload: Option<Upload<B>>,
+}
+
 /// What was read.
 #[derive(Default)]
 struct Inbound {
@@ -161,20 +167,20 @@ impl One {
         Pin::new(&mut self.io).poll_read(&mut cx, &mut buffer).is_pending()
     }
 
-    /// Send a request and wait for the head of its answer.
+    /// Take a request up: its head is written with the next step.
+    pub(super) fn begin<B: Sendable>(&mut self, request: Request<B>) -> Begun<B> {
+        let (parts, body) = request.into_parts();
+        let upload = Upload::of(&parts.headers, body);
+        head::write(&parts, upload.as_ref().map(Upload::framing), self.out.head());
+        Begun { asked: parts.method, upload }
+    }
+
+    /// Send it and wait for the head of its answer.
     ///
     /// # Errors
     /// [`Broken`]; some of the request may have reached the server.
-    pub(super) async fn exchange<B: Sendable>(
-        mut self: Box<Self>,
-        request: Request<B>,
-    ) -> Result<Response<Answer>, Broken> {
-        let (asked, mut upload) = {
-            let (parts, body) = request.into_parts();
-            let upload = Upload::of(&parts.headers, body);
-            head::write(&parts, upload.as_ref().map(Upload::framing), self.out.head());
-            (parts.method, upload)
-        };
+    pub(super) async fn answer<B: Sendable>(mut self: Box<Self>, begun: Begun<B>) -> Result<Response<Answer>, Broken> {
+        let Begun { asked, mut upload } = begun;
         let (mut sent, mut lost) = (false, None);
         let head = std::future::poll_fn(|cx| {
             if !sent && lost.is_none() {
