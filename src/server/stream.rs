@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,9 +115,9 @@ impl ClientStream {
         let linger = self
             .linger
             .get_or_insert_with(|| Linger { idle: Box::pin(sleep(LINGER_IDLE)), until: Instant::now() + LINGER_MOST });
-        let mut sink = [0; SINK_BYTES];
+        let mut sink = [const { MaybeUninit::uninit() }; SINK_BYTES];
         for _ in 0..SINK_TURNS {
-            let mut buffer = ReadBuf::new(&mut sink);
+            let mut buffer = ReadBuf::uninit(&mut sink);
             match Pin::new(self.tls.get_mut().0).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < linger.until => {
                     linger.idle.as_mut().reset(Instant::now() + LINGER_IDLE);
