@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::{CipherSuite, ServerConfig};
 
 use super::certificates::Certificates;
 
@@ -61,8 +61,19 @@ pub enum TlsError {
 
 /// The one provider.
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    // AES-128 before AES-256, as in Mozilla's profiles: nobody breaks either, and the hash that comes with the longer key makes
+    // handshakes dearer by a sixth. Whoever offers one of them alone gets that.
+    provider.cipher_suites.sort_by_key(|suite| !SHORTER_KEYS.contains(&suite.suite()));
+    Arc::new(provider)
 }
+
+/// RFC 8446 §B.4, RFC 5289.
+const SHORTER_KEYS: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
 
 /// A server configuration that shows these certificates.
 ///
@@ -79,7 +90,7 @@ pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
     // One (rustls sends two): each connection brings its successor's, and who opens several at once has one of each.
     config.send_tls13_tickets = 1;
-    // Ours is the order: the strongest first, whatever an old client would rather have.
+    // Ours is the order, whatever an old client would rather have.
     config.ignore_client_order = true;
     // RFC 8470: a replayed request must not be acted upon, so none is taken before the handshake is done.
     config.max_early_data_size = 0;

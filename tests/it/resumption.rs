@@ -1,10 +1,11 @@
-//! Handshakes of those who were here before: short ones, whichever worker is met, in both versions of TLS.
+//! Handshakes: what is agreed on, and that of those who were here before they are short, whichever worker is met, in both versions
+//! of TLS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -70,5 +71,20 @@ async fn each_connection_brings_the_ticket_of_another() {
     assert_eq!(four(&browser, &running).await, [HandshakeKind::Full; 4]);
     for _ in 0..3 {
         assert_eq!(four(&browser, &running).await, [HandshakeKind::Resumed; 4]);
+    }
+}
+
+/// Whatever a client would rather have, as long as it has both.
+#[tokio::test]
+async fn the_cheaper_of_two_strong_ciphers_is_spoken() {
+    let (_application, running, _) = two_workers();
+    for (version, suite) in [
+        (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        let stream = TcpStream::connect(("127.0.0.1", running.port())).await.unwrap();
+        let stream = greet_as(&browser(&[version], "http/1.1"), stream, "localhost").await.unwrap();
+        let spoken = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(spoken, suite);
     }
 }
