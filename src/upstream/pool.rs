@@ -3,7 +3,7 @@
 //! Knows nothing of what is sent; repeats only what was not sent at all, and connects that failed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -44,10 +44,22 @@ struct Wires<B> {
     shared: tokio::sync::Mutex<Option<(http2::SendRequest<B>, Instant)>>,
 }
 
+/// What a burst needed beyond the idle connections that are kept is closed after this: the next wave of the same burst would only
+/// open it again, which costs both sides more than a request.
+const SURPLUS: Duration = Duration::from_secs(1);
+
 /// Connections that wait for a request.
 pub(super) struct IdleWires {
-    list: Mutex<Vec<Idle>>,
+    list: Mutex<List>,
     most: usize,
+}
+
+#[derive(Default)]
+struct List {
+    /// The one used last stands last.
+    idle: Vec<Idle>,
+    /// There are more than are kept, and they will be closed.
+    surplus: bool,
 }
 
 struct Idle {
@@ -66,7 +78,7 @@ impl<B: Sendable> Pool<B> {
     /// An empty pool.
     pub fn new(upstream: Upstream) -> Pool<B> {
         let wires = || Wires {
-            idle: Arc::new(IdleWires { list: Mutex::new(Vec::new()), most: upstream.idle_connections }),
+            idle: Arc::new(IdleWires { list: Mutex::default(), most: upstream.idle_connections }),
             shared: tokio::sync::Mutex::new(None),
         };
         let wires = upstream.servers.iter().map(|_| wires()).collect();
@@ -202,17 +214,17 @@ impl<B: Sendable> Pool<B> {
 }
 
 impl IdleWires {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
     fn take(&self, idle_timeout: Duration) -> Option<Idle> {
-        let mut idle = self.lock();
+        let mut list = self.lock();
         let now = Instant::now();
-        while let Some(mut found) = idle.pop() {
+        while let Some(mut found) = list.idle.pop() {
             if now.duration_since(found.since) > idle_timeout {
-                idle.clear();
+                list.idle.clear();
                 return None;
             }
             if found.one.is_usable() {
@@ -223,18 +235,37 @@ impl IdleWires {
     }
 
     /// Keep one for the next request.
-    pub(super) fn put(&self, one: Box<One>, opened: Instant) {
+    pub(super) fn put(self: &Arc<Self>, one: Box<One>, opened: Instant) {
         let now = Instant::now();
-        if now.duration_since(opened) >= OLDEST {
+        if now.duration_since(opened) >= OLDEST || self.most == 0 {
             return;
         }
-        let mut idle = self.lock();
-        if idle.len() >= self.most {
-            if idle.is_empty() {
-                return;
-            }
-            idle.remove(0);
+        let mut list = self.lock();
+        list.idle.push(Idle { one, opened, since: now });
+        if list.idle.len() > self.most && !list.surplus {
+            list.surplus = true;
+            tokio::spawn(close_surplus(Arc::downgrade(self)));
         }
-        idle.push(Idle { one, opened, since: now });
+    }
+
+    /// Close what is not used any more, the oldest first, down to what is kept; whether that is reached.
+    fn trim(&self) -> bool {
+        let mut list = self.lock();
+        let now = Instant::now();
+        let unused = list.idle.partition_point(|idle| now.duration_since(idle.since) >= SURPLUS);
+        let closed = unused.min(list.idle.len().saturating_sub(self.most));
+        list.idle.drain(..closed);
+        list.surplus = list.idle.len() > self.most;
+        !list.surplus
+    }
+}
+
+/// Waits until a burst is over.
+async fn close_surplus(wires: Weak<IdleWires>) {
+    loop {
+        tokio::time::sleep(SURPLUS).await;
+        if wires.upgrade().is_none_or(|wires| wires.trim()) {
+            return;
+        }
     }
 }

@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, K
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::{Running, run_text, shipped};
-use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, whole};
+use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, two, whole};
 
 /// The shipped configuration, open to all, with this upstream.
 fn behind(folder: tempfile::TempDir, upstream: &str) -> Running {
@@ -311,4 +311,60 @@ async fn uploads_that_break_off_take_no_server_out() {
 async fn echo_or_nothing(request: Request<hyper::body::Incoming>) -> Response<Frames> {
     let complete = request.into_body().collect().await.is_ok();
     Response::new(whole(if complete { "all" } else { "part" }))
+}
+
+/// One of the connections that are open, as long as it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_burst_keeps_its_connections_while_it_lasts_and_no_longer() {
+    const WAVE: usize = 6;
+    let (opened, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let together = Arc::new(tokio::sync::Barrier::new(WAVE));
+    let (made, living) = (opened.clone(), open.clone());
+    let application = Application::on_streams(move |stream| {
+        made.fetch_add(1, Ordering::SeqCst);
+        living.fetch_add(1, Ordering::SeqCst);
+        let (open, together) = (Open(living.clone()), together.clone());
+        let answer = Arc::new(move |_| {
+            let together = together.clone();
+            async move {
+                together.wait().await;
+                Response::new(whole("ok"))
+            }
+        });
+        async move {
+            serve(stream, answer, false).await;
+            drop(open);
+        }
+    });
+    let config = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let config = config.replace("[server]\n", "[server]\nworkers = 1\n");
+    let running =
+        run_text(tempfile::tempdir().unwrap(), &format!("{config}\n[limits]\nidle_upstream_connections = 2\n"));
+    let client = two(port(&running)).await;
+    for _ in 0..3 {
+        let wave: Vec<_> = (0..WAVE)
+            .map(|_| {
+                let request = Request::get("https://localhost/public").body(whole("")).unwrap();
+                tokio::spawn(client.clone().send_request(request))
+            })
+            .collect();
+        for answer in wave {
+            assert_eq!(text(soon(answer).await.unwrap().unwrap()).await.0, "ok");
+        }
+    }
+    assert_eq!(opened.load(Ordering::SeqCst), WAVE, "the second wave finds those of the first");
+    let until = Instant::now() + Duration::from_secs(10);
+    while open.load(Ordering::SeqCst) > 2 {
+        assert!(Instant::now() < until, "{} are open", open.load(Ordering::SeqCst));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(open.load(Ordering::SeqCst), 2);
 }
