@@ -119,7 +119,8 @@ impl Inbound {
         from: &mut (impl AsyncRead + Unpin + ?Sized),
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < LEAST_READ_BYTES.max(wanted) {
+        // Not as soon as some of a large piece is used: each small read of a slow answer would hold a whole one.
+        if self.buffer.capacity() - self.buffer.len() < wanted.clamp(LEAST_READ_BYTES, READ_BYTES) {
             self.buffer.reserve(READ_BYTES.max(wanted));
         }
         let space = self.buffer.capacity() - self.buffer.len();
@@ -244,17 +245,16 @@ impl One {
             let One { io, mut inbound, mut out } = *self;
             let (mut from, mut into) = tokio::io::split(io);
             let up = async {
-                let sent = std::future::poll_fn(|cx| upload.poll_send(cx, &mut into, &mut out)).await;
-                if !matches!(sent, Err(Broken::Upload(_) | Broken::Unsent(_) | Broken::Malformed(_))) {
+                match std::future::poll_fn(|cx| upload.poll_send(cx, &mut into, &mut out)).await {
                     // A server that takes no more may still be answering.
-                    std::future::pending().await
+                    Ok(()) | Err(Broken::Io(_) | Broken::Closed) => std::future::pending().await,
+                    Err(broken) => Err(broken),
                 }
-                Err(sent.err())
             };
             let down = async {
                 loop {
                     let frame = std::future::poll_fn(|cx| inbound.poll_frame(cx, &mut from, &mut decoder)).await;
-                    let frame = frame.transpose().map_err(Some)?;
+                    let frame = frame.transpose()?;
                     let is_last = frame.is_none();
                     if to.send(Ok(frame)).await.is_err() || is_last {
                         return Ok(());
@@ -267,7 +267,7 @@ impl One {
                 ended = down => ended,
                 ended = up => ended,
             };
-            if let Err(Some(broken)) = ended {
+            if let Err(broken) = ended {
                 // Nobody may be waiting for it.
                 let _ = to.send(Err(broken)).await;
             }
