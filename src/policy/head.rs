@@ -153,8 +153,8 @@ fn target(parts: &Parts) -> Result<&str, HeadError> {
     Ok(path)
 }
 
-/// Whether an answer's head says in one way only where its body ends (RFC 9112 §6.3). hyper takes a coding and a length together,
-/// reads by the one and hands on the other: the client would get another end than the application meant.
+/// Whether an answer's head says in one way only where its body ends (RFC 9112 §6.3). Read by a length and
+/// handed on with a coding, or the other way round, the client would get another end than the application meant.
 pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     let mut lines = 0;
     headers.iter().all(|(name, value)| {
