@@ -124,8 +124,9 @@ fn rebuild(c: &mut Criterion) {
     let forwarding = Forwarding { trusted: vec![], style: ForwardedStyle::XForwarded };
     c.bench_function("rebuild the head", |b| {
         b.iter(|| {
+            let trace = forwarding.trace(&connection, &parts.headers);
             let outgoing = Outgoing {
-                trace: &forwarding.trace(&connection, &parts.headers),
+                trace: &trace,
                 style: forwarding.style,
                 authority: head.authority,
                 id: ids.next(),
@@ -133,11 +134,12 @@ fn rebuild(c: &mut Criterion) {
                 identity: &identity,
                 permit: &permit,
                 version: http::Version::HTTP_11,
+                method: &parts.method,
                 switch: None,
                 access_token: None,
                 signed: None,
             };
-            request_headers(&Fields::of(black_box(&parts.headers)), outgoing)
+            black_box(request_headers(&Fields::of(black_box(&parts.headers)), &outgoing));
         });
     });
 }

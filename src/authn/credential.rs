@@ -1,7 +1,11 @@
 //! What a request presents. One decision: a cookie that stands twice is refused, because whoever planted the second one
 //! decides which of the two a server reads. Pure; knows nothing of what the value means.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderValue, header};
+
+use crate::policy::{Field, Fields};
 
 /// The cookie stands twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +34,7 @@ impl CookieName {
     pub fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h str>, Repeated> {
         let mut found = None;
         for line in headers.get_all(header::COOKIE) {
-            for pair in line.as_bytes().split(|byte| *byte == b';') {
+            for pair in pairs(line) {
                 let pair = pair.trim_ascii();
                 let Some(rest) = pair.strip_prefix(self.0.as_bytes()) else { continue };
                 let [b'=', value @ ..] = rest else { continue };
@@ -55,7 +59,7 @@ impl CookieName {
     ) -> Result<[Option<&'h str>; N], Repeated> {
         let mut found = [None; N];
         for line in headers.get_all(header::COOKIE) {
-            for pair in line.as_bytes().split(|byte| *byte == b';') {
+            for pair in pairs(line) {
                 let Some(rest) = pair.trim_ascii().strip_prefix(self.0.as_bytes()) else { continue };
                 let Some(end) = rest.iter().position(|byte| *byte == b'=') else { continue };
                 let (ending, value) = (&rest[..end], &rest[end + 1..]);
@@ -78,22 +82,21 @@ impl CookieName {
     }
 
     /// The `Cookie` value without the gateway's cookies, the rest byte for byte; `None` where nothing is left.
-    pub fn without_own(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let lines = headers.get_all(header::COOKIE);
-        let mut pairs = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        if pairs.all(|pair| self.owns(name_of(pair))) {
+    pub fn without_own<'h>(&self, fields: &Fields<'h>) -> Option<Cow<'h, HeaderValue>> {
+        let (mut own, mut other) = (false, false);
+        for pair in fields.all(Field::Cookie).flat_map(pairs) {
+            *if self.owns(name_of(pair)) { &mut own } else { &mut other } = true;
+        }
+        if !other {
             return None;
         }
-        let mut all = lines.iter();
-        if let (Some(line), None) = (all.next(), all.next())
-            && !line.as_bytes().split(|byte| *byte == b';').any(|pair| self.owns(name_of(pair)))
-        {
-            return Some(line.clone());
+        if !own && !fields.repeats(Field::Cookie) {
+            return fields.get(Field::Cookie).map(Cow::Borrowed);
         }
         let mut kept: Vec<u8> = Vec::new();
-        for line in lines {
+        for line in fields.all(Field::Cookie) {
             let mut first_of_line = true;
-            for pair in line.as_bytes().split(|byte| *byte == b';') {
+            for pair in pairs(line) {
                 if self.owns(name_of(pair)) {
                     continue;
                 }
@@ -112,7 +115,7 @@ impl CookieName {
                 first_of_line = false;
             }
         }
-        if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept).ok() }
+        if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept).ok().map(Cow::Owned) }
     }
 }
 
@@ -128,6 +131,13 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     Some(std::str::from_utf8(rest.trim_ascii()).unwrap_or(""))
 }
 
+/// The pairs of a line. Most lines are one, and long: looked through by the word.
+fn pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let line = line.as_bytes();
+    let ends = memchr::memchr_iter(b';', line).chain([line.len()]);
+    ends.scan(0, move |start, end| Some(&line[std::mem::replace(start, end + 1)..end]))
+}
+
 fn name_of(pair: &[u8]) -> &[u8] {
     let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
     pair[..end].trim_ascii()
@@ -135,7 +145,7 @@ fn name_of(pair: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{CookieName, Repeated, bearer};
+    use super::{CookieName, Fields, Repeated, bearer};
     use http::{HeaderMap, HeaderValue, header};
 
     fn headers(lines: &[&str]) -> HeaderMap {
@@ -183,8 +193,10 @@ mod tests {
 
     #[test]
     fn only_the_gateways_cookies_are_taken_out() {
-        let without =
-            |lines: &[&str]| name().without_own(&headers(lines)).map(|value| value.to_str().unwrap().to_owned());
+        let without = |lines: &[&str]| {
+            let headers = headers(lines);
+            name().without_own(&Fields::of(&headers)).map(|value| value.to_str().unwrap().to_owned())
+        };
         assert_eq!(without(&["a=1;b=2;  c=\"3\""]).as_deref(), Some("a=1;b=2;  c=\"3\""));
         assert_eq!(without(&["a=1; __Host-portcullis=x;  b=2"]).as_deref(), Some("a=1;  b=2"));
         assert_eq!(without(&["__HOST-PORTCULLIS=x; b=2"]).as_deref(), Some("b=2"));

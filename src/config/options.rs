@@ -133,6 +133,10 @@ fn edits(table: &mut Table<'_, '_>, set: &'static str, remove: &'static str) -> 
     let path = table.path_of(set);
     for (name, span, value) in table.entries(set) {
         match (header(&name), text(value).and_then(|text| HeaderValue::from_str(&text).ok())) {
+            (Ok(name), Some(_)) if edits.set.iter().any(|(other, _)| *other == name) => {
+                table.problem(&span, set, format!("`{name}` stands twice"));
+                fine = false;
+            }
             (Ok(name), Some(value)) => edits.set.push((name, value)),
             (Err(wrong), _) => {
                 table.problem(&span, set, format!("`{name}` {wrong}"));

@@ -157,7 +157,7 @@ fn health(mut table: Table<'_, '_>) -> Option<HealthCheck> {
         table.missing("path", &format!("write {accepted}"));
     }
     let path = path.and_then(|At { value, span, .. }| {
-        let fine = value.starts_with('/') && value.parse::<http::uri::PathAndQuery>().is_ok();
+        let fine = value.starts_with('/') && !value.contains('#') && value.parse::<http::uri::PathAndQuery>().is_ok();
         if !fine {
             table.problem(&span, "path", format!("`{value}` is not a path; write {accepted}"));
         }

@@ -2,6 +2,7 @@
 //! right, and the first address that is not one of them is the client's; whatever stands to its left anybody may have written
 //! (RFC 7239 §8.1). Knows nothing of what addresses are used for.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 
 use super::Connection;
 
-pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Hops that are read; a longer list is cut as if the rest were not there.
 const MOST_HOPS: usize = 32;
@@ -60,7 +61,7 @@ impl Forwarding {
         if !self.trusts(last) {
             return trace;
         }
-        let lines: Vec<&str> = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+        let lines: Vec<&str> = headers.get_all(&FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()).collect();
         let mut chain = Vec::new();
         for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MOST_HOPS) {
             // What is no address is nobody's word: the last one before it stands.
@@ -97,10 +98,10 @@ fn address(text: &str) -> Option<IpAddr> {
 
 impl Trace {
     /// `X-Forwarded-For`.
-    pub fn for_line(&self) -> Option<HeaderValue> {
+    pub fn for_line(&self) -> Option<Cow<'_, HeaderValue>> {
         match &self.chain {
-            Some(chain) => HeaderValue::from_str(chain).ok(),
-            None => Some(self.shown.clone()),
+            Some(chain) => HeaderValue::from_str(chain).ok().map(Cow::Owned),
+            None => Some(Cow::Borrowed(&self.shown)),
         }
     }
 
@@ -117,7 +118,7 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
-    use super::{ForwardedStyle, Forwarding};
+    use super::{Cow, ForwardedStyle, Forwarding};
     use crate::proxy::Connection;
     use http::HeaderMap;
 
@@ -125,10 +126,11 @@ mod tests {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
         let forwarding = Forwarding { trusted, style: ForwardedStyle::Both };
         let connection = Connection::new(peer.parse().unwrap(), None);
-        let headers = lines.iter().map(|line| (super::FORWARDED_FOR, line.parse().unwrap())).collect::<HeaderMap>();
+        let headers =
+            lines.iter().map(|line| (super::FORWARDED_FOR.clone(), line.parse().unwrap())).collect::<HeaderMap>();
         let trace = forwarding.trace(&connection, &headers);
         let text = |value: Option<http::HeaderValue>| value.unwrap().to_str().unwrap().to_owned();
-        (trace.client.to_string(), text(trace.for_line()), text(trace.standard_line("a")))
+        (trace.client.to_string(), text(trace.for_line().map(Cow::into_owned)), text(trace.standard_line("a")))
     }
 
     /// attacks: an unlisted peer, a forged left end, and what is no address are not believed.

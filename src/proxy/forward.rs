@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::uri::{PathAndQuery, Uri};
-use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -14,7 +13,7 @@ use crate::authn::Evidence;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
 use crate::policy::{BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
-use crate::upstream::{PooledBody, Waiting};
+use crate::upstream::{Head, PooledBody, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
@@ -71,6 +70,7 @@ pub async fn forward(
         trace,
         style: runtime.forwarding.style,
         version: parts.version,
+        method: head.method,
         authority: head.authority,
         id,
         cookie: runtime.authenticator.cookie(),
@@ -78,29 +78,22 @@ pub async fn forward(
         permit,
         switch: switch.as_ref(),
         access_token: access_token.as_ref(),
-        signed,
+        signed: signed.as_ref(),
     };
-    let mut headers = request_headers(fields, outgoing);
-    if let Some(hops) = headers::hops_left(head.method, &headers) {
-        headers.insert(header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
-    }
+    let lines = request_headers(fields, &outgoing);
     // What follows the head of an extended CONNECT is the WebSocket's, no body.
     let tunnelled = matches!(switch, Some(Switch::Two { .. }));
     let (body, progress) =
         if tunnelled { RequestBody::none() } else { outgoing_body(runtime, permit, limit, (parts, body)) };
-    let mut rebuilt = Request::new(body);
-    *rebuilt.method_mut() = head.method.clone();
-    *rebuilt.uri_mut() = target(&parts.uri, permit.rewritten().unwrap_or(head.path.raw()), head.query);
-    *rebuilt.version_mut() = Version::HTTP_11;
-    *rebuilt.headers_mut() = headers;
-    let mut rebuilt = Some(rebuilt);
+    let path = permit.rewritten().unwrap_or(head.path.raw());
+    let rebuilt = Head { method: head.method, path, query: head.query, lines };
 
     last_look(runtime, permit, evidence.as_ref())?;
     let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
     let beside = tie.as_ref().map(Tie::ended);
     let waiting = Waiting { limit: options.response_timeout, beside, after: UNWATCHED };
-    let answered = pool.send(&mut rebuilt, progress.upload(), switch.is_some(), waiting).await;
+    let answered = pool.send((&rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
@@ -219,16 +212,4 @@ fn answer(
     (parts.version, parts.extensions) = (Version::HTTP_11, Extensions::new());
     let watch = Watch::new(tie, options.idle_timeout);
     Response::from_parts(parts, ResponseBody::application(body, named, watch, events))
-}
-
-/// The origin form of what policy matched, byte for byte (RFC 9112 §3.2.1).
-fn target(asked: &Uri, path: &str, query: Option<&str>) -> Uri {
-    // Most are what the client wrote, whole, and shared with it.
-    let same = |text: &&PathAndQuery| text.as_str().starts_with('/') && text.path() == path && text.query() == query;
-    let text = match (asked.path_and_query().filter(same), query) {
-        (Some(text), _) => Ok(text.clone()),
-        (None, Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
-        (None, None) => PathAndQuery::try_from(path),
-    };
-    Uri::from(text.expect("a canonical path and query came out of a parsed URI"))
 }

@@ -2,6 +2,7 @@
 //! those, never edited in place: what nobody thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own
 //! lines from the permit (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -9,7 +10,9 @@ use http::{Method, Uri, Version};
 
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
-use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
+use crate::policy::{Caller, Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
+
+use crate::upstream::Line;
 
 use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
@@ -70,6 +73,8 @@ pub struct Outgoing<'r> {
     pub style: ForwardedStyle,
     /// What the client spoke.
     pub version: Version,
+    /// Its method.
+    pub method: &'r Method,
     /// `host[:port]` as the client named it.
     pub authority: &'r str,
     /// The fresh id.
@@ -85,7 +90,30 @@ pub struct Outgoing<'r> {
     /// The access token of the session's provider.
     pub access_token: Option<&'r AccessToken>,
     /// A signed statement of who calls.
-    pub signed: Option<(HeaderName, HeaderValue)>,
+    pub signed: Option<&'r (HeaderName, HeaderValue)>,
+}
+
+impl<'r> Outgoing<'r> {
+    /// The lines that tell who calls.
+    fn identity_lines(&self) -> &'r [(HeaderName, HeaderValue)] {
+        self.permit.caller().map_or(&[], |caller| &caller.headers)
+    }
+
+    /// Whether the gateway writes this field itself or keeps it from the application, so that neither the client nor the route's own
+    /// lines come through: nothing can shadow what is told of the caller.
+    fn takes(&self, name: &HeaderName) -> bool {
+        let token = self.permit.route().sign_in.access_token.as_ref();
+        token.is_some_and(|own| is_alias(own.as_str(), name.as_str()))
+            || self.identity_lines().iter().any(|(own, _)| own == name)
+            || self.signed.is_some_and(|(own, _)| own == name)
+            || self.switch.is_some_and(|switch| switch.takes(name))
+    }
+
+    /// A token that was used here is not the application's to use again, elsewhere, in the caller's name.
+    fn withholds_token(&self) -> bool {
+        let by_token = |caller: &Caller| caller.identity.proof == Proof::Token;
+        self.permit.caller().is_some_and(|caller| by_token(caller)) && !self.permit.route().options.forward_token
+    }
 }
 
 /// What is done with an answer's header list.
@@ -102,91 +130,85 @@ pub struct Returning<'r> {
     pub named: &'r NamedFields,
 }
 
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Names of lines that the gateway writes, to lend.
+static CONNECTION: HeaderName = header::CONNECTION;
+static COOKIE: HeaderName = header::COOKIE;
+static FORWARDED: HeaderName = header::FORWARDED;
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static HOST: HeaderName = header::HOST;
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TE: HeaderName = header::TE;
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static VIA: HeaderName = header::VIA;
+
+/// And what stands in them.
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
+static TE_ALONE: HeaderValue = HeaderValue::from_static("te");
+static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+static VIA_ONE: HeaderValue = HeaderValue::from_static("1.1 portcullis");
+static VIA_TWO: HeaderValue = HeaderValue::from_static("2.0 portcullis");
 
 /// Lines that are added to most requests, and those that ask for a switch.
 const OWN_LINES: usize = 7;
 const SWITCH_LINES: usize = 4;
 
-/// The header list of the forwarded request.
-pub fn request_headers(fields: &Fields<'_>, outgoing: Outgoing<'_>) -> HeaderMap {
+/// The header list of the forwarded request. Each line is pushed once: what a later one would replace does not get in.
+pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<Line<'r>> {
     let (incoming, options) = (fields.headers(), &outgoing.permit.route().options);
-    // Room at once: a list that grows is hashed anew.
-    let own = outgoing.permit.caller().map_or(0, |caller| caller.headers.len()) + options.request.set.len();
+    let own = outgoing.identity_lines();
+    // Room at once.
     let switch = if outgoing.switch.is_some() { SWITCH_LINES } else { 0 };
-    let mut headers = HeaderMap::with_capacity(incoming.len() + OWN_LINES + own + switch);
+    let mut lines = Vec::with_capacity(incoming.len() + OWN_LINES + own.len() + options.request.set.len() + switch);
     let named: Vec<&str> = connection_options(fields.all(Field::Connection)).collect();
+    let hops = hops_left(outgoing.method, incoming);
+    let withholds_token = outgoing.withholds_token();
     for (name, value) in incoming {
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
-        let owned = outgoing.identity.owns(name.as_str()) || options.request.owns(name.as_str());
-        if !gone && !is_forwarding(name.as_str()) && !owned {
-            headers.append(name.clone(), value.clone());
+        let owned =
+            outgoing.identity.owns(name.as_str()) || options.request.owns(name.as_str()) || outgoing.takes(name);
+        let withheld = withholds_token && *name == header::AUTHORIZATION;
+        if gone || owned || withheld || is_forwarding(name.as_str()) {
+            continue;
+        }
+        match hops {
+            Some(hops) if *name == header::MAX_FORWARDS => {
+                lines.push((name, Cow::Owned(HeaderValue::from(hops.saturating_sub(1)))));
+            }
+            _ => lines.push((name, Cow::Borrowed(value))),
         }
     }
-    edit(&mut headers, &options.request);
-    let authority = authority(fields, &outgoing);
-    forwarded(&mut headers, &outgoing, authority.as_ref());
-    append(&mut headers, header::HOST, authority);
-    if let HostHeader::Fixed(host) = &options.host {
-        headers.insert(header::HOST, host.clone());
+    let set = options.request.set.iter().filter(|(name, _)| !outgoing.takes(name));
+    lines.extend(set.map(|(name, value)| (name, Cow::Borrowed(value))));
+    let authority = authority(fields, outgoing);
+    forwarded(&mut lines, outgoing, authority.as_ref());
+    match &options.host {
+        HostHeader::Fixed(host) => lines.push((&HOST, Cow::Borrowed(host))),
+        HostHeader::Keep => lines.extend(authority.map(|authority| (&HOST, authority))),
     }
-    if fields.has(Field::Cookie)
-        && let Some(cookie) = outgoing.cookie.without_own(incoming)
-    {
-        headers.insert(header::COOKIE, cookie);
+    if fields.has(Field::Cookie) {
+        lines.extend(outgoing.cookie.without_own(fields).map(|cookie| (&COOKIE, cookie)));
     }
     if let Some(switch) = outgoing.switch {
-        switch.ask(&mut headers);
+        switch.ask(&mut lines);
     } else if wants_trailers(fields) {
         // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        lines.push((&TE, Cow::Borrowed(&TRAILERS)));
+        lines.push((&CONNECTION, Cow::Borrowed(&TE_ALONE)));
     }
-    let via = if outgoing.version == Version::HTTP_2 { "2.0 portcullis" } else { "1.1 portcullis" };
-    headers.append(header::VIA, HeaderValue::from_static(via));
+    let via = if outgoing.version == Version::HTTP_2 { &VIA_TWO } else { &VIA_ONE };
+    lines.push((&VIA, Cow::Borrowed(via)));
     let (id, trace) = outgoing.id.headers();
-    headers.insert(REQUEST_ID, id);
-    headers.entry(TRACEPARENT).or_insert(trace);
-    if let Some(name) = &outgoing.permit.route().sign_in.access_token {
-        access_token(&mut headers, name, outgoing.access_token);
+    lines.push((&REQUEST_ID, Cow::Owned(id)));
+    if !lines.iter().any(|(name, _)| **name == TRACEPARENT) {
+        lines.push((&TRACEPARENT, Cow::Owned(trace)));
     }
-    // Last, so that nothing above can shadow or remove them.
-    if let Some(caller) = outgoing.permit.caller() {
-        // A token that was used here is not the application's to use again, elsewhere, in the caller's name.
-        if caller.identity.proof == Proof::Token && !options.forward_token {
-            headers.remove(header::AUTHORIZATION);
-        }
-        for (name, value) in &caller.headers {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
-    if let Some((name, line)) = outgoing.signed {
-        headers.append(name, line);
-    }
-    headers
-}
-
-fn append(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    if let Some(value) = value {
-        headers.append(name, value);
-    }
-}
-
-/// The provider's token in the header of the route's choice. What the client sent under the name goes in every spelling, whether
-/// there is a token or not.
-fn access_token(headers: &mut HeaderMap, name: &HeaderName, token: Option<&AccessToken>) {
-    let theirs: Vec<HeaderName> =
-        headers.keys().filter(|other| is_alias(other.as_str(), name.as_str())).cloned().collect();
-    for other in theirs {
-        headers.remove(other);
-    }
-    if let Some(token) = token {
+    if let Some((name, token)) = outgoing.permit.route().sign_in.access_token.as_ref().zip(outgoing.access_token) {
         let value = if *name == header::AUTHORIZATION { &token.bearer } else { &token.plain };
-        headers.insert(name.clone(), value.clone());
+        lines.push((name, Cow::Borrowed(value)));
     }
+    lines.extend(own.iter().chain(outgoing.signed).map(|(name, value)| (name, Cow::Borrowed(value))));
+    lines
 }
 
 /// The header list of the application's answer on its way to the client. Nobody is owned anything there, so what nobody thought of
@@ -216,7 +238,9 @@ pub fn response_headers(headers: &mut HeaderMap, returning: Returning<'_>) {
         headers.remove(header::SEC_WEBSOCKET_ACCEPT);
     }
     for (value, name) in switched {
-        append(headers, name, value);
+        if let Some(value) = value {
+            headers.append(name, value);
+        }
     }
     // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
     if private && !headers.contains_key(header::CACHE_CONTROL) {
@@ -234,21 +258,23 @@ fn take_own_cookies(headers: &mut HeaderMap, cookie: &CookieName) {
 }
 
 /// What the client asked for, as a header: its own `Host` line where it sent one (HTTP/2 names it elsewhere).
-fn authority(fields: &Fields<'_>, outgoing: &Outgoing<'_>) -> Option<HeaderValue> {
-    let named = fields.get(Field::Host).filter(|host| host.as_bytes() == outgoing.authority.as_bytes());
-    named.cloned().or_else(|| HeaderValue::from_str(outgoing.authority).ok())
+fn authority<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'_>) -> Option<Cow<'r, HeaderValue>> {
+    match fields.get(Field::Host).filter(|host| host.as_bytes() == outgoing.authority.as_bytes()) {
+        Some(named) => Some(Cow::Borrowed(named)),
+        None => HeaderValue::from_str(outgoing.authority).ok().map(Cow::Owned),
+    }
 }
 
 /// The way the request came. The client's own lines did not pass.
-fn forwarded(headers: &mut HeaderMap, outgoing: &Outgoing<'_>, authority: Option<&HeaderValue>) {
+fn forwarded<'r>(lines: &mut Vec<Line<'r>>, outgoing: &Outgoing<'r>, authority: Option<&Cow<'r, HeaderValue>>) {
     let (style, trace) = (outgoing.style, outgoing.trace);
     if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
-        append(headers, FORWARDED_FOR, trace.for_line());
-        append(headers, FORWARDED_HOST, authority.cloned());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+        lines.extend(trace.for_line().map(|line| (&FORWARDED_FOR, line)));
+        lines.extend(authority.map(|host| (&FORWARDED_HOST, host.clone())));
+        lines.push((&FORWARDED_PROTO, Cow::Borrowed(&HTTPS)));
     }
     if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {
-        append(headers, header::FORWARDED, trace.standard_line(outgoing.authority));
+        lines.extend(trace.standard_line(outgoing.authority).map(|line| (&FORWARDED, Cow::Owned(line))));
     }
 }
 

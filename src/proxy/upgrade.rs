@@ -1,18 +1,30 @@
 //! WebSockets, over HTTP/1.1 (RFC 6455) and HTTP/2 (RFC 8441). One decision: for everybody behind this file a WebSocket is a
 //! `GET` that asks to switch, whichever way it came, so that one set of rules holds for both. Knows nothing of frames.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::{digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Method, Version};
 
 use crate::policy::{Field, Fields};
+use crate::upstream::Line;
 
 use super::reply::Refusal;
 
 /// RFC 6455 §1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Lines that ask for it, to lend.
+static CONNECTION: HeaderName = header::CONNECTION;
+static UPGRADE: HeaderName = header::UPGRADE;
+static KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+static VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
+static ASKED: HeaderValue = HeaderValue::from_static("upgrade");
+static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+static THIRTEEN: HeaderValue = HeaderValue::from_static("13");
 
 /// A request to switch to the WebSocket protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,18 +75,21 @@ pub fn asked(
 
 impl Switch {
     /// The lines that ask the application.
-    pub fn ask(&self, headers: &mut HeaderMap) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    pub fn ask<'r>(&'r self, lines: &mut Vec<Line<'r>>) {
+        lines.push((&CONNECTION, Cow::Borrowed(&ASKED)));
         match self {
-            Switch::One(protocol) => {
-                headers.insert(header::UPGRADE, protocol.clone());
-            }
-            Switch::Two { key } => {
-                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
-                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
+            Switch::One(protocol) => lines.push((&UPGRADE, Cow::Borrowed(protocol))),
+            Switch::Two { key } => lines.extend([
+                (&UPGRADE, Cow::Borrowed(&WEBSOCKET)),
+                (&KEY, Cow::Borrowed(key)),
+                (&VERSION, Cow::Borrowed(&THIRTEEN)),
+            ]),
         }
+    }
+
+    /// Whether one of those is this field, which the client then does not write.
+    pub fn takes(&self, name: &HeaderName) -> bool {
+        matches!(self, Switch::Two { .. }) && (*name == KEY || *name == VERSION)
     }
 
     /// Whether the application's 101 is an answer to that (RFC 6455 §4.1). Over HTTP/1.1 the client checks it, who knows the key.

@@ -1,21 +1,27 @@
 //! Active checks. One decision: a server is found unwell, or well again, only by several answers in a row, so that one lost
 //! packet moves no traffic. Knows nothing of balancing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio_util::sync::CancellationToken;
 
 use super::one::One;
+use super::request::Head;
 use super::server::Protocol;
 use super::{Address, Server, Upstream, connect, wire};
 
 /// Of a health page nobody reads more.
 const PAGE_BYTES: usize = 64 * 1024;
+
+static HOST: HeaderName = header::HOST;
+static USER_AGENT: HeaderName = header::USER_AGENT;
+static NAME: HeaderValue = HeaderValue::from_static("portcullis-health");
 
 /// How servers are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,16 +70,18 @@ async fn probe(server: &Server, path: &str) -> bool {
         Address::Tcp(host, port) => format!("{host}:{port}"),
         Address::Unix(_) => "localhost".to_owned(),
     };
-    let request = Request::get(path).header(header::HOST, host).header(header::USER_AGENT, "portcullis-health");
-    let Ok(mut request) = request.body(Empty::<Bytes>::new()) else { return false };
+    let Ok(host) = HeaderValue::from_str(&host) else { return false };
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let lines = vec![(&HOST, Cow::Owned(host)), (&USER_AGENT, Cow::Borrowed(&NAME))];
+    let (head, body) = (Head { method: &Method::GET, path, query, lines }, Empty::<Bytes>::new());
     let Ok(connected) = connect::connect(server, false).await else { return false };
     if connected.http2 {
-        wire::as_two(&mut request, matches!(server.protocol, Protocol::Tls(_)));
         let Ok(mut sender) = wire::two(connected).await else { return false };
+        let request = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
         judge(sender.send_request(request).await).await
     } else {
         let mut one = One::new(connected.io);
-        let begun = one.begin(request);
+        let begun = one.begin(&head, body);
         judge(one.answer(begun).await).await
     }
 }

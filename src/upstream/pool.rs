@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::Response;
 use hyper::client::conn::http2;
 use tokio::time::timeout;
 
 use super::connect::{Connected, connect};
 use super::one::{One, Sendable};
 use super::pooled::{PooledBody, Return, Sending, Upload};
+use super::request::Head;
 use super::server::{Protocol, Server};
 use super::{BrokenOff, ForwardError, Upstream, balance, wire};
 
@@ -90,20 +91,20 @@ impl<B: Sendable> Pool<B> {
         &self.upstream.name
     }
 
-    /// Send and wait for the response head; `request` is taken when it is sent, and lent until then because it is large; `upload` is
-    /// what its body tells, where it has one; `http1` where HTTP/2 would not do. `None`: what was waited for beside it came first.
+    /// Send and wait for the response head; `upload` is what the body tells, where it has one; `http1` where HTTP/2 would not do.
+    /// `None`: what was waited for beside it came first.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
     pub async fn send(
         &self,
-        request: &mut Option<Request<B>>,
+        (head, body): (&Head<'_>, B),
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
         waiting: Waiting<impl Future<Output = ()>>,
     ) -> Option<Result<Response<PooledBody>, ForwardError>> {
         let limit = waiting.limit.unwrap_or(self.upstream.response_timeout);
-        let mut exchange = std::pin::pin!(self.exchange(request, Sending(upload), http1));
+        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1));
         // One timer for both: most are answered before either is needed.
         let first = if waiting.beside.is_some() { limit.min(waiting.after) } else { limit };
         let answered = match (timeout(first, exchange.as_mut()).await, waiting.beside) {
@@ -120,7 +121,7 @@ impl<B: Sendable> Pool<B> {
 
     async fn exchange(
         &self,
-        request: &mut Option<Request<B>>,
+        (head, mut body): (&Head<'_>, B),
         sending: Sending,
         http1: bool,
     ) -> Result<Response<PooledBody>, ForwardError> {
@@ -146,15 +147,14 @@ impl<B: Sendable> Pool<B> {
                     failure = Some(error);
                 }
                 Ok(Wire::One { mut one, opened }) => {
-                    let Some(begun) = request.take().map(|request| one.begin(wire::as_one(request))) else { break };
+                    let begun = one.begin(head, body);
                     let answered = one.answer(begun).await.map_err(|error| failed(&sending, error.into()))?;
                     server.answered();
                     let back = Return::new(self.wires[index].idle.clone(), opened);
                     return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                 }
                 Ok(Wire::Two { mut sender, reused }) => {
-                    let Some(mut sent) = request.take() else { break };
-                    wire::as_two(&mut sent, matches!(server.protocol, Protocol::Tls(_)));
+                    let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
                     match sender.try_send_request(sent).await {
                         Ok(answered) => {
                             server.answered();
@@ -162,7 +162,7 @@ impl<B: Sendable> Pool<B> {
                         }
                         Err(mut error) => match error.take_message() {
                             // Not a byte was written: the server closed the connection before we used it.
-                            Some(unsent) if reused => *request = Some(unsent),
+                            Some(unsent) if reused => body = unsent.into_body(),
                             _ => return Err(failed(&sending, error.into_error().into())),
                         },
                     }

@@ -51,6 +51,13 @@ access = "authenticated"
 accept = ["token"]
 forward_token = true
 upstream = "app"
+[[route]]
+name = "own"
+path = "/own"
+access = "authenticated"
+accept = ["token"]
+set_headers = { Authorization = "Basic YTpi" }
+upstream = "app"
 "#;
 
 pub fn table(keys: &str) -> String {
@@ -109,6 +116,8 @@ fn a_program_with_a_token_is_let_in_and_the_application_learns_who_it_is() {
         assert!(!said.body.to_lowercase().contains("authorization"), "the token stays here: {}", said.body);
     }
     assert!(ask(&running, "/relay", &told).body.contains(&told), "unless the route says so");
+    let own = ask(&running, "/own", &told).body;
+    assert!(own.contains("authorization: Basic YTpi") && !own.contains(&told), "the route's own credential: {own}");
     assert!(!running.lines.0.lock().unwrap().iter().any(|line| line.contains(&told[..40])), "no token is written down");
 }
 

@@ -3,11 +3,10 @@
 //! answer. Knows nothing of sockets.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::framing::Framing;
-use super::{Broken, Malformed};
+use super::{Broken, Malformed, request};
 
 /// Lines of an answer's head.
 const MOST_LINES: usize = 128;
@@ -15,13 +14,17 @@ const MOST_LINES: usize = 128;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Write a request's head; `framing` is its body's, where it has one.
-pub(super) fn write(parts: &Parts, framing: Option<Framing>, out: &mut Vec<u8>) {
-    out.extend_from_slice(parts.method.as_str().as_bytes());
+pub(super) fn write(head: &request::Head<'_>, framing: Option<Framing>, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(head.path.as_bytes());
+    if let Some(query) = head.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &parts.headers {
-        match (name, framing) {
+    for (name, value) in &head.lines {
+        match (*name, framing) {
             (&header::TRANSFER_ENCODING, _) | (&header::CONTENT_LENGTH, Some(Framing::Chunked)) => {}
             // Whatever was announced: a server that waited for it would take it from the next request.
             (&header::CONTENT_LENGTH, None) => out.extend_from_slice(b"content-length: 0\r\n"),
@@ -45,8 +48,8 @@ pub(super) fn line(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
 }
 
 /// How a request's body is told to the server.
-pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
-    headers.get(header::CONTENT_LENGTH).and_then(length).map_or(Framing::Chunked, Framing::Length)
+pub(super) fn framing_of(head: &request::Head<'_>) -> Framing {
+    head.all(header::CONTENT_LENGTH).next().and_then(length).map_or(Framing::Chunked, Framing::Length)
 }
 
 /// An answer's head, and what it says of the connection.

@@ -14,12 +14,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response};
+use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::connect::Io;
+use super::request;
 use framing::{Decoder, Step};
 use head::Head;
 use upload::{Outgoing, Upload};
@@ -169,11 +170,10 @@ impl One {
     }
 
     /// Take a request up: its head is written with the next step.
-    pub(super) fn begin<B: Sendable>(&mut self, request: Request<B>) -> Begun<B> {
-        let (parts, body) = request.into_parts();
-        let upload = Upload::of(&parts.headers, body);
-        head::write(&parts, upload.as_ref().map(Upload::framing), self.out.head());
-        Begun { asked: parts.method, upload }
+    pub(super) fn begin<B: Sendable>(&mut self, head: &request::Head<'_>, body: B) -> Begun<B> {
+        let upload = Upload::of(head, body);
+        head::write(head, upload.as_ref().map(Upload::framing), self.out.head());
+        Begun { asked: head.method.clone(), upload }
     }
 
     /// Send it and wait for the head of its answer.

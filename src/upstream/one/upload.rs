@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::io::AsyncWrite;
 
 use super::framing::Framing;
-use super::{Broken, Malformed, Sendable, head};
+use super::{Broken, Malformed, Sendable, head, request};
 
 /// What a connection keeps for the next head.
 const KEPT_BYTES: usize = 8 * 1024;
@@ -90,13 +90,13 @@ pub(super) struct Upload<B> {
 
 impl<B: Sendable> Upload<B> {
     /// Of a request with this head; `None` where it has no body.
-    pub(super) fn of(headers: &HeaderMap, body: B) -> Option<Upload<B>> {
+    pub(super) fn of(head: &request::Head<'_>, body: B) -> Option<Upload<B>> {
         if body.is_end_stream() {
             return None;
         }
-        let lines = headers.get_all(header::TRAILER).iter().filter_map(|line| line.to_str().ok());
+        let lines = head.all(header::TRAILER).filter_map(|line| line.to_str().ok());
         let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
-        Some(Upload { body, framing: head::framing_of(headers), announced: names.collect(), ended: false })
+        Some(Upload { body, framing: head::framing_of(head), announced: names.collect(), ended: false })
     }
 
     pub(super) fn framing(&self) -> Framing {

@@ -1,0 +1,65 @@
+//! The head of a request on its way to a server. One decision: it is a list, lent by whoever holds the texts, and becomes bytes or a
+//! map only when the connection is known that it leaves by: most leave as bytes, and a map in between would cost more than all
+//! else that is done with a line. Knows nothing of which lines belong there.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::uri::{self, Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+
+/// One field.
+pub type Line<'r> = (&'r HeaderName, Cow<'r, HeaderValue>);
+
+/// A request without its body, in the form of HTTP/1.1: origin form, and the authority in `Host` (RFC 9112 §3.2.1).
+#[derive(Clone, Debug)]
+pub struct Head<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The path, canonical.
+    pub path: &'r str,
+    /// What stands behind the `?`.
+    pub query: Option<&'r str>,
+    /// Every field, in order.
+    pub lines: Vec<Line<'r>>,
+}
+
+impl Head<'_> {
+    /// The values of a field.
+    pub(super) fn all(&self, wanted: HeaderName) -> impl Iterator<Item = &HeaderValue> {
+        self.lines.iter().filter(move |(name, _)| **name == wanted).map(|(_, value)| &**value)
+    }
+
+    /// The form of HTTP/2: the authority in the target, no connection-specific field (RFC 9113 §8.2.2, §8.3.1).
+    pub(super) fn as_two<B>(&self, body: B, secure: bool) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = Version::HTTP_2;
+        let target = match self.query {
+            Some(query) => PathAndQuery::try_from(format!("{}?{query}", self.path)),
+            None => PathAndQuery::try_from(self.path),
+        };
+        let target = target.expect("a canonical path and query came out of a parsed URI");
+        let host = self.all(header::HOST).next().map(|host| Bytes::copy_from_slice(host.as_bytes()));
+        *request.uri_mut() = match host.and_then(|host| Authority::from_maybe_shared(host).ok()) {
+            Some(authority) => absolute(secure, authority, target),
+            None => Uri::from(target),
+        };
+        let mut headers = HeaderMap::with_capacity(self.lines.len());
+        for (name, value) in &self.lines {
+            if !matches!(**name, header::HOST | header::CONNECTION | header::TRANSFER_ENCODING) {
+                headers.append((*name).clone(), value.clone().into_owned());
+            }
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+fn absolute(secure: bool, authority: Authority, target: PathAndQuery) -> Uri {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).expect("scheme, authority and path are a URI")
+}
