@@ -38,6 +38,7 @@ mod oidc_sessions;
 mod options;
 mod oracle;
 mod own_tokens;
+mod packaging;
 mod policy;
 mod process;
 mod providers;
