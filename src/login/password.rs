@@ -1,12 +1,12 @@
-//! Password hashes. One decision: hashing happens off the request threads, a bounded number at a time, and takes the same
-//! time whether the user exists or not. Knows nothing of users.
+//! Password hashes. One decision: hashing happens off the request threads, a bounded number at a time and behind them in the
+//! system's queue, and takes the same time whether the user exists or not. Knows nothing of users.
 
 use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 /// Longer passwords are refused before they are hashed.
@@ -15,6 +15,9 @@ pub const LONGEST: usize = 1024;
 pub const SHORTEST: usize = 8;
 /// Hashes that may wait for a free core; beyond it people are asked to come again.
 const WAITING: usize = 64;
+/// How far hashing stands back (`nice`, 0 to 19): who signs in waits some milliseconds longer on a busy machine, instead of everybody
+/// whose request comes while a core hashes. Not the most: people must be able to sign in where requests alone would fill it.
+const STANDS_BACK: i32 = 10;
 /// An imported hash must not make this machine swap or stall.
 const MOST: (u32, u32, u32) = (1024 * 1024, 16, 16);
 
@@ -51,9 +54,12 @@ pub enum PasswordError {
     /// Hashing failed.
     #[error("the password could not be hashed")]
     Hashing(#[source] argon2::password_hash::Error),
-    /// The thread that hashed is gone.
+    /// The system gave no thread to hash on.
+    #[error("no thread to hash on")]
+    Thread(#[source] std::io::Error),
+    /// The thread that hashed panicked.
     #[error("the hashing thread is gone")]
-    Thread(#[source] tokio::task::JoinError),
+    Gone,
 }
 
 /// What a check found.
@@ -107,8 +113,21 @@ impl Passwords {
             let rehashed = weaker(&stored, params).then(|| hash(&password, params)).transpose()?;
             Ok(Checked::Right { rehashed })
         };
-        tokio::task::spawn_blocking(work).await.map_err(PasswordError::Thread)?
+        aside(work).await?
     }
+}
+
+/// Do it on a thread of its own, which costs a thousandth of a hash: what tokio's blocking threads do for others may not wait.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        // Of this thread alone, on Linux. Where it is refused, hashing takes its turn like everything else.
+        let _ = rustix::process::setpriority_process(None, STANDS_BACK);
+        // Whoever asked may be gone.
+        let _ = tell.send(work());
+    };
+    std::thread::Builder::new().name("password".to_owned()).spawn(work).map_err(PasswordError::Thread)?;
+    told.await.map_err(|_| PasswordError::Gone)
 }
 
 /// Hash a password with a fresh salt.
@@ -163,7 +182,21 @@ fn weaker(stored: &str, wanted: Argon2Params) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Argon2Params, hash, nobody, read, verify};
+    use super::{Argon2Params, PasswordError, STANDS_BACK, aside, hash, nobody, read, verify};
+
+    /// The rank of the thread that asks (proc(5): `stat`, field 19).
+    fn rank() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn hashing_stands_back_and_nobody_else_does() {
+        let ours = rank();
+        assert_eq!(aside(rank).await.unwrap(), ours.max(STANDS_BACK));
+        assert_eq!(rank(), ours);
+        assert!(matches!(aside(|| panic!("as a broken hash might")).await, Err::<(), _>(PasswordError::Gone)));
+    }
 
     #[test]
     fn nobodys_hash_is_as_much_work_as_any_and_no_password_is_right() {
