@@ -12,6 +12,7 @@ mod keys;
 mod limit;
 mod own;
 mod seal;
+mod turns;
 mod verify;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::session::{Bearer, Sessions, StoreError, TokenId, UserKey};
 
 use cache::{Cache, Digest, digest_of};
 use limit::Failing;
+use turns::in_turn;
 
 pub use assertion::{Assertion, AssertionKeyError};
 pub use cache::Verified;
@@ -189,13 +191,12 @@ impl Tokens {
             if self.cache.failed(digest, index, generation) {
                 return Err(BadToken::Signature.into());
             }
-            if self.failing.is_blocked(client, now) {
-                return Err(TokenError::TooManyFailures);
-            }
-            let (verdict, generation) = {
+            // Asked when it is its turn: of those that came with it many may have failed by then.
+            let compute = || {
                 let keys = verifier.keys.current();
-                (presented.verify(&keys.set), keys.number)
+                (!self.failing.is_blocked(client, now)).then(|| (presented.verify(&keys.set), keys.number))
             };
+            let Some((verdict, generation)) = in_turn(compute).await else { return Err(TokenError::TooManyFailures) };
             match verdict {
                 Ok(()) => return Ok(generation),
                 Err(BadToken::UnknownKey) if !asked => {

@@ -19,6 +19,7 @@ use crate::session::{
 };
 
 use super::cache::digest_of;
+use super::turns::in_turn;
 use access::{Access, Codec, Unread};
 use family::{Families, Turned};
 use ring::KeyRing;
@@ -182,11 +183,12 @@ impl OwnTokens {
                 return Ok(Ok((self.sessions.using(&read.view, activity, now).await?, read.access.id)));
             }
         }
-        let mut read = self.codec.read(&self.ring, token, now);
+        let look = || in_turn(|| self.codec.read(&self.ring, token, now));
+        let mut read = look().await;
         if read == Err(Unread::Over) {
             // Perhaps another node's new key.
             self.ring.look(now).await;
-            read = self.codec.read(&self.ring, token, now);
+            read = look().await;
         }
         self.sessions.hears_all()?;
         let access = match read {
