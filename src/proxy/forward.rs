@@ -2,7 +2,7 @@
 //! the very path that policy matched. Knows nothing of why it was allowed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use http::request::Parts;
 use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
@@ -25,10 +25,6 @@ use super::upgrade::Switch;
 use super::watch::{Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
 
-/// How long the head of an answer may take before the request is watched like anything else that is open. An application that
-/// answers when something happens may take an hour, and an upload may; most answer sooner, and need not be registered.
-const UNWATCHED: Duration = Duration::from_secs(1);
-
 /// What a request brings along on its way.
 pub struct Passage<'r> {
     /// The connection it came over.
@@ -41,12 +37,14 @@ pub struct Passage<'r> {
     pub fields: &'r Fields<'r>,
     /// Its id.
     pub id: RequestId,
+    /// Now, as long as nobody waited.
+    pub asked: Instant,
     /// The protocol it wants to switch to.
     pub switch: Option<Switch>,
     /// What said who makes it.
     pub evidence: Option<Evidence>,
     /// The access token of its provider, where that is kept.
-    pub access_token: Option<AccessToken>,
+    pub access_token: Option<Box<AccessToken>>,
 }
 
 /// Forward and wait for the response head.
@@ -60,7 +58,7 @@ pub async fn forward(
     (parts, body): (&Parts, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, trace, head, fields, id, switch, evidence, access_token } = passage;
+    let Passage { connection, trace, head, fields, id, asked, switch, evidence, access_token } = passage;
     let limit = options.body_bytes.or(runtime.body_limit);
     let is_page = switch.is_some() && matches!(evidence, Some(Evidence::Session(..)));
     may_be_sent(fields, head, is_page, limit)?;
@@ -77,7 +75,7 @@ pub async fn forward(
         identity: runtime.authenticator.headers(),
         permit,
         switch: switch.as_ref(),
-        access_token: access_token.as_ref(),
+        access_token: access_token.as_deref(),
         signed: signed.as_ref(),
     };
     let lines = request_headers(fields, &outgoing);
@@ -92,7 +90,7 @@ pub async fn forward(
     let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
     let beside = tie.as_ref().map(Tie::ended);
-    let waiting = Waiting { limit: options.response_timeout, beside, after: UNWATCHED };
+    let waiting = Waiting { from: asked, limit: options.response_timeout, beside };
     let answered = pool.send((&rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;

@@ -166,7 +166,7 @@ async fn stops(
             record.caller = permit.caller().cloned();
             let (evidence, asked) = (known.evidence, Instant::now());
             let passage =
-                Passage { connection, trace, head: &head, fields: &fields, id, switch, evidence, access_token };
+                Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
             let response = forward(worker, &permit, passage, (parts, body.take())).await;
             record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.elapsed());
             response
@@ -186,7 +186,7 @@ async fn learn(
     headers: &HeaderMap,
     client: IpAddr,
     now: Timestamp,
-) -> Result<(Known, Option<AccessToken>), Refusal> {
+) -> Result<(Known, Option<Box<AccessToken>>), Refusal> {
     let is_public = |route: &Route| route.access == AccessRule::Public;
     let route = matched.route;
     if is_public(route) && matched.also.is_none_or(|also| is_public(also)) {
@@ -202,14 +202,14 @@ async fn learn(
     // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
     match Box::pin(runtime.login.follow(view, now)).await? {
         Followed::Nothing => Ok((known, None)),
-        Followed::Token { access, changed: false } => Ok((known, access)),
+        Followed::Token { access, changed: false } => Ok((known, access.map(Box::new))),
         Followed::Token { access, changed: true } => {
             let mut anew = runtime.authenticator.ask(asking, &worker.memo, now).await?;
             if anew.cookies.is_none() {
                 // What the first asking renewed is still to be handed over.
                 anew.cookies = known.cookies;
             }
-            Ok((anew, access))
+            Ok((anew, access.map(Box::new)))
         }
         Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.memo, now).await?, None)),
     }

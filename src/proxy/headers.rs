@@ -243,8 +243,8 @@ pub fn response_headers(headers: &mut HeaderMap, returning: Returning<'_>) {
         }
     }
     // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
-    if private && !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    if private {
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
     }
 }
 

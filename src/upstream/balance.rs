@@ -8,6 +8,9 @@ use super::Server;
 
 /// The server for the next request, none of those tried already; `turn` breaks ties evenly.
 pub(super) fn choose(servers: &[Arc<Server>], tried: &[usize], turn: usize) -> Option<usize> {
+    if let [_] = servers {
+        return tried.is_empty().then_some(0);
+    }
     let untried = |index: &usize| !tried.contains(index);
     let order = (0..servers.len()).map(|index| (turn + index) % servers.len());
     let least = |indices: &mut dyn Iterator<Item = usize>| indices.min_by(|one, other| load(servers, *one, *other));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::Response;
 use hyper::client::conn::http2;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::connect::{Connected, connect};
 use super::one::{One, Sendable};
@@ -28,14 +28,18 @@ pub struct Pool<B> {
     turn: AtomicUsize,
 }
 
+/// How long the head of an answer may take before the request is watched like anything else that is open. An application that
+/// answers when something happens may take an hour, and an upload may; most answer sooner, and need not be registered.
+const UNWATCHED: Duration = Duration::from_secs(1);
+
 /// How a response head is waited for.
 pub struct Waiting<F> {
+    /// Now: the clock is read once for all that is asked of it.
+    pub from: Instant,
     /// No longer than this, or than the upstream's own limit.
     pub limit: Option<Duration>,
-    /// What else may come,
+    /// What else may come, looked at when the answer does not come soon.
     pub beside: Option<F>,
-    /// and is looked at from then on.
-    pub after: Duration,
 }
 
 /// Connections to one server.
@@ -104,13 +108,14 @@ impl<B: Sendable> Pool<B> {
         waiting: Waiting<impl Future<Output = ()>>,
     ) -> Option<Result<Response<PooledBody>, ForwardError>> {
         let limit = waiting.limit.unwrap_or(self.upstream.response_timeout);
-        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1));
+        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, waiting.from));
         // One timer for both: most are answered before either is needed.
-        let first = if waiting.beside.is_some() { limit.min(waiting.after) } else { limit };
-        let answered = match (timeout(first, exchange.as_mut()).await, waiting.beside) {
+        let first = if waiting.beside.is_some() { limit.min(UNWATCHED) } else { limit };
+        let end = |limit| tokio::time::Instant::from_std(waiting.from + limit);
+        let answered = match (timeout_at(end(first), exchange.as_mut()).await, waiting.beside) {
             (Ok(answered), _) => answered,
             (Err(_), Some(beside)) if first < limit => tokio::select! {
-                answered = timeout(limit - first, exchange) => answered.unwrap_or(Err(ForwardError::ResponseTimeout)),
+                answered = timeout_at(end(limit), exchange) => answered.unwrap_or(Err(ForwardError::ResponseTimeout)),
                 () = Box::pin(beside) => return None,
             },
             (Err(_), _) => Err(ForwardError::ResponseTimeout),
@@ -124,6 +129,7 @@ impl<B: Sendable> Pool<B> {
         (head, mut body): (&Head<'_>, B),
         sending: Sending,
         http1: bool,
+        from: Instant,
     ) -> Result<Response<PooledBody>, ForwardError> {
         let mut tried = Vec::new();
         let mut failure = None;
@@ -138,7 +144,7 @@ impl<B: Sendable> Pool<B> {
                 }
                 ForwardError::Exchange(error)
             };
-            match self.wire(index, http1).await {
+            match self.wire(index, http1, from).await {
                 Err(error) => {
                     if error.is_failure() {
                         server.failed(self.upstream.ejection);
@@ -173,9 +179,9 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// A connection to one server: one that stands, or a new one.
-    async fn wire(&self, index: usize, http1: bool) -> Result<Wire<B>, ForwardError> {
+    async fn wire(&self, index: usize, http1: bool, from: Instant) -> Result<Wire<B>, ForwardError> {
         let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
-        if let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout) {
+        if let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout, from) {
             return Ok(Wire::One { one, opened });
         }
         if http1 || matches!(server.protocol, Protocol::Http1) {
@@ -219,9 +225,8 @@ impl IdleWires {
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
-    fn take(&self, idle_timeout: Duration) -> Option<Idle> {
+    fn take(&self, idle_timeout: Duration, now: Instant) -> Option<Idle> {
         let mut list = self.lock();
-        let now = Instant::now();
         while let Some(mut found) = list.idle.pop() {
             if now.duration_since(found.since) > idle_timeout {
                 list.idle.clear();

@@ -86,7 +86,8 @@ impl Server {
 
     /// Whether requests should go to it.
     pub fn is_available(&self) -> bool {
-        self.well.load(Ordering::Relaxed) && self.now() >= self.ejected_until.load(Ordering::Relaxed)
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        self.well.load(Ordering::Relaxed) && (until == 0 || self.now() >= until)
     }
 
     /// Requests on their way, over all workers.
