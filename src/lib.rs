@@ -29,6 +29,13 @@
 //!
 //! Each may use those that stand above it here, never the other way (`tests/it/architecture.rs` holds the table).
 //!
+//! # What is exchanged, and what stays
+//!
+//! A request pins one [`proxy::Worker`] and with it one [`proxy::Runtime`], which is all that was made from one configuration.
+//! [`startup::Gateway::reload`] makes another beside it, whole, and puts it into [`proxy::Current`] and into each worker's
+//! [`proxy::Place`]. Sessions, the directory of users, throttles, keys and counters are not a runtime's and go on. Who calls, with roles as
+//! bits and header lines, is remembered by the worker and by the runtime's tokens, and is never handed to another.
+//!
 //! # Invariants, as absences
 //!
 //! - Nothing is forwarded without a [`policy::Permit`], and only [`policy::decide`] makes one.

@@ -75,4 +75,10 @@ impl<E: Send + Sync + 'static> Memory<E> {
     pub fn forget(&self, key: &Key) {
         self.entries.invalidate(key);
     }
+
+    /// Forget everything.
+    pub fn forget_all(&self) {
+        self.entries.invalidate_all();
+        self.entries.run_pending_tasks();
+    }
 }

@@ -11,15 +11,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet,
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::proxy::{BUCKETS_US, Total};
+use crate::proxy::{BUCKETS_US, Runtime, Total};
 
-use super::Admin;
 use super::router::{Answer, text, typed};
+use super::{Admin, Reloads};
 
 /// The content type of the text format.
 const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// What stands in the `route` label of requests that fell under none. No route has this name: names are not empty.
-const NO_ROUTE: &str = "";
 
 /// All of them.
 pub(super) fn answer(admin: &Arc<Admin>) -> Answer {
@@ -47,18 +45,20 @@ impl fmt::Debug for Reading {
 impl Collector for Reading {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
         let admin = &*self.0;
-        requests(&mut encoder, &admin.runtime.traffic.totals())?;
-        upstreams(&mut encoder, admin)?;
-        sessions(&mut encoder, admin)?;
+        let runtime = admin.runtime();
+        requests(&mut encoder, &runtime.traffic.totals())?;
+        upstreams(&mut encoder, &runtime)?;
+        sessions(&mut encoder, admin, &runtime)?;
         connections(&mut encoder, admin)?;
+        reloads(&mut encoder, &admin.reloads)?;
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         family(&mut encoder, "build_info", "What is running", MetricType::Gauge, [(build, 1)])
     }
 }
 
-fn requests(encoder: &mut DescriptorEncoder<'_>, totals: &[Total<'_>]) -> Result<(), Error> {
+fn requests(encoder: &mut DescriptorEncoder<'_>, totals: &[Total]) -> Result<(), Error> {
     let answers = totals.iter().flat_map(|total| {
-        let route = total.route.unwrap_or(NO_ROUTE);
+        let route = total.route.as_str();
         total.answers.iter().map(move |(outcome, class, count)| {
             const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
             ([("route", route), ("decision", outcome.as_str()), ("status", CLASSES[class - 1])], *count)
@@ -71,7 +71,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, totals: &[Total<'_>]) -> Result
     for total in totals {
         let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::MAX]);
         let buckets: Vec<(f64, u64)> = ends.zip(total.times).collect();
-        let labels = [("route", total.route.unwrap_or(NO_ROUTE))];
+        let labels = [("route", total.route.as_str())];
         let count = total.times.iter().sum();
         times.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
             seconds(total.microseconds),
@@ -83,8 +83,8 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, totals: &[Total<'_>]) -> Result
     Ok(())
 }
 
-fn upstreams(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Error> {
-    let upstreams = &admin.runtime.upstreams;
+fn upstreams(encoder: &mut DescriptorEncoder<'_>, runtime: &Runtime) -> Result<(), Error> {
+    let upstreams = &runtime.upstreams;
     let outcomes = upstreams.iter().flat_map(|upstream| {
         let named = |(outcome, count)| ([("upstream", upstream.name.as_str()), ("outcome", outcome)], count);
         upstream.outcomes.all().map(named)
@@ -108,7 +108,7 @@ fn upstreams(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), E
     family(encoder, "upstream_requests_open", "Requests on their way to this server", MetricType::Gauge, flying)
 }
 
-fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Error> {
+fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin, runtime: &Runtime) -> Result<(), Error> {
     let counts = admin.sessions.counts();
     let lookups = [([("result", "hit")], counts.hits.get()), ([("result", "miss")], counts.misses.get())];
     family(encoder, "session_cache_lookups", "Cookies, answered from memory or not", MetricType::Counter, lookups)?;
@@ -119,10 +119,10 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(), Er
     let errors = counts.store_errors.get();
     let help = "Questions to the session store that it did not answer";
     single(encoder, "session_store_errors", help, MetricType::Counter, errors)?;
-    let dropped = admin.runtime.login.oidc().dropped_roles();
+    let dropped = runtime.login.oidc().dropped_roles();
     let help = "Values of providers' role claims that led to no declared role";
     single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)?;
-    let throttled = admin.runtime.login.throttled().into_iter().map(|(with, count)| ([("with", with)], count));
+    let throttled = runtime.login.throttled().into_iter().map(|(with, count)| ([("with", with)], count));
     let help = "Attempts to sign in that were not looked at after many that failed";
     family(encoder, "sign_ins_throttled", help, MetricType::Counter, throttled)
 }
@@ -135,6 +135,14 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, admin: &Admin) -> Result<(),
     single(encoder, "connections_open", "Client connections", MetricType::Gauge, open)?;
     let tunnels = admin.open.tunnels() as u64;
     single(encoder, "tunnels_open", "WebSockets under way", MetricType::Gauge, tunnels)
+}
+
+fn reloads(encoder: &mut DescriptorEncoder<'_>, reloads: &Reloads) -> Result<(), Error> {
+    let outcomes = reloads.all().into_iter().map(|(outcome, count)| ([("outcome", outcome)], count));
+    let help = "How often the configuration was read again; where it was refused, the one before goes on";
+    family(encoder, "config_reloads", help, MetricType::Counter, outcomes)?;
+    let help = "When the configuration that runs was read, in seconds since 1970";
+    single(encoder, "config_last_read_timestamp_seconds", help, MetricType::Gauge, reloads.last())
 }
 
 /// One number without labels.

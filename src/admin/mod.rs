@@ -7,6 +7,7 @@
 mod listener;
 mod metrics;
 mod ready;
+mod reloads;
 mod router;
 mod sessions;
 mod token;
@@ -16,12 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
-use crate::proxy::Runtime;
+use crate::proxy::{Current, Runtime};
 use crate::server::{Counters, Open};
 use crate::session::Sessions;
 
 pub use listener::{Listener, Socket};
 pub use ready::{Check, CheckFuture};
+pub use reloads::Reloads;
 pub use token::{Token, TokenError};
 
 /// What the listener answers from.
@@ -29,7 +31,9 @@ pub struct Admin {
     /// Sessions, for their counters and the API.
     pub sessions: Arc<Sessions>,
     /// Routes' and upstreams' counters.
-    pub runtime: Arc<Runtime>,
+    pub current: Arc<Current>,
+    /// How often the configuration was read again.
+    pub reloads: Arc<Reloads>,
     /// Counters below requests.
     pub counters: Arc<Counters>,
     /// What is open.
@@ -44,6 +48,12 @@ pub struct Admin {
     pub guarded: bool,
     /// Set when the gateway begins to stop.
     pub draining: Draining,
+}
+
+impl Admin {
+    fn runtime(&self) -> Arc<Runtime> {
+        self.current.load()
+    }
 }
 
 /// Whether the gateway is stopping.

@@ -70,7 +70,7 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
             let line = AuditLine::of_operator("sessions_revoked", &subject, now);
-            audit(&*admin.runtime.records, &line);
+            audit(&*admin.runtime().records, &line);
             json(StatusCode::OK, &told(&revoked))
         }
         Err(error) => unavailable(&error),

@@ -27,7 +27,7 @@ pub(super) struct Revoke {
 
 /// The keys and what they may do.
 pub(super) fn keys(admin: &Admin) -> Answer {
-    match &admin.runtime.ring {
+    match &admin.runtime().ring {
         Some(ring) => json(StatusCode::OK, &ring.list(admin.clock.now())),
         None => no_keys(),
     }
@@ -35,11 +35,11 @@ pub(super) fn keys(admin: &Admin) -> Answer {
 
 /// Make new keys.
 pub(super) async fn rotate(admin: &Admin) -> Answer {
-    let Some(ring) = &admin.runtime.ring else { return no_keys() };
+    let Some(ring) = admin.runtime().ring.clone() else { return no_keys() };
     let now = admin.clock.now();
     match ring.rotate(now).await {
         Ok(keys) => {
-            audit(&*admin.runtime.records, &AuditLine::of_operator("token_keys_rotated", "keys", now));
+            audit(&*admin.runtime().records, &AuditLine::of_operator("token_keys_rotated", "keys", now));
             json(StatusCode::OK, &keys)
         }
         Err(error) => {
@@ -53,10 +53,11 @@ pub(super) async fn rotate(admin: &Admin) -> Answer {
 pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     const ACCEPTED: &str = "name one of `jti` (with `issuer`), `user` (with `issuer`) and `everyone`\n";
     let now = admin.clock.now();
-    let tokens = admin.runtime.authenticator.tokens();
+    let runtime = admin.runtime();
+    let tokens = runtime.authenticator.tokens();
     let (what, subject) = match asked {
         Revoke { jti: Some(jti), user: None, issuer: Some(issuer), everyone: false } => {
-            let Some(longest) = tokens.longest_of(&issuer).or_else(|| admin.runtime.longest_of_own(&issuer)) else {
+            let Some(longest) = tokens.longest_of(&issuer).or_else(|| runtime.longest_of_own(&issuer)) else {
                 return text(StatusCode::BAD_REQUEST, "no tokens of this issuer are accepted\n");
             };
             (Revocation::Token { id: TokenId::of(&issuer, &jti), until: now.plus(longest) }, jti)
@@ -69,7 +70,7 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     };
     match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
-            audit(&*admin.runtime.records, &AuditLine::of_operator("tokens_revoked", &subject, now));
+            audit(&*admin.runtime().records, &AuditLine::of_operator("tokens_revoked", &subject, now));
             json(StatusCode::OK, &serde_json::json!({ "sessions_ended": revoked.ended }))
         }
         Err(error) => unavailable(&error),

@@ -1,5 +1,5 @@
-//! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, and ends on SIGTERM or
-//! SIGINT after a drain. Knows nothing of requests.
+//! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, reads its file again on
+//! SIGHUP, and ends on SIGTERM or SIGINT after a drain. Knows nothing of requests.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::config::{Config, LogFormat};
 use crate::proxy::Format;
 use crate::startup::{self, Gateway, Setup};
 
+use super::load::LoadError;
 use super::records::StandardOutput;
 use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
 
@@ -31,7 +32,7 @@ pub fn run(path: &Path) -> ExitCode {
     log_to_standard_error(&config);
     let started = start(config);
     match started {
-        Ok(gateway) => serve(gateway),
+        Ok(gateway) => serve(gateway, path),
         Err(reason) => {
             say(&format!("portcullis: cannot start: {reason}"));
             ExitCode::from(CANNOT_START)
@@ -51,7 +52,7 @@ fn start(config: Config) -> Result<Gateway, String> {
     startup::start(setup).map_err(|error| chain(&error))
 }
 
-fn serve(gateway: Gateway) -> ExitCode {
+fn serve(gateway: Gateway, path: &Path) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,11 +70,10 @@ fn serve(gateway: Gateway) -> ExitCode {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                // The terminal is gone; or somebody wants the file to be read again, and nobody wants everybody's connections
-                // to be cut for it.
+                // The terminal is gone; or, where there is none, the file is to be read again.
                 _ = hangup.recv() => match std::io::stdin().is_terminal() {
                     true => break,
-                    false => say("portcullis: SIGHUP changes nothing; the file is read at a start"),
+                    false => reload(&gateway, path),
                 },
             }
         }
@@ -85,6 +85,27 @@ fn serve(gateway: Gateway) -> ExitCode {
     say("portcullis: stopping; requests on their way may finish");
     gateway.stop();
     ExitCode::SUCCESS
+}
+
+/// Read the file again, and say in one line what came of it, after what is wrong with it.
+fn reload(gateway: &Gateway, path: &Path) {
+    let refused = match load::load(path) {
+        Ok(config) => match gateway.reload(config) {
+            Ok(()) => return say("portcullis: configuration reloaded"),
+            Err(error) => chain(&error),
+        },
+        Err(error) => {
+            gateway.refuse_reload();
+            match error {
+                LoadError::Config(errors) => {
+                    errors.problems.iter().for_each(|problem| say(&format!("{}:{problem}", errors.file)));
+                    errors.count()
+                }
+                LoadError::File { path, source } => format!("{}: {source}", path.display()),
+            }
+        }
+    };
+    say(&format!("portcullis: not reloaded, everything stays as it was: {refused}"));
 }
 
 fn announce(gateway: &Gateway) {

@@ -25,14 +25,29 @@ pub struct ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Problem { line, key, message } in &self.problems {
-            match key.is_empty() {
-                true => writeln!(f, "{}:{line}: {message}", self.file)?,
-                false => writeln!(f, "{}:{line}: {key}: {message}", self.file)?,
-            }
+        for problem in &self.problems {
+            writeln!(f, "{}:{problem}", self.file)?;
         }
+        write!(f, "{}; nothing was started", self.count())
+    }
+}
+
+impl ConfigErrors {
+    /// How many there are, in words.
+    pub fn count(&self) -> String {
         let count = self.problems.len();
-        write!(f, "{count} problem{} in {}; nothing was started", if count == 1 { "" } else { "s" }, self.file)
+        format!("{count} problem{} in {}", if count == 1 { "" } else { "s" }, self.file)
+    }
+}
+
+/// Without the file.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { line, key, message } = self;
+        match key.is_empty() {
+            true => write!(f, "{line}: {message}"),
+            false => write!(f, "{line}: {key}: {message}"),
+        }
     }
 }
 

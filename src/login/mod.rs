@@ -41,7 +41,7 @@ pub use wanted::Wanted;
 pub use oidc::LoginError;
 
 use directory::Change;
-use oidc::Oidc;
+use oidc::{Oidc, Provider};
 use pages::Pages;
 use password::Passwords;
 use throttle::Throttle;
@@ -123,11 +123,11 @@ pub struct Login {
     settings: Settings,
     sessions: Arc<Sessions>,
     carrier: Arc<Carrier>,
-    pages: Pages,
+    pages: Arc<Pages>,
     users: Option<Arc<LocalUsers>>,
     oidc: Oidc,
-    passwords: Passwords,
-    throttle: Throttle,
+    passwords: Arc<Passwords>,
+    throttle: Arc<Throttle>,
     key: hmac::Key,
 }
 
@@ -180,14 +180,29 @@ impl Login {
         Ok(Login {
             sessions,
             carrier,
-            pages: Pages::new(),
+            pages: Arc::new(Pages::new()),
             users,
             oidc,
-            passwords: Passwords::new(settings.argon2)?,
-            throttle: Throttle::new(clock),
+            passwords: Arc::new(Passwords::new(settings.argon2)?),
+            throttle: Arc::new(Throttle::new(clock)),
             key: hmac::Key::new(hmac::HMAC_SHA256, &keys.derive("portcullis/forms/1")),
             settings,
         })
+    }
+
+    /// The same pages with other providers. What is held against whoever guesses stays: a file that is read again forgives nobody.
+    pub fn with(&self, providers: Vec<Provider>) -> Login {
+        Login {
+            settings: self.settings.clone(),
+            sessions: self.sessions.clone(),
+            carrier: self.carrier.clone(),
+            pages: self.pages.clone(),
+            users: self.users.clone(),
+            oidc: self.oidc.with(providers),
+            passwords: self.passwords.clone(),
+            throttle: self.throttle.clone(),
+            key: self.key.clone(),
+        }
     }
 
     /// Sign-in at providers, for whoever counts.
@@ -260,25 +275,29 @@ impl Login {
 
     /// Look at the user file every two seconds, until told to stop: end the sessions of users who are gone, and let the others
     /// be asked for anew where their roles changed.
-    pub async fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        let Some(users) = &self.users else { return };
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            for (name, change) in users.look() {
-                let user = UserKey::of(LOCAL, &name);
-                self.sessions.refresh(user);
-                let all = Revocation::User { user, except: None };
-                if change == Change::Gone
-                    && let Err(error) = self.sessions.revoke(all, Wait::BROWSER, clock.now()).await
-                {
-                    // Refused from memory all the same: the directory says that the user is gone.
-                    tracing::warn!(user = name, %error, "the sessions of a removed user could not be ended in the store");
+    pub fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        // Nothing of the providers is held: they may be others by then.
+        let (users, sessions) = (self.users.clone(), self.sessions.clone());
+        async move {
+            let Some(users) = users else { return };
+            while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+                for (name, change) in users.look() {
+                    follow_change(&sessions, &name, change, clock.now()).await;
                 }
             }
         }
+    }
+}
+
+async fn follow_change(sessions: &Arc<Sessions>, name: &str, change: Change, now: Timestamp) {
+    let user = UserKey::of(LOCAL, name);
+    sessions.refresh(user);
+    let all = Revocation::User { user, except: None };
+    if change == Change::Gone
+        && let Err(error) = sessions.revoke(all, Wait::BROWSER, now).await
+    {
+        // Refused from memory all the same: the directory says that the user is gone.
+        tracing::warn!(user = name, %error, "the sessions of a removed user could not be ended in the store");
     }
 }
 

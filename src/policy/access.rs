@@ -12,13 +12,3 @@ pub enum AccessRule {
     /// Who holds at least one of these. Never empty: the configuration refuses an empty list.
     Roles(RoleSet),
 }
-
-impl AccessRule {
-    /// Whether somebody who was let in may stay: still holds a role that is asked for.
-    pub fn still_holds(self, roles: RoleSet) -> bool {
-        match self {
-            AccessRule::Public | AccessRule::Authenticated => true,
-            AccessRule::Roles(wanted) => roles.intersects(wanted),
-        }
-    }
-}

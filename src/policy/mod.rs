@@ -4,6 +4,7 @@
 //! not a habit. This room does not know where identities come from nor what happens to a permit.
 
 mod access;
+mod asked;
 mod decide;
 mod explain;
 mod fields;
@@ -17,6 +18,7 @@ mod role;
 mod route;
 
 pub use access::AccessRule;
+pub use asked::Asked;
 pub use decide::{Decision, Permit, Reason, decide};
 pub use explain::{Explained, Miss, explain};
 pub use fields::{Field, Fields};

@@ -280,7 +280,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let frame = ready!(this.kind.poll(cx));
+        let frame = ready!(this.kind.poll(this.recorder.as_ref(), cx));
         if let Some(recorder) = &mut this.recorder {
             if let Some(Ok(frame)) = &frame {
                 recorder.count(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -320,13 +320,19 @@ impl Kind {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn poll(
+        &mut self,
+        recorder: Option<&Recorder>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let (body, watch, events) = match self {
             Kind::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Over(_) => return Poll::Ready(None),
             Kind::Application(body, watch, events) => (body, watch, events),
         };
-        let cut = match watch.is_cut(cx) {
+        // Without a record nobody knows what was asked for.
+        let Some(of) = recorder else { return Poll::Ready(Some(Err(Cut::Session.into()))) };
+        let cut = match watch.is_cut(of, cx) {
             true => Cut::Session,
             false => {
                 if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
@@ -336,7 +342,7 @@ impl Kind {
                     }
                     return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Application)));
                 }
-                ready!(watch.poll_cut(cx))
+                ready!(watch.poll_cut(of, cx))
             }
         };
         let last = events.as_ref().filter(|_| cut == Cut::Session).and_then(Events::last);

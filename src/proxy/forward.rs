@@ -10,9 +10,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::authn::Evidence;
+use crate::clock::Timestamp;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
-use crate::policy::{BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed};
+use crate::policy::{
+    AccessRule, Asked, BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
+};
 use crate::upstream::{Head, PooledBody, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
@@ -22,7 +25,7 @@ use super::headers::{self, NamedFields, Outgoing, RequestTrailers, Returning, re
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
-use super::watch::{Tie, Watch};
+use super::watch::{Held, Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
 
 /// What a request brings along on its way.
@@ -37,8 +40,8 @@ pub struct Passage<'r> {
     pub fields: &'r Fields<'r>,
     /// Its id.
     pub id: RequestId,
-    /// Now, as long as nobody waited.
-    pub asked: Instant,
+    /// Now, as long as nobody waited; and when it began.
+    pub asked: (Instant, Timestamp),
     /// The protocol it wants to switch to.
     pub switch: Option<Switch>,
     /// What said who makes it.
@@ -87,10 +90,11 @@ pub async fn forward(
     let rebuilt = Head { method: head.method, path, query: head.query, lines };
 
     last_look(runtime, permit, evidence.as_ref())?;
-    let tie = evidence.map(|evidence| Tie::new(runtime, permit.route(), evidence));
+    let tie = evidence.map(|evidence| Tie::new(worker, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
-    let beside = tie.as_ref().map(Tie::ended);
-    let waiting = Waiting { from: asked, limit: options.response_timeout, beside };
+    let again = || Asked::new(head.method, head.host.as_str(), head.path.raw(), asked.1.since_epoch());
+    let beside = tie.as_ref().map(|tie| tie.ended(again));
+    let waiting = Waiting { from: asked.0, limit: options.response_timeout, beside };
     let answered = pool.send((&rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
@@ -102,7 +106,11 @@ pub async fn forward(
     if switching {
         let answered = switch.as_ref().is_some_and(|switch| switch.is_answered(response.headers()));
         match client_side.zip(response.body_mut().take_switched().filter(|_| answered)) {
-            Some(ends) => tunnel::open(worker, ends, tie.clone(), options.idle_timeout, connection.busy.begin()),
+            // Registered before the client is told.
+            Some(ends) => match Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
+                Some(held) => tunnel::open(worker, ends, held, options.idle_timeout, connection.busy.begin()),
+                None => drop(ends),
+            },
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),
         }
@@ -208,6 +216,7 @@ fn answer(
     }
     // What hyper keeps beside the list was said on the other connection.
     (parts.version, parts.extensions) = (Version::HTTP_11, Extensions::new());
-    let watch = Watch::new(tie, options.idle_timeout);
+    let public = permit.route().access == AccessRule::Public;
+    let watch = Watch::new(tie, public, options.idle_timeout);
     Response::from_parts(parts, ResponseBody::application(body, named, watch, events))
 }

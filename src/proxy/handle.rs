@@ -164,11 +164,11 @@ async fn stops(
         }
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
-            let (evidence, asked) = (known.evidence, Instant::now());
+            let (evidence, asked) = (known.evidence, (Instant::now(), now));
             let passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
             let response = forward(worker, &permit, passage, (parts, body.take())).await;
-            record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.elapsed());
+            record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.0.elapsed());
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),

@@ -7,6 +7,7 @@ mod body;
 mod busy;
 mod client;
 mod cors;
+mod current;
 mod events;
 mod forward;
 mod handle;
@@ -32,11 +33,11 @@ use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, Evidence};
 use crate::clock::Clock;
 use crate::login::Login;
-use crate::policy::RouteTable;
-use crate::session::Memo;
+use crate::policy::{Asked, Authentication, RouteTable};
+use crate::session::{Memo, View};
 use crate::token::SignedIdentities;
 use crate::token::ring::{KeyRing, RETIRING};
 use crate::upstream::{Pool, Upstream};
@@ -46,6 +47,7 @@ use line::LineBuffer;
 
 pub use busy::Busy;
 pub use client::{ForwardedStyle, Forwarding};
+pub use current::{Current, Place};
 pub use handle::handle;
 pub use record::{AuditLine, Format, Records, audit};
 pub use redirect::redirect;
@@ -55,6 +57,8 @@ pub use upgrade::Switch;
 
 /// Live state built from one configuration, shared by all workers. A request pins one.
 pub struct Runtime {
+    /// How many there were before it, and one.
+    pub number: u64,
     /// Routes.
     pub routes: RouteTable,
     /// Who is calling.
@@ -72,7 +76,7 @@ pub struct Runtime {
     /// Whether there is a line per request.
     pub access_log: bool,
     /// Requests, counted.
-    pub traffic: Traffic,
+    pub traffic: Arc<Traffic>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Proxies before us, and what applications are told of the way.
@@ -96,19 +100,37 @@ impl Runtime {
     pub fn longest_of_own(&self, issuer: &str) -> Option<Duration> {
         self.identities.as_ref().filter(|own| own.issuer() == issuer).map(|_| RETIRING)
     }
+
+    /// Whether what was asked for would be let through here; by whom, `evidence` says, and in a session, `view` as it is now.
+    pub fn still_allows(&self, asked: &Asked, evidence: Option<&Evidence>, view: Option<&View>) -> bool {
+        asked.passes(&self.routes, |accept| {
+            let caller = match evidence {
+                Some(Evidence::Session(began, _)) if accept.session => {
+                    self.authenticator.caller_in(view.unwrap_or(began))
+                }
+                Some(Evidence::Token(verified)) if accept.token => self.authenticator.tokens().caller_of(verified),
+                _ => None,
+            };
+            caller.map_or(Authentication::Anonymous, Authentication::Identified)
+        })
+    }
 }
 
 /// One worker: a thread, its runtime, its upstream connections.
 pub struct Worker {
     /// What all share.
     pub runtime: Arc<Runtime>,
+    /// What all share that begins now.
+    pub current: Arc<Current>,
+    /// Which of them it is.
+    index: usize,
     /// Pools, by `UpstreamId`.
-    pub pools: Vec<Pool<RequestBody>>,
+    pub pools: Vec<Arc<Pool<RequestBody>>>,
     /// Its requests, counted.
-    pub tally: Arc<Tally>,
+    pub tally: Tally,
     /// Where it writes access lines before they are handed on. Never contended.
     line: Mutex<LineBuffer>,
-    /// Whose session its last cookies led to.
+    /// Whose session its last cookies led to, and who called in it by this runtime's roles: never handed to another runtime.
     pub memo: Memo,
     /// Fresh ids.
     pub ids: RequestIds,
@@ -119,20 +141,45 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker with empty pools.
-    pub fn new(runtime: Arc<Runtime>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
-        let pools = runtime.upstreams.iter().cloned().map(Pool::new).collect();
-        let tally = runtime.traffic.tally();
-        Worker {
-            runtime,
-            pools,
-            tally,
-            line: Mutex::default(),
-            memo: Memo::default(),
-            ids: RequestIds::new(),
-            tunnels,
-            stop,
+    /// The `index`-th worker, with empty pools.
+    pub fn new(index: usize, current: &Arc<Current>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
+        let (runtime, current) = (current.load(), current.clone());
+        let pools = runtime.upstreams.iter().cloned().map(Pool::new).map(Arc::new).collect();
+        Worker::over(runtime, current, index, pools, (tunnels, stop))
+    }
+
+    /// The same worker under another runtime: it keeps its connections to applications that did not change.
+    fn renewed(&self, runtime: &Arc<Runtime>) -> Worker {
+        let pool = |upstream: &Upstream| {
+            let kept = self.pools.iter().find(|pool| pool.is_of(upstream)).cloned();
+            kept.unwrap_or_else(|| Arc::new(Pool::new(upstream.clone())))
+        };
+        let pools = runtime.upstreams.iter().map(pool).collect();
+        let ends = (self.tunnels.clone(), self.stop.clone());
+        Worker::over(runtime.clone(), self.current.clone(), self.index, pools, ends)
+    }
+
+    fn over(
+        runtime: Arc<Runtime>,
+        current: Arc<Current>,
+        index: usize,
+        pools: Vec<Arc<Pool<RequestBody>>>,
+        (tunnels, stop): (TaskTracker, CancellationToken),
+    ) -> Worker {
+        let tally = runtime.traffic.tally(index, runtime.routes.routes().iter().map(|route| route.name.as_str()));
+        let (line, memo, ids) = (Mutex::default(), Memo::default(), RequestIds::new());
+        Worker { runtime, current, index, pools, tally, line, memo, ids, tunnels, stop }
+    }
+
+    /// No request begins here any more. Those that did may go on for days: what would be kept for others is given back.
+    fn retire(&self, successor: &Worker) {
+        self.memo.forget();
+        self.runtime.authenticator.tokens().forget();
+        if let Some(identities) = &self.runtime.identities {
+            identities.forget();
         }
+        let is_kept = |pool: &Arc<Pool<RequestBody>>| successor.pools.iter().any(|kept| Arc::ptr_eq(kept, pool));
+        self.pools.iter().filter(|pool| !is_kept(pool)).for_each(|pool| pool.retire());
     }
 }
 

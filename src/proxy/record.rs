@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::authn::Known;
 use crate::clock::Timestamp;
-use crate::policy::{Caller, Rejection, RequestHead, Route};
+use crate::policy::{Asked, Caller, Rejection, RequestHead, Route};
 
 use super::busy::Exchange;
 use super::line::{LineBuffer, key};
@@ -97,6 +97,27 @@ impl Recorder {
     /// A recorder for a request that began at `started`; its connection is busy as long as it lives.
     pub fn new(worker: Arc<Worker>, started: Instant, record: Box<Record>, busy: Exchange) -> Recorder {
         Recorder { worker, started, record, _busy: busy }
+    }
+
+    /// The worker that it began on.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// Whether there is another configuration than the one it began with.
+    pub fn is_outdated(&self) -> bool {
+        self.worker.current.number() != self.worker.runtime.number
+    }
+
+    /// The route, of what was forwarded.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.record.route.as_ref()
+    }
+
+    /// What was asked for.
+    pub fn asked(&self) -> Asked {
+        let (host, path) = target(&self.record);
+        Asked::new(&self.record.method, host, path, self.record.at.since_epoch())
     }
 
     /// Bytes went out.

@@ -1,6 +1,8 @@
 //! Requests, counted. One decision: each worker counts into numbers that no other writes, found by index and not by name, so
-//! that counting costs a request three additions; whoever asks adds the workers up. Knows nothing of who asks.
+//! that counting costs a request three additions; whoever asks adds the workers up. The numbers are a name's, not a
+//! configuration's: they go on when the file is read again. Knows nothing of who asks.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,9 +72,9 @@ struct OfRoute {
     microseconds: Counter,
 }
 
-/// What one worker counted, by route; the last entry is for requests that fell under none.
+/// Where one worker counts, by route; the last entry is for requests that fell under none.
 #[derive(Debug)]
-pub struct Tally(Box<[OfRoute]>);
+pub struct Tally(Box<[Arc<OfRoute>]>);
 
 impl Tally {
     /// A request is over. `route` is its route's index in the file.
@@ -86,18 +88,18 @@ impl Tally {
     }
 }
 
-/// What all workers counted.
-#[derive(Debug)]
-pub struct Traffic {
-    routes: Vec<String>,
-    workers: Mutex<Vec<Arc<Tally>>>,
-}
+/// The name of no route: names are not empty.
+const NO_ROUTE: &str = "";
+
+/// What all workers counted since the start: by the name of the route, and then by worker.
+#[derive(Debug, Default)]
+pub struct Traffic(Mutex<BTreeMap<String, Vec<Arc<OfRoute>>>>);
 
 /// The sum of one route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Total<'t> {
-    /// Its name; `None`: requests that fell under no route.
-    pub route: Option<&'t str>,
+pub struct Total {
+    /// Its name; empty: requests that fell under no route.
+    pub route: String,
     /// Answers by outcome and status class (1 to 5), those that occurred.
     pub answers: Vec<(Outcome, usize, u64)>,
     /// Requests by the first bucket that covers their time, and beyond the last.
@@ -107,62 +109,79 @@ pub struct Total<'t> {
 }
 
 impl Traffic {
-    /// Nothing yet, on these routes.
-    pub fn new(routes: Vec<String>) -> Traffic {
-        Traffic { routes, workers: Mutex::default() }
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Arc<OfRoute>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Tally>>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counters for one more worker.
-    pub fn tally(&self) -> Arc<Tally> {
-        let tally = Arc::new(Tally((0..=self.routes.len()).map(|_| OfRoute::default()).collect()));
-        self.workers().push(tally.clone());
-        tally
+    /// Counters of a worker, by its number, for these routes in their order. Those that it has for a name already go on.
+    pub fn tally<'n>(&self, worker: usize, routes: impl IntoIterator<Item = &'n str>) -> Tally {
+        let mut all = self.lock();
+        let mut of = |name: &str| {
+            let workers = all.entry(name.to_owned()).or_default();
+            while workers.len() <= worker {
+                workers.push(Arc::default());
+            }
+            workers[worker].clone()
+        };
+        Tally(routes.into_iter().chain([NO_ROUTE]).map(&mut of).collect())
     }
 
     /// The sums so far, a route each.
-    pub fn totals(&self) -> Vec<Total<'_>> {
-        let workers = self.workers();
-        let sum = |index: usize, of: &dyn Fn(&OfRoute) -> &Counter| {
-            workers.iter().map(|tally| of(&tally.0[index]).get()).sum::<u64>()
-        };
-        let names = self.routes.iter().map(|name| Some(name.as_str())).chain([None]);
-        let total = |(index, route)| {
-            let mut answers = Vec::new();
-            for outcome in Outcome::ALL {
-                for class in 0..CLASSES {
-                    match sum(index, &|of| &of.answers[outcome as usize][class]) {
-                        0 => {}
-                        count => answers.push((outcome, class + 1, count)),
-                    }
-                }
-            }
-            let times = std::array::from_fn(|bucket| sum(index, &|of| &of.times[bucket]));
-            Total { route, answers, times, microseconds: sum(index, &|of| &of.microseconds) }
-        };
-        names.enumerate().map(total).collect()
+    pub fn totals(&self) -> Vec<Total> {
+        self.lock().iter().map(|(route, workers)| total(route, workers)).collect()
     }
+}
+
+fn total(route: &str, workers: &[Arc<OfRoute>]) -> Total {
+    let sum = |of: &dyn Fn(&OfRoute) -> &Counter| workers.iter().map(|worker| of(worker).get()).sum::<u64>();
+    let mut answers = Vec::new();
+    for outcome in Outcome::ALL {
+        for class in 0..CLASSES {
+            match sum(&|of| &of.answers[outcome as usize][class]) {
+                0 => {}
+                count => answers.push((outcome, class + 1, count)),
+            }
+        }
+    }
+    let times = std::array::from_fn(|bucket| sum(&|of| &of.times[bucket]));
+    Total { route: route.to_owned(), answers, times, microseconds: sum(&|of| &of.microseconds) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BUCKETS_US, Outcome, Traffic};
+    use super::{BUCKETS_US, Outcome, Tally, Traffic};
     use std::time::Duration;
 
     #[test]
     fn workers_are_added_up_and_every_time_has_one_bucket() {
-        let traffic = Traffic::new(vec!["a".into()]);
-        let (one, two) = (traffic.tally(), traffic.tally());
+        let traffic = Traffic::default();
+        let (one, two) = (traffic.tally(0, ["a"]), traffic.tally(1, ["a"]));
         one.add(Some(0), Outcome::Forward, 200, Duration::from_micros(500));
         two.add(Some(0), Outcome::Forward, 204, Duration::from_micros(501));
         two.add(None, Outcome::Refuse, 999, Duration::from_secs(3600));
         let totals = traffic.totals();
-        assert_eq!((totals[0].route, &totals[0].answers), (Some("a"), &vec![(Outcome::Forward, 2, 2)]));
-        assert_eq!((totals[0].times[0], totals[0].times[1], totals[0].microseconds), (1, 1, 1001));
-        assert_eq!((totals[1].route, &totals[1].answers), (None, &vec![(Outcome::Refuse, 5, 1)]));
-        assert_eq!(totals[1].times[BUCKETS_US.len()], 1);
+        assert_eq!((totals[0].route.as_str(), &totals[0].answers), ("", &vec![(Outcome::Refuse, 5, 1)]));
+        assert_eq!(totals[0].times[BUCKETS_US.len()], 1);
+        assert_eq!((totals[1].route.as_str(), &totals[1].answers), ("a", &vec![(Outcome::Forward, 2, 2)]));
+        assert_eq!((totals[1].times[0], totals[1].times[1], totals[1].microseconds), (1, 1, 1001));
+    }
+
+    #[test]
+    fn a_name_keeps_its_numbers_wherever_it_stands() {
+        let traffic = Traffic::default();
+        let counted = |name: &str| {
+            let totals = traffic.totals();
+            let total = totals.iter().find(|total| total.route == name).unwrap();
+            total.answers.iter().map(|(_, _, count)| count).sum::<u64>()
+        };
+        let add = |tally: &Tally, route| tally.add(Some(route), Outcome::Forward, 200, Duration::ZERO);
+        let before = traffic.tally(0, ["a", "b"]);
+        add(&before, 1);
+        let after = traffic.tally(0, ["b", "c"]);
+        add(&after, 0);
+        // Begun before, over afterwards.
+        add(&before, 1);
+        add(&before, 0);
+        assert_eq!(["a", "b", "c"].map(counted), [1, 3, 0]);
     }
 }

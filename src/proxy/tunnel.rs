@@ -3,7 +3,6 @@
 //! and nothing else of them is read.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,12 +11,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use crate::session::OpenExchange;
 use crate::upstream::Switched;
 
 use super::Worker;
 use super::busy::Exchange;
-use super::watch::Tie;
+use super::watch::Held;
 
 /// Bytes a tunnel may hold in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -28,19 +26,14 @@ const FRAME_GRACE_AT_END: Duration = Duration::from_millis(50);
 /// Close code (RFC 6455 §7.4.1): nothing moves, or the gateway goes away.
 const GOING_AWAY: u16 = 1001;
 
-/// Carry bytes both ways until one side is done, the session ends, nothing moves for `idle`, or the gateway stops.
+/// Carry bytes both ways until one side is done, what it depends on ends, nothing moves for `idle`, or the gateway stops.
 pub fn open(
-    worker: &Arc<Worker>,
+    worker: &Worker,
     (client, application): (OnUpgrade, Switched),
-    tie: Option<Tie>,
+    held: Held,
     idle: Option<Duration>,
     busy: Exchange,
 ) {
-    // Registered before the client is told.
-    let held = match tie.map(|tie| tie.open().map(|exchange| Held { tie, exchange })) {
-        Some(None) => return,
-        held => held.flatten(),
-    };
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
         let _busy = busy;
@@ -51,42 +44,25 @@ pub fn open(
         let moved = Moved::new();
         let end = async {
             tokio::select! {
-                end = Held::ended(held.as_ref()) => end,
+                () = held.ended() => {
+                    let why = "what it depends on ended";
+                    End { code: held.close_code(), why, grace: FRAME_GRACE_AT_END }
+                }
                 () = moved.stands_still(idle) => End::away("nothing moved"),
                 () = stop.cancelled() => End::away("the gateway stops"),
             }
         };
-        if let Some(end) = carry(client, application, (&moved, held.as_ref()), end).await {
+        if let Some(end) = carry(client, application, (&moved, &held), end).await {
             tracing::debug!(why = end.why, "a tunnel was cut");
         }
     });
 }
 
-/// What a tunnel depends on.
-struct Held {
-    tie: Tie,
-    exchange: OpenExchange,
-}
-
-impl Held {
-    /// Waits until that ends; for ever, where there is nothing.
-    async fn ended(held: Option<&Held>) -> End {
-        let Some(Held { tie, exchange }) = held else { return std::future::pending().await };
-        let why = tokio::select! {
-            () = exchange.ended() => "its session or token ended",
-            () = tokio::time::sleep(tie.left()) => "the end of its session or token, which nothing moves",
-        };
-        End { code: tie.close_code(), why, grace: FRAME_GRACE_AT_END }
-    }
-
-    /// Before what was read is handed on. Where that may not be, it never is: the exchange is ended, which cuts the tunnel.
-    async fn may_carry(&self) {
-        if !self.tie.carries() {
-            self.exchange.token().cancel();
-        }
-        if self.exchange.is_over() {
-            std::future::pending().await
-        }
+/// Before what was read is handed on. Where that may not be, it never is: what the tunnel depends on is ended, which cuts it.
+async fn may_carry(held: &Held) {
+    if !held.carries() {
+        held.end();
+        std::future::pending().await
     }
 }
 
@@ -136,7 +112,7 @@ impl Moved {
 async fn carry(
     client: Upgraded,
     application: Switched,
-    (moved, held): (&Moved, Option<&Held>),
+    (moved, held): (&Moved, &Held),
     end: impl Future<Output = End>,
 ) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
@@ -144,12 +120,12 @@ async fn carry(
     let (mut frames, mut theirs) = (Frames::default(), Frames::default());
     let (mut up, mut down) = (Piece::default(), Piece::default());
     let ended = {
-        let used = held.filter(|held| held.tie.counts());
+        let counts = held.counts();
         let up = pump((&mut from_client, &mut to_application), &mut up, (moved, held), |bytes| {
             // What a person sends counts as use of the session; the pongs of their browser do not.
             theirs.advance(bytes);
-            if let Some(used) = used.filter(|_| std::mem::take(&mut theirs.data)) {
-                used.exchange.used();
+            if counts && std::mem::take(&mut theirs.data) {
+                held.used();
             }
         });
         let back = |bytes: &[u8]| frames.advance(bytes);
@@ -208,16 +184,14 @@ impl Piece {
 async fn pump(
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     piece: &mut Piece,
-    (moved, held): (&Moved, Option<&Held>),
+    (moved, held): (&Moved, &Held),
     mut seen: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     loop {
         if !piece.read(from, BUFFER).await? {
             return to.shutdown().await;
         }
-        if let Some(held) = held {
-            held.may_carry().await;
-        }
+        may_carry(held).await;
         moved.mark();
         while !piece.rest().is_empty() {
             seen(piece.write(to, BUFFER).await?);

@@ -1,9 +1,10 @@
-//! What ends an answer from outside: its session or token, and standing still. One decision: an exchange is watched from the first
-//! moment that its answer makes somebody wait, or goes on for some time without – most answers never do, and an event stream
-//! does at once – so that no stream outlives what let it begin. Knows nothing of frames.
+//! What ends an answer from outside: its session or token, another configuration, and standing still. One decision: an exchange is
+//! watched from the first moment that its answer makes somebody wait, or goes on for some time without – most answers never do, and an
+//! event stream does at once – so that no stream outlives what let it begin. Knows nothing of frames.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,11 +12,13 @@ use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::authn::Evidence;
-use crate::policy::Route;
-use crate::session::{MayGoOn, OpenExchange, View};
+use crate::clock::Clock;
+use crate::policy::{Asked, Route};
+use crate::session::{MayGoOn, MayStay, OpenExchange, Sessions};
 
-use super::Runtime;
+use super::record::Recorder;
 use super::stall::Stall;
+use super::{Current, Worker};
 
 /// Steps that an answer makes before it is watched though it never waits: an application and a client that are both fast would
 /// carry an endless one past the end of its session.
@@ -38,15 +41,15 @@ pub enum Cut {
 /// What ties an exchange to what let it begin, and to what its route asks for.
 #[derive(Clone)]
 pub struct Tie {
-    runtime: Arc<Runtime>,
+    worker: Arc<Worker>,
     route: Arc<Route>,
     evidence: Evidence,
 }
 
 impl Tie {
     /// Of an exchange on this route.
-    pub fn new(runtime: &Arc<Runtime>, route: &Arc<Route>, evidence: Evidence) -> Tie {
-        Tie { runtime: runtime.clone(), route: route.clone(), evidence }
+    pub fn new(worker: &Arc<Worker>, route: &Arc<Route>, evidence: Evidence) -> Tie {
+        Tie { worker: worker.clone(), route: route.clone(), evidence }
     }
 
     /// What let it begin.
@@ -54,54 +57,91 @@ impl Tie {
         &self.evidence
     }
 
-    /// Register; `None` where it ended since it was checked, or may have. A revocation that came before the registration is seen by
-    /// the check after it, one that comes later by the registration; the same goes for the lease.
-    pub fn open(&self) -> Option<OpenExchange> {
-        let sessions = self.runtime.authenticator.sessions();
-        let (exchange, stands) = match &self.evidence {
-            Evidence::Session(view, told_by) => {
-                let exchange = sessions.open_exchange_while(view, *told_by, self.may_go_on());
-                let denied = told_by.is_some_and(|id| sessions.is_token_revoked(id));
-                (exchange, sessions.confirm(view).is_ok_and(|stands| stands && !denied))
-            }
-            Evidence::Token(verified) => {
-                let exchange = sessions.open_bearer_exchange(verified.bearer);
-                (exchange, sessions.confirm_bearer(&verified.bearer).is_ok_and(|stands| stands))
-            }
-        };
-        stands.then_some(exchange)
+    /// Register; `None` where it ended since it was checked, or may have.
+    pub fn open(&self, asked: Asked) -> Option<Held> {
+        Held::new(&self.worker, &self.route, Some(self.evidence.clone()), asked)
     }
 
     /// Waits until it has to end; not at all, where it had to before.
+    pub async fn ended(&self, asked: impl FnOnce() -> Asked) {
+        let Some(held) = self.open(asked()) else { return };
+        held.ended().await;
+    }
+}
+
+/// Something open, and what it depends on. It outlives the runtime that it began with.
+pub struct Held {
+    current: Arc<Current>,
+    sessions: Arc<Sessions>,
+    clock: Arc<dyn Clock>,
+    route: Arc<Route>,
+    /// `None`: on a route that was everybody's.
+    evidence: Option<Evidence>,
+    asked: Arc<Asked>,
+    /// The runtime that let it through last.
+    passed: AtomicU64,
+    exchange: OpenExchange,
+}
+
+impl Held {
+    /// Of an exchange that began on this worker. `None` where it ended since it was checked, or may have. A revocation that came
+    /// before the registration is seen by the check after it, one that comes later by the registration; the same goes for the lease
+    /// and for another configuration.
+    pub fn new(worker: &Worker, route: &Arc<Route>, evidence: Option<Evidence>, asked: Asked) -> Option<Held> {
+        let (runtime, current, asked) = (&worker.runtime, worker.current.clone(), Arc::new(asked));
+        let sessions = runtime.authenticator.sessions().clone();
+        let (exchange, stands) = register(&sessions, &current, evidence.as_ref(), &asked);
+        let (clock, route, passed) = (runtime.clock.clone(), route.clone(), AtomicU64::new(runtime.number));
+        let held = Held { current, sessions, clock, route, evidence, asked, passed, exchange };
+        (stands && held.is_allowed()).then_some(held)
+    }
+
+    /// Whether the file of this moment lets it through. Looked at once for each.
+    fn is_allowed(&self) -> bool {
+        let number = self.current.number();
+        if self.passed.load(Ordering::Relaxed) == number {
+            return true;
+        }
+        let allowed = self.current.load().still_allows(&self.asked, self.evidence.as_ref(), None);
+        if allowed {
+            self.passed.store(number, Ordering::Relaxed);
+        }
+        allowed
+    }
+
+    /// Whether it may carry what lies here now. A process that stood still has to ask before it hands on what came meanwhile, and
+    /// nothing is handed on that the file does not allow any more.
+    pub fn carries(&self) -> bool {
+        let hears = match &self.evidence {
+            None => true,
+            Some(Evidence::Session(view, _)) => self.sessions.may_carry(view),
+            Some(Evidence::Token(verified)) => self.sessions.may_carry_bearer(&verified.bearer),
+        };
+        !self.exchange.is_over() && hears && self.is_allowed()
+    }
+
+    /// End it.
+    pub fn end(&self) {
+        self.exchange.token().cancel();
+    }
+
+    /// Waits until it has to end.
     pub async fn ended(&self) {
-        let Some(exchange) = self.open() else { return };
         tokio::select! {
-            () = exchange.ended() => {}
+            () = self.exchange.ended() => {}
+            // The end that nothing moves.
             () = tokio::time::sleep(self.left()) => {}
         }
     }
 
-    /// The role that the route asks for may be taken away.
-    fn may_go_on(&self) -> MayGoOn {
-        let (runtime, access) = (self.runtime.clone(), self.route.access);
-        Arc::new(move |view: &View| {
-            let caller = runtime.authenticator.caller_in(view);
-            caller.is_some_and(|caller| access.still_holds(caller.identity.roles))
-        })
-    }
-
-    /// Whether a step may be made now. A process that stood still has to ask before it hands on what lay here meanwhile.
-    pub fn carries(&self) -> bool {
-        let sessions = self.runtime.authenticator.sessions();
-        match &self.evidence {
-            Evidence::Session(view, _) => sessions.may_carry(view),
-            Evidence::Token(verified) => sessions.may_carry_bearer(&verified.bearer),
-        }
+    /// The client sent something that counts as use of the session.
+    pub fn used(&self) {
+        self.exchange.used();
     }
 
     /// Whether what the client sends counts as use of a session.
     pub fn counts(&self) -> bool {
-        !self.route.options.passive && matches!(self.evidence, Evidence::Session(..))
+        !self.route.options.passive && matches!(self.evidence, Some(Evidence::Session(..)))
     }
 
     /// What a WebSocket is closed with when it has to end by this.
@@ -110,41 +150,72 @@ impl Tie {
     }
 
     /// What is left to the end that nothing moves.
-    pub fn left(&self) -> Duration {
+    fn left(&self) -> Duration {
         let end = match &self.evidence {
-            Evidence::Session(view, _) => view.limits().ends,
-            Evidence::Token(verified) => verified.bearer.ends,
+            None => return Duration::MAX,
+            Some(Evidence::Session(view, _)) => view.limits().ends,
+            Some(Evidence::Token(verified)) => verified.bearer.ends,
         };
-        end.since(self.runtime.clock.now())
+        end.since(self.clock.now())
+    }
+}
+
+/// Register an exchange, and look whether what it rests on still stands. The role that the route asks for may be taken away later,
+/// and the file may ask for another one.
+fn register(
+    sessions: &Arc<Sessions>,
+    current: &Arc<Current>,
+    evidence: Option<&Evidence>,
+    asked: &Arc<Asked>,
+) -> (OpenExchange, bool) {
+    let (current, asked, of) = (current.clone(), asked.clone(), evidence.cloned());
+    match evidence {
+        Some(Evidence::Session(view, told_by)) => {
+            let may_go_on: MayGoOn = Arc::new(move |view| current.load().still_allows(&asked, of.as_ref(), Some(view)));
+            let exchange = sessions.open_exchange_while(view, *told_by, may_go_on);
+            let denied = told_by.is_some_and(|id| sessions.is_token_revoked(id));
+            (exchange, sessions.confirm(view).is_ok_and(|stands| stands && !denied))
+        }
+        Some(Evidence::Token(verified)) => {
+            let may_stay: MayStay = Arc::new(move || current.load().still_allows(&asked, of.as_ref(), None));
+            let exchange = sessions.open_exchange_outside(Some(verified.bearer), may_stay);
+            (exchange, sessions.confirm_bearer(&verified.bearer).is_ok_and(|stands| stands))
+        }
+        None => {
+            let may_stay: MayStay = Arc::new(move || current.load().still_allows(&asked, None, None));
+            (sessions.open_exchange_outside(None, may_stay), true)
+        }
     }
 }
 
 /// Watches one answer.
 pub struct Watch {
     tie: Option<Tie>,
+    /// Whether it is one that the rules let through to anybody; what goes to a browser's question of its own is not.
+    public: bool,
     open: Option<Open>,
     steps: u32,
     stall: Stall,
 }
 
 struct Open {
-    exchange: OpenExchange,
+    held: Held,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     over: Pin<Box<Sleep>>,
 }
 
 impl Watch {
     /// Watch an answer that is tied to this, if to anything.
-    pub fn new(tie: Option<Tie>, idle: Option<Duration>) -> Watch {
-        Watch { tie, open: None, steps: 0, stall: Stall::new(idle) }
+    pub fn new(tie: Option<Tie>, public: bool, idle: Option<Duration>) -> Watch {
+        Watch { tie, public, open: None, steps: 0, stall: Stall::new(idle) }
     }
 
     /// Before a step: whether the answer has to end here. What has ended sends nothing more, however much lies ready.
-    pub fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn is_cut(&mut self, of: &Recorder, cx: &mut Context<'_>) -> bool {
         if self.open.is_none() && self.steps < UNWATCHED {
             return false;
         }
-        self.poll_end(cx).is_ready()
+        self.poll_end(of, cx).is_ready()
     }
 
     /// A step was made.
@@ -154,24 +225,30 @@ impl Watch {
     }
 
     /// Somebody waits: ready when the answer has to end.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
-        if self.poll_end(cx).is_ready() {
+    pub fn poll_cut(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<Cut> {
+        if self.poll_end(of, cx).is_ready() {
             return Poll::Ready(Cut::Session);
         }
         self.stall.poll_stalled(cx).map(|()| Cut::Idle)
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(tie) = &self.tie else { return Poll::Pending };
+    fn poll_end(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<()> {
         if self.open.is_none() {
-            let Some(exchange) = tie.open() else { return Poll::Ready(()) };
-            let ended = Box::pin(exchange.token().cancelled_owned());
-            let over = Box::pin(tokio::time::sleep(tie.left()));
-            self.open = Some(Open { exchange, ended, over });
+            let opened = match &self.tie {
+                Some(tie) => tie.open(of.asked()),
+                // Nobody's, and there is nothing to be told: it is looked at when there is another file.
+                None if self.public && of.is_outdated() => {
+                    of.route().and_then(|route| Held::new(of.worker(), route, None, of.asked()))
+                }
+                None => return Poll::Pending,
+            };
+            let Some(held) = opened else { return Poll::Ready(()) };
+            let ended = Box::pin(held.exchange.token().cancelled_owned());
+            let over = Box::pin(tokio::time::sleep(held.left()));
+            self.open = Some(Open { held, ended, over });
         }
         let Some(open) = &mut self.open else { return Poll::Pending };
-        let is_over = open.exchange.is_over() || !tie.carries();
         let told = open.ended.as_mut().poll(cx).is_ready() || open.over.as_mut().poll(cx).is_ready();
-        if is_over || told { Poll::Ready(()) } else { Poll::Pending }
+        if told || !open.held.carries() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::proxy::{Connection, Worker};
+use crate::proxy::{Connection, Place as WorkerPlace};
 use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
@@ -24,7 +24,7 @@ use super::{Limits, proxy_protocol};
 
 /// What a connection needs of its worker.
 pub(super) struct Serve {
-    pub(super) worker: Arc<Worker>,
+    pub(super) place: Arc<WorkerPlace>,
     pub(super) tls: TlsAcceptor,
     pub(super) limits: Limits,
     pub(super) proxy_protocol: bool,
@@ -85,7 +85,8 @@ async fn greet(
     mut stream: TcpStream,
     peer: SocketAddr,
 ) -> Option<(Box<TlsStream<Socket>>, SocketAddr, Option<Place>)> {
-    let forwarding = &serve.worker.runtime.forwarding;
+    let worker = serve.place.worker();
+    let forwarding = &worker.runtime.forwarding;
     let mut client = peer;
     if serve.proxy_protocol && forwarding.trusts(peer.ip().to_canonical()) {
         match proxy_protocol::read(&mut stream).await {

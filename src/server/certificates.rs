@@ -70,8 +70,14 @@ impl fmt::Display for Flaw {
 #[derive(Debug)]
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
+    shown: ArcSwap<Shown>,
+}
+
+/// Files, and what was read from them.
+#[derive(Debug)]
+pub struct Shown {
     files: Vec<CertificateFiles>,
-    keys: ArcSwap<Vec<Arc<CertifiedKey>>>,
+    keys: Vec<Arc<CertifiedKey>>,
 }
 
 impl Certificates {
@@ -80,13 +86,27 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`], naming the file.
     pub fn load(files: Vec<CertificateFiles>, provider: Arc<CryptoProvider>) -> Result<Arc<Certificates>, TlsError> {
-        let keys = ArcSwap::from_pointee(read_all(&files, &provider)?);
-        Ok(Arc::new(Certificates { provider, files, keys }))
+        let shown = ArcSwap::from_pointee(read_all(files, &provider)?);
+        Ok(Arc::new(Certificates { provider, shown }))
+    }
+
+    /// Read others, which are not shown yet.
+    ///
+    /// # Errors
+    /// As [`Certificates::load`].
+    pub fn read(&self, files: Vec<CertificateFiles>) -> Result<Shown, TlsError> {
+        read_all(files, &self.provider)
+    }
+
+    /// Show these from now on.
+    pub fn show(&self, shown: Shown) {
+        self.shown.store(Arc::new(shown));
+        self.warn();
     }
 
     /// What is wrong with those that are shown.
     pub fn flaws(&self, now: SystemTime) -> Vec<Flaw> {
-        let keys = self.keys.load();
+        let shown = self.shown.load();
         let of_pair = |(pair, (files, key)): (usize, (&CertificateFiles, &Arc<CertifiedKey>))| {
             let flaw = |file: &Path, wrong| Flaw { pair, file: file.to_owned(), wrong };
             let time = time_of(key, &self.provider, now).map(|wrong| flaw(&files.certificate, wrong));
@@ -94,7 +114,7 @@ impl Certificates {
             let readable = (mode & 0o044 != 0).then(|| flaw(&files.private_key, Wrong::Readable(mode)));
             time.into_iter().chain(readable)
         };
-        self.files.iter().zip(keys.iter()).enumerate().flat_map(of_pair).collect()
+        shown.files.iter().zip(shown.keys.iter()).enumerate().flat_map(of_pair).collect()
     }
 
     /// Say it to whoever reads what the gateway says of itself.
@@ -106,37 +126,44 @@ impl Certificates {
 
     /// Read changed files anew until told to stop.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.marks();
+        let mut seen = marks(&self.shown.load().files);
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            let marks = self.marks();
+            let shown = self.shown.load_full();
+            let marks = marks(&shown.files);
             if marks == seen {
                 continue;
             }
-            match read_all(&self.files, &self.provider) {
-                Ok(keys) => {
-                    self.keys.store(Arc::new(keys));
-                    tracing::info!("certificates were read anew");
-                    self.warn();
-                    seen = marks;
+            match read_all(shown.files.clone(), &self.provider) {
+                Ok(anew) => {
+                    // Unless others are shown by now.
+                    let before = self.shown.compare_and_swap(&shown, Arc::new(anew));
+                    if Arc::ptr_eq(&before, &shown) {
+                        tracing::info!("certificates were read anew");
+                        self.warn();
+                        seen = marks;
+                    }
                 }
                 // Not marked as seen: the other file of the pair is on its way.
                 Err(error) => tracing::warn!(%error, "changed certificates are not usable; the old ones stay"),
             }
         }
     }
+}
 
-    fn marks(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let mark = |path: &Path| {
-            let data = std::fs::metadata(path).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        };
-        self.files.iter().flat_map(|files| [mark(&files.certificate), mark(&files.private_key)]).collect()
-    }
+/// What changes with a file.
+fn marks(files: &[CertificateFiles]) -> Vec<(PathBuf, Option<(SystemTime, u64)>)> {
+    let mark = |path: &PathBuf| {
+        let data = std::fs::metadata(path).ok();
+        let mark = data.and_then(|data| Some((data.modified().ok()?, data.len())));
+        (path.clone(), mark)
+    };
+    files.iter().flat_map(|files| [mark(&files.certificate), mark(&files.private_key)]).collect()
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.keys.load();
+        let shown = self.shown.load();
+        let keys = &shown.keys;
         let name = hello.server_name().and_then(|name| ServerName::try_from(name.to_owned()).ok());
         let fits = |key: &&Arc<CertifiedKey>| name.as_ref().is_some_and(|name| is_for(key, name));
         keys.iter().skip(1).find(fits).or_else(|| keys.first()).cloned()
@@ -168,8 +195,9 @@ fn time_of(key: &CertifiedKey, provider: &CryptoProvider, now: SystemTime) -> Op
     }
 }
 
-fn read_all(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
-    files.iter().map(|files| read_one(files, provider).map(Arc::new)).collect()
+fn read_all(files: Vec<CertificateFiles>, provider: &CryptoProvider) -> Result<Shown, TlsError> {
+    let keys = files.iter().map(|files| read_one(files, provider).map(Arc::new)).collect::<Result<_, _>>()?;
+    Ok(Shown { files, keys })
 }
 
 fn read_one(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

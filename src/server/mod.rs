@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-pub use certificates::{CertificateFiles, Certificates, Flaw, Wrong};
+pub use certificates::{CertificateFiles, Certificates, Flaw, Shown, Wrong};
 pub use counters::Counters;
 pub use worker::{Listening, Open, Workers};
 

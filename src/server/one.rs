@@ -42,9 +42,9 @@ enum Told {
 
 /// Serve until the end (`None`), or until it was not used for a while.
 async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -> hyper::Result<Option<ClientStream>> {
-    let (worker, of_requests) = (serve.worker.clone(), accepted.clone());
+    let (place, of_requests) = (serve.place.clone(), accepted.clone());
     let service = service_fn(move |request| {
-        let (worker, accepted) = (worker.clone(), of_requests.clone());
+        let (worker, accepted) = (place.worker(), of_requests.clone());
         async move { Ok::<_, Infallible>(handle(worker, accepted, request).await) }
     });
     let settled = stream.settled();

@@ -28,9 +28,9 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// Serve a connection to its end.
 pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let (worker, busy) = (serve.worker.clone(), accepted.busy.clone());
+    let (place, busy) = (serve.place.clone(), accepted.busy.clone());
     let service = service_fn(move |request| {
-        let (worker, accepted) = (worker.clone(), accepted.clone());
+        let (worker, accepted) = (place.worker(), accepted.clone());
         // Apart: on its way into a task of its own it is moved several times, and it is large.
         let answer = Box::pin(handle(worker, accepted, request));
         async move { Ok::<_, Infallible>(answer.await) }

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::proxy::{Runtime, Worker};
+use crate::proxy::{Current, Place, Runtime, Worker};
 
 use super::accept::{Serve, connection};
 use super::addresses::Addresses;
@@ -45,6 +45,7 @@ pub struct Workers {
     drain: CancellationToken,
     counters: Arc<Counters>,
     open: Open,
+    places: Vec<Arc<Place>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -70,15 +71,21 @@ impl Open {
 /// What all workers share.
 #[derive(Clone)]
 struct Shared {
-    runtime: Arc<Runtime>,
     limits: Limits,
     proxy_protocol: bool,
     port: u16,
     drain: CancellationToken,
-    tunnels: TaskTracker,
     open: Arc<AtomicUsize>,
     addresses: Addresses,
     counters: Arc<Counters>,
+}
+
+/// One worker's own.
+struct Own {
+    place: Arc<Place>,
+    tunnels: TaskTracker,
+    /// Cancelled when tunnels have to end.
+    cut: CancellationToken,
 }
 
 impl Workers {
@@ -89,7 +96,7 @@ impl Workers {
     pub fn start(
         listening: &Listening,
         tls: &Arc<rustls::ServerConfig>,
-        runtime: &Arc<Runtime>,
+        current: &Arc<Current>,
         limits: &Limits,
     ) -> Result<Workers, (SocketAddr, io::Error)> {
         let at = |address: SocketAddr| move |error| (address, error);
@@ -99,28 +106,35 @@ impl Workers {
         let mut plain = plain.and_then(|mut listeners| listeners.pop());
         let plain_address = plain.as_ref().and_then(|listener| listener.local_addr().ok());
         let shared = Shared {
-            runtime: runtime.clone(),
             limits: limits.clone(),
             proxy_protocol: listening.proxy_protocol,
             port: address.port(),
             drain: CancellationToken::new(),
-            tunnels: TaskTracker::new(),
             open: Arc::default(),
             addresses: Addresses::default(),
             counters: Arc::default(),
         };
         let (drain, counters) = (shared.drain.clone(), shared.counters.clone());
         let open = Open { connections: shared.open.clone(), tunnels: Vec::new() };
-        let mut workers = Workers { address, plain: plain_address, drain, counters, open, threads: Vec::new() };
+        let (places, threads) = (Vec::new(), Vec::new());
+        let mut workers = Workers { address, plain: plain_address, drain, counters, open, places, threads };
         for (index, listener) in listeners.into_iter().enumerate() {
             let serving = Serving { listener, tls: tls.clone(), plain: plain.take() };
             // A tracker of its own: a worker waits for its own tunnels.
-            let shared = Shared { tunnels: TaskTracker::new(), ..shared.clone() };
-            workers.open.tunnels.push(shared.tunnels.clone());
+            let (tunnels, cut) = (TaskTracker::new(), CancellationToken::new());
+            let place = Place::new(Worker::new(index, current, tunnels.clone(), cut.clone()));
+            workers.open.tunnels.push(tunnels.clone());
+            workers.places.push(place.clone());
+            let (own, shared) = (Own { place, tunnels, cut }, shared.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            workers.threads.push(thread.spawn(move || run(serving, shared)).map_err(at(address))?);
+            workers.threads.push(thread.spawn(move || run(serving, own, shared)).map_err(at(address))?);
         }
         Ok(workers)
+    }
+
+    /// From now on requests begin under this runtime; those that began go on under theirs.
+    pub fn renew(&self, runtime: &Arc<Runtime>) {
+        self.places.iter().for_each(|place| place.renew(runtime));
     }
 
     /// What happened so far.
@@ -164,15 +178,14 @@ impl Drop for Workers {
     }
 }
 
-fn run(serving: Serving, shared: Shared) {
+fn run(serving: Serving, own: Own, shared: Shared) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker could not start"),
     };
     runtime.block_on(async move {
-        let cut = CancellationToken::new();
-        let Shared { runtime, limits, proxy_protocol, port, drain, tunnels, open, addresses, counters } = shared;
-        let worker = Arc::new(Worker::new(runtime, tunnels.clone(), cut.clone()));
+        let Own { place, tunnels, cut } = own;
+        let Shared { limits, proxy_protocol, port, drain, open, addresses, counters } = shared;
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker could not listen"),
@@ -182,7 +195,7 @@ fn run(serving: Serving, shared: Shared) {
         }
         let drain_timeout = limits.drain_timeout;
         let tls = TlsAcceptor::from(serving.tls);
-        let serve = Arc::new(Serve { worker, tls, limits, proxy_protocol, drain, addresses, counters });
+        let serve = Arc::new(Serve { place, tls, limits, proxy_protocol, drain, addresses, counters });
         let connections = TaskTracker::new();
         accept(&listener, &serve, &connections, &open).await;
         drop(listener);

@@ -4,7 +4,7 @@
 
 use crate::clock::Timestamp;
 
-use super::{OpenExchange, Sessions, StoreError, TokenId, UserKey};
+use super::{MayStay, OpenExchange, Sessions, StoreError, TokenId, UserKey};
 
 /// A token that was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +45,10 @@ impl Sessions {
         bearer.shards().try_for_each(|shard| self.hears(shard)).map(|()| true)
     }
 
-    /// Register a long exchange under a token. It may have been revoked since it was checked: the caller checks once more by
-    /// [`Sessions::confirm_bearer`] after registering.
-    pub fn open_bearer_exchange(&self, bearer: Bearer) -> OpenExchange {
-        self.exchanges.open_bearer(bearer)
+    /// Register a long exchange under a token, or one that is anybody's. The token may have been revoked since it was checked: the
+    /// caller checks once more by [`Sessions::confirm_bearer`] after registering. It ends too when `may_stay` says so, which is asked
+    /// about once a second.
+    pub fn open_exchange_outside(&self, bearer: Option<Bearer>, may_stay: MayStay) -> OpenExchange {
+        self.exchanges.open_other(bearer, may_stay)
     }
 }

@@ -12,11 +12,21 @@ use super::{Bearer, Event, Part, SessionKey, TokenId, UserKey, View};
 /// Whether an exchange may go on in a session as it is now: asked again while it is open.
 pub type MayGoOn = Arc<dyn Fn(&View) -> bool + Send + Sync>;
 
+/// The same of an exchange in no session.
+pub type MayStay = Arc<dyn Fn() -> bool + Send + Sync>;
+
 #[derive(Default)]
 struct Open {
     next: u64,
     by_session: HashMap<SessionKey, HashMap<u64, One>>,
-    by_bearer: HashMap<u64, (Bearer, CancellationToken)>,
+    others: HashMap<u64, Other>,
+}
+
+struct Other {
+    /// `None`: anybody's.
+    bearer: Option<Bearer>,
+    token: CancellationToken,
+    may_stay: MayStay,
 }
 
 struct One {
@@ -69,13 +79,13 @@ impl Exchanges {
         OpenExchange { exchanges: self.clone(), of: Some(key), id, token, used }
     }
 
-    /// Register one of a token's bearer.
-    pub(super) fn open_bearer(&self, bearer: Bearer) -> OpenExchange {
+    /// Register one of a token's bearer, or of anybody.
+    pub(super) fn open_other(&self, bearer: Option<Bearer>, may_stay: MayStay) -> OpenExchange {
         let (token, used) = (CancellationToken::new(), Arc::default());
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
-        open.by_bearer.insert(id, (bearer, token.clone()));
+        open.others.insert(id, Other { bearer, token: token.clone(), may_stay });
         drop(open);
         OpenExchange { exchanges: self.clone(), of: None, id, token, used }
     }
@@ -101,14 +111,23 @@ impl Exchanges {
         let open = self.lock();
         let concerned = open.by_session.iter().filter(|(key, _)| part.holds(key.shard()));
         concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.token.cancel());
-        let concerned = open.by_bearer.values().filter(|(bearer, _)| bearer.shards().any(|shard| part.holds(shard)));
-        concerned.for_each(|(_, token)| token.cancel());
+        drop(open);
+        self.end_bearers(|bearer| bearer.shards().any(|shard| part.holds(shard)));
+    }
+
+    /// End those in no session that may not stay.
+    pub(super) fn judge_others(&self) {
+        // Asked without the lock: who asks looks at a good deal.
+        let asked = |other: &Other| (other.token.clone(), other.may_stay.clone());
+        let asked: Vec<_> = self.lock().others.values().map(asked).collect();
+        asked.into_iter().filter(|(_, may_stay)| !may_stay()).for_each(|(token, _)| token.cancel());
     }
 
     /// End those of bearers of whom this holds.
     pub(super) fn end_bearers(&self, are_over: impl Fn(&Bearer) -> bool) {
         let open = self.lock();
-        open.by_bearer.values().filter(|(bearer, _)| are_over(bearer)).for_each(|(_, token)| token.cancel());
+        let concerned = open.others.values().filter(|other| other.bearer.as_ref().is_some_and(&are_over));
+        concerned.for_each(|other| other.token.cancel());
     }
 
     /// End those that an event concerns.
@@ -145,7 +164,7 @@ impl Exchanges {
 /// A registered exchange. Dropping it forgets it.
 pub struct OpenExchange {
     exchanges: Exchanges,
-    /// The session; `None` where it is a token's.
+    /// The session; `None` where it is in none.
     of: Option<SessionKey>,
     id: u64,
     token: CancellationToken,
@@ -178,7 +197,7 @@ impl Drop for OpenExchange {
     fn drop(&mut self) {
         let mut open = self.exchanges.lock();
         let Some(key) = self.of else {
-            open.by_bearer.remove(&self.id);
+            open.others.remove(&self.id);
             return;
         };
         if let Some(entries) = open.by_session.get_mut(&key) {

@@ -55,6 +55,12 @@ impl Memo {
         }
     }
 
+    /// Forget everything, and give the room back.
+    pub fn forget(&self) {
+        *self.cookies.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        *self.callers.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    }
+
     /// The session that these very bytes led to.
     pub(super) fn find(&self, cookie: &str) -> Option<Arc<View>> {
         let place = place(cookie.as_bytes())?;

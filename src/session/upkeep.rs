@@ -33,6 +33,7 @@ impl Sessions {
     async fn review(&self, now: Timestamp) -> Result<(), StoreError> {
         // By the wall clock: a timer that slept with the machine is late.
         self.exchanges.end_bearers(|bearer| now >= bearer.ends || self.is_denied(bearer));
+        self.exchanges.judge_others();
         let mut done = Ok(());
         for (key, exchanges) in self.exchanges.look() {
             // What is in a part of the store that is away keeps nobody from looking at the rest.

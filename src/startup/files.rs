@@ -52,7 +52,7 @@ pub(super) fn flaws(config: &Config) -> Result<Vec<Flaw>, StartError> {
     Ok(flaws.collect())
 }
 
-fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
+pub(super) fn certificate_files(config: &Config) -> Vec<CertificateFiles> {
     let first = (config.tls.certificate.clone(), config.tls.private_key.clone());
     let all = std::iter::once(first).chain(config.tls.also.iter().cloned());
     all.map(|(certificate, private_key)| CertificateFiles { certificate, private_key }).collect()

@@ -1,9 +1,12 @@
 //! From a configuration to a running gateway. One decision: this is the only stage that can fail for reasons outside the
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
+mod background;
 mod files;
 mod oidc;
 mod redis;
+mod reload;
+mod runtime;
 mod tokens;
 pub mod transfer;
 mod upstreams;
@@ -11,34 +14,35 @@ mod upstreams;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
-use crate::admin::{Admin, Check, Draining, Listener, Socket, Token, TokenError};
-use crate::authn::{Authenticator, Carrier, CookieName};
+use crate::admin::{Admin, Check, Draining, Listener, Reloads, Socket, Token, TokenError};
+use crate::authn::{Carrier, CookieName};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, Forwarded, Store};
-use crate::login::oidc::follow_open;
+use crate::config::{Config, Store};
 use crate::login::{self, LocalUsers, Login, People};
-use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
+use crate::proxy::{Current, Records, Runtime};
 use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
 use crate::session::coherence::Refused;
 use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
 use crate::token::ring::RingError;
 use crate::trust::ClientTlsError;
-use crate::upstream;
 use crate::whoami::Whoami;
 
 use self::redis::redis_options;
 pub use files::{Flaw, operator_token};
+pub use reload::ReloadError;
 
+use background::Background;
 use files::{admin_token, argon2, flaws, load_certificates, load_keys, make_demo, open_store, read_secret};
 pub use oidc::Finding;
 use oidc::{oidc, providers};
-use tokens::{own_tokens, ring, signed_identities, tokens, verifiers};
+use runtime::{Lasting, runtime};
+use tokens::{own_tokens, ring, verifiers};
 use upstreams::{upstreams, whoami};
 
 /// What a gateway is started from.
@@ -170,9 +174,20 @@ pub struct Gateway {
     admin: Option<Listener>,
     draining: Draining,
     background: Option<Background>,
-    whoami: Option<Whoami>,
     demo: Option<Demo>,
-    sessions: Arc<Sessions>,
+    lasting: Lasting,
+    current: Arc<Current>,
+    certificates: Arc<Certificates>,
+    reloads: Arc<Reloads>,
+    standing: Mutex<Standing>,
+}
+
+/// What is exchanged with the configuration, beside the runtime.
+struct Standing {
+    config: Config,
+    /// Keeps up what the runtime has learnt; ends with it.
+    attended: DropGuard,
+    whoami: Option<Whoami>,
 }
 
 /// The demonstration user that was made on this start.
@@ -212,38 +227,24 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let login =
         Login::new(login_settings(&config), users, oidc, sessions.clone(), carrier.clone(), &keys, clock.clone())?;
     let whoami = whoami(&config)?;
-    let tokens = Arc::new(tokens(&config, sessions.clone())?);
-    let authenticator = Authenticator::new(carrier, tokens, config.roles.clone(), config.identity_headers.clone());
-    let runtime = Arc::new(Runtime {
-        routes: config.routes.clone(),
-        authenticator,
-        login,
-        identities: signed_identities(&config, ring.as_ref()),
-        ring,
-        upstreams: upstreams(&config, whoami.as_ref())?,
-        records,
-        access_log: config.log.access,
-        traffic: Traffic::new(config.routes.routes().iter().map(|route| route.name.clone()).collect()),
-        clock: clock.clone(),
-        forwarding: forwarding(&config),
-        head_limit: config.limits.header_bytes,
-        body_limit: config.limits.body_bytes,
-        body_timeout: config.limits.body_timeout,
-    });
-    let background = Background::start(runtime.clone(), sessions.clone(), clock.clone(), certificates)
-        .map_err(StartError::Thread)?;
-    settle(&sessions)?;
-    let workers = Workers::start(&listening(&config), &tls, &runtime, &limits(&config))
+    let lasting = Lasting { sessions, carrier, ring, records, traffic: Arc::default(), clock: clock.clone() };
+    let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
+    let current = Current::new(runtime.clone());
+    let background = Background::start(&lasting, current.clone(), certificates.clone()).map_err(StartError::Thread)?;
+    let attended = background.attend(&runtime);
+    settle(&lasting.sessions)?;
+    let workers = Workers::start(&listening(&config), &tls, &current, &limits(&config))
         .map_err(|(address, source)| StartError::Listen { address, source })?;
-    let draining = Draining::default();
+    let (draining, reloads) = (Draining::default(), Arc::new(Reloads::new(clock.now())));
     let admin = socket.map(|socket| {
         let admin = Admin {
-            sessions: sessions.clone(),
-            runtime: runtime.clone(),
+            sessions: lasting.sessions.clone(),
+            current: current.clone(),
+            reloads: reloads.clone(),
             counters: workers.counters().clone(),
             open: workers.open(),
             clock,
-            checks: checks(&sessions, &runtime),
+            checks: checks(&lasting.sessions, &runtime),
             token: admin_token(&config)?,
             guarded: config.server.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback()),
             draining: draining.clone(),
@@ -251,7 +252,9 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
         Listener::start(socket, admin).map_err(StartError::Thread)
     });
     let admin = admin.transpose()?;
-    Ok(Gateway { workers: Some(workers), admin, draining, background: Some(background), whoami, demo, sessions })
+    let standing = Mutex::new(Standing { config, attended, whoami });
+    let (workers, background) = (Some(workers), Some(background));
+    Ok(Gateway { workers, admin, draining, background, demo, lasting, current, certificates, reloads, standing })
 }
 
 fn open_sessions(
@@ -318,7 +321,7 @@ pub fn check(config: &Config) -> Result<Vec<Flaw>, StartError> {
     if let Store::Redis(store) = &config.session.store {
         redis_options(store, config.limits.store_timeout)?;
     }
-    upstreams(config, None)?;
+    upstreams(config, None, None)?;
     verifiers(config)?;
     providers(config)?;
     match &config.local {
@@ -366,7 +369,7 @@ impl Gateway {
 
     /// The live sessions, for an embedding program and for tests.
     pub fn sessions(&self) -> &Arc<Sessions> {
-        &self.sessions
+        &self.lasting.sessions
     }
 
     /// Let requests finish, write what is queued, and end.
@@ -379,7 +382,7 @@ impl Gateway {
         drop(self.workers.take());
         drop(self.admin.take());
         drop(self.background.take());
-        drop(self.whoami.take());
+        drop(self.standing.get_mut().unwrap_or_else(PoisonError::into_inner).whoami.take());
     }
 }
 
@@ -405,68 +408,11 @@ fn wait<T: Send>(ask: impl Future<Output = Result<T, StartError>> + Send) -> Res
     asked.unwrap_or_else(|_| Err(StartError::Recall(StoreError::Unavailable("the store panicked".into()))))
 }
 
-/// The thread of what belongs to no worker: queued touches, sweeps, the user file.
-struct Background {
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Background {
-    fn start(
-        runtime: Arc<Runtime>,
-        sessions: Arc<Sessions>,
-        clock: Arc<dyn Clock>,
-        certificates: Arc<Certificates>,
-    ) -> io::Result<Background> {
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let work = async move {
-            let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
-            let users = runtime.login.maintain(clock.clone(), stopped.clone());
-            let open = follow_open(runtime.clone(), clock.clone(), stopped.clone());
-            let checks = upstream::watch(runtime.upstreams.clone(), stopped.clone());
-            let certificates = certificates.watch(stopped.clone());
-            let keys = runtime.authenticator.tokens().maintain(clock.clone(), stopped.clone());
-            let ring = async {
-                if let Some(ring) = &runtime.ring {
-                    ring.maintain(&*clock, &stopped).await;
-                }
-            };
-            tokio::join!(maintain, users, open, checks, certificates, keys, ring);
-            if let Err(error) = sessions.flush().await {
-                tracing::warn!(%error, "the last activity of some sessions was not written");
-            }
-        };
-        let thread = std::thread::Builder::new().name("background".to_owned()).spawn(move || tokio.block_on(work))?;
-        Ok(Background { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the background thread panicked");
-        }
-    }
-}
-
 fn login_settings(config: &Config) -> login::Settings {
     login::Settings {
         cookie: config.session.cookie.clone(),
         argon2: config.local.as_ref().map_or_else(login::Argon2Params::default, argon2),
     }
-}
-
-fn forwarding(config: &Config) -> Forwarding {
-    let style = match config.server.forwarded {
-        Forwarded::XForwarded => ForwardedStyle::XForwarded,
-        Forwarded::Standard => ForwardedStyle::Standard,
-        Forwarded::Both => ForwardedStyle::Both,
-        Forwarded::Nothing => ForwardedStyle::Nothing,
-    };
-    Forwarding { trusted: config.server.trusted_proxies.clone(), style }
 }
 
 fn listening(config: &Config) -> Listening {

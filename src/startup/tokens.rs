@@ -9,8 +9,7 @@ use crate::fetch::{Address, Client, Settings};
 use crate::session::{SessionKeys, Sessions};
 use crate::token::ring::{KeyRing, RingError};
 use crate::token::{
-    self, Algorithm, Expected, Format, Key, KeySet, Keys, Mapping, OwnSettings, OwnTokens, SignedIdentities, Tokens,
-    Verifier,
+    self, Algorithm, Expected, Format, Keys, Mapping, OwnSettings, OwnTokens, SignedIdentities, Tokens, Verifier,
 };
 use crate::trust::ClientTlsFiles;
 
@@ -111,7 +110,7 @@ fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {
 fn keys(issuer: &TokenIssuer) -> Result<Arc<Keys>, Box<dyn std::error::Error + Send + Sync>> {
     let algorithms: Vec<Algorithm> = issuer.algorithms.iter().filter_map(|name| Algorithm::named(name)).collect();
     Ok(match &issuer.keys {
-        TokenKeys::Secret(secret) => Keys::fixed(KeySet::one(Key::from_secret(&read_secret("token.secret", secret)?)?)),
+        TokenKeys::Secret(secret) => Keys::secret(&read_secret("token.secret", secret)?)?,
         TokenKeys::File(path) => Keys::file(path.clone(), algorithms)?,
         TokenKeys::Url { url, ca, refresh } => {
             let tls = ClientTlsFiles { ca: ca.clone(), ..ClientTlsFiles::default() };

@@ -11,6 +11,7 @@ use crate::upstream::{Address, Ejection, Health, Protocol, Server, Upstream};
 use crate::whoami::Whoami;
 
 use super::StartError;
+use super::runtime::Before;
 
 /// The small application, where some upstream asks for it.
 pub(super) fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
@@ -23,18 +24,40 @@ pub(super) fn whoami(config: &Config) -> Result<Option<Whoami>, StartError> {
     asked.then(|| Whoami::start(loopback)).transpose().map_err(StartError::Thread)
 }
 
-pub(super) fn upstreams(config: &Config, whoami: Option<&Whoami>) -> Result<Vec<Upstream>, StartError> {
-    config.upstreams.iter().map(|upstream| live_upstream(upstream, config, whoami)).collect()
+/// All of them. One that was `before` and did not change is the same, with its connections.
+pub(super) fn upstreams(
+    config: &Config,
+    whoami: Option<&Whoami>,
+    before: Option<Before<'_>>,
+) -> Result<Vec<Upstream>, StartError> {
+    let live = |upstream| match before.and_then(|before| unchanged(upstream, config, before)) {
+        Some(kept) => Ok(kept),
+        None => live_upstream(upstream, config, (whoami, before)),
+    };
+    config.upstreams.iter().map(live).collect()
+}
+
+fn is_secure(server: &UpstreamServer) -> bool {
+    matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. })
+}
+
+/// The very upstream of before. Not where certificates were read for it: the files may hold others now.
+fn unchanged(upstream: &crate::config::Upstream, config: &Config, before: Before<'_>) -> Option<Upstream> {
+    let kept = |config: &Config| (config.limits.idle_upstream_connections, config.limits.upstream_idle_timeout);
+    if upstream.servers.iter().any(is_secure) || kept(config) != kept(before.config) {
+        return None;
+    }
+    let index = before.config.upstreams.iter().position(|other| other == upstream)?;
+    before.runtime.upstreams.get(index).cloned()
 }
 
 fn live_upstream(
     upstream: &crate::config::Upstream,
     config: &Config,
-    whoami: Option<&Whoami>,
+    (whoami, before): (Option<&Whoami>, Option<Before<'_>>),
 ) -> Result<Upstream, StartError> {
     let failed = |source| StartError::UpstreamTls { upstream: upstream.name.clone(), source };
-    let is_secure =
-        |server: &UpstreamServer| matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. });
+    let old = before.and_then(|before| before.runtime.upstreams.iter().find(|old| old.name == upstream.name));
     let files = ClientTlsFiles { ca: upstream.tls.ca.clone(), identity: upstream.tls.identity.clone() };
     let secure = upstream.servers.iter().any(is_secure);
     let factory = secure.then(|| ClientTlsFactory::new(&files)).transpose().map_err(failed)?;
@@ -59,7 +82,11 @@ fn live_upstream(
                 (Address::Tcp(address.ip().to_string(), address.port()), Protocol::Http1)
             }
         };
-        servers.push(Arc::new(Server::new(address, protocol, server.weight)));
+        let mut server = Server::new(address, protocol, server.weight);
+        if let Some(old) = old.and_then(|old| old.servers.iter().find(|old| old.address == server.address)) {
+            server.inherit(old, upstream.health.is_some());
+        }
+        servers.push(Arc::new(server));
     }
     let health = upstream.health.as_ref().map(|check| Health {
         path: check.path.clone(),
@@ -77,6 +104,6 @@ fn live_upstream(
         idle_timeout: config.limits.upstream_idle_timeout,
         ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
         health,
-        outcomes: Arc::default(),
+        outcomes: old.map(|old| old.outcomes.clone()).unwrap_or_default(),
     })
 }

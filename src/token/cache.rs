@@ -10,6 +10,7 @@ use crate::memory::{Key, Memory};
 use crate::policy::Caller;
 use crate::session::Bearer;
 
+use super::Verifier;
 use super::claims::Span;
 
 /// Slots of the table of failures.
@@ -35,7 +36,7 @@ pub struct Verified {
     /// When it counts.
     pub(super) span: Span,
     /// Which verifier.
-    pub(super) verifier: usize,
+    pub(super) verifier: Arc<Verifier>,
     /// Under which of its key sets.
     pub(super) generation: u64,
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::fetch::{Address, Client, Credential, FetchError};
 use crate::policy::BadToken;
 
-use super::keys::{Algorithm, KeyError, KeySet};
+use super::keys::{Algorithm, Key, KeyError, KeySet};
 use super::verify::Presented;
 
 /// How often an unknown name makes us ask for new keys.
@@ -88,9 +89,20 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// A shared secret's only key.
+    /// Keys that are known, for good.
     pub fn fixed(set: KeySet) -> Arc<Keys> {
         Keys::new(Source::Fixed, Vec::new(), Generation { set, number: 1, text: Vec::new() })
+    }
+
+    /// A shared secret's only key.
+    ///
+    /// # Errors
+    /// [`KeyError`]: too short.
+    pub fn secret(secret: &[u8]) -> Result<Arc<Keys>, KeyError> {
+        let set = KeySet::one(Key::from_secret(secret)?);
+        // Tells one secret from another, and says nothing of either.
+        let text = digest(&SHA256, secret).as_ref().to_vec();
+        Ok(Keys::new(Source::Fixed, Vec::new(), Generation { set, number: 1, text }))
     }
 
     /// Keys of a file, read now.
@@ -113,6 +125,30 @@ impl Keys {
         let (asked, failing) = (AtomicU64::new(0), AtomicBool::new(false));
         let (current, asking) = (ArcSwap::from_pointee(first), Mutex::new(()));
         Arc::new(Keys { source, allowed, current, asking, asked, failing })
+    }
+
+    /// Whether these come from where those do.
+    pub(super) fn are_from_where(&self, others: &Keys) -> bool {
+        self.allowed == others.allowed
+            && match (&self.source, &others.source) {
+                (Source::Fixed, Source::Fixed) => {
+                    let (ours, theirs) = (self.current.load(), others.current.load());
+                    !ours.text.is_empty() && ours.text == theirs.text
+                }
+                (Source::File(one), Source::File(other)) => one == other,
+                (Source::Url { address: one, .. }, Source::Url { address: other, .. }) => one == other,
+                _ => false,
+            }
+    }
+
+    /// Go on with what a server said before the configuration was read again: it may be away just now, and nobody asks it more often
+    /// because of that.
+    pub(crate) fn inherit(&self, old: &Keys) {
+        if matches!(self.source, Source::Url { .. }) && self.are_from_where(old) {
+            self.current.store(old.current.load_full());
+            self.asked.store(old.asked.load(Ordering::SeqCst), Ordering::SeqCst);
+            self.failing.store(old.failing.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
     }
 
     /// The set that counts now.
@@ -228,9 +264,7 @@ fn read_file(path: &std::path::Path) -> Result<Vec<u8>, KeysError> {
 /// A set, or one key in PEM where one algorithm is configured.
 fn parse(text: &[u8], allowed: &[Algorithm]) -> Result<KeySet, KeyError> {
     match allowed {
-        [only] if text.trim_ascii_start().starts_with(b"-----BEGIN") => {
-            Ok(KeySet::one(super::keys::Key::from_pem(text, *only)?))
-        }
+        [only] if text.trim_ascii_start().starts_with(b"-----BEGIN") => Ok(KeySet::one(Key::from_pem(text, *only)?)),
         _ => KeySet::from_jwks(text, allowed),
     }
 }

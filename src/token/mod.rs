@@ -15,6 +15,7 @@ mod seal;
 mod turns;
 mod verify;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,14 +100,28 @@ pub struct Verifier {
     pub keys: Arc<Keys>,
 }
 
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("issuer", &self.expected.issuer).finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// Whether it would take the same tokens, from the same keys, for the same people.
+    fn is_like(&self, other: &Verifier) -> bool {
+        let terms = |of: &Verifier| (of.expected.clone(), of.kinds.clone(), of.mapping.clone());
+        terms(self) == terms(other) && self.keys.are_from_where(&other.keys)
+    }
+}
+
 /// All issuers.
 pub struct Tokens {
-    verifiers: Vec<Verifier>,
+    verifiers: Vec<Arc<Verifier>>,
     sessions: Arc<Sessions>,
     roles: RoleNames,
     headers: IdentityHeaders,
     cache: Cache,
-    failing: Failing,
+    failing: Arc<Failing>,
 }
 
 impl Tokens {
@@ -118,7 +133,46 @@ impl Tokens {
         headers: IdentityHeaders,
         entries: u64,
     ) -> Tokens {
-        Tokens { verifiers, sessions, roles, headers, cache: Cache::new(entries), failing: Failing::new() }
+        let verifiers = verifiers.into_iter().map(Arc::new).collect();
+        Tokens { verifiers, sessions, roles, headers, cache: Cache::new(entries), failing: Arc::new(Failing::new()) }
+    }
+
+    /// Go on where those of the configuration before were: with the keys that were learnt, and with what is held against whoever sends
+    /// bad ones – a file that is read again forgives nobody. What was verified is not taken over: its roles are bits whose meaning is
+    /// the old file's.
+    pub fn inherit(&mut self, old: &Tokens) {
+        self.failing = old.failing.clone();
+        for verifier in &self.verifiers {
+            if let Some(old) = old.of_issuer(&verifier.expected.issuer) {
+                verifier.keys.inherit(&old.keys);
+            }
+        }
+    }
+
+    /// Who a token's bearer is here: the same where it was verified here; where it was before the file was read again, by the names of
+    /// its roles, and nobody where its issuer's terms are others now.
+    pub fn caller_of(&self, verified: &Verified) -> Option<Arc<Caller>> {
+        let verifier = self.of_issuer(&verified.verifier.expected.issuer)?;
+        if Arc::ptr_eq(verifier, &verified.verifier) {
+            return Some(verified.caller.clone());
+        }
+        if !verifier.is_like(&verified.verifier) {
+            return None;
+        }
+        let mut identity = verified.caller.identity.clone();
+        identity.roles = self.roles.set(identity.role_names.iter().map(String::as_str));
+        identity.role_names = self.roles.names(identity.roles).map(str::to_owned).collect();
+        let headers = self.headers.render(&identity);
+        Some(Arc::new(Caller { identity, headers }))
+    }
+
+    /// Forget what was verified, and give the room back.
+    pub fn forget(&self) {
+        self.cache.verified.forget_all();
+    }
+
+    fn of_issuer(&self, issuer: &str) -> Option<&Arc<Verifier>> {
+        self.verifiers.iter().find(|verifier| verifier.expected.issuer == issuer)
     }
 
     /// Whose token this is. Answered from memory where these very bytes were verified before.
@@ -131,7 +185,7 @@ impl Tokens {
         }
         let digest = digest_of(token);
         if let Some(entry) = self.cache.verified.get(&digest) {
-            if self.verifiers[entry.verifier].keys.generation() == entry.generation {
+            if entry.verifier.keys.generation() == entry.generation {
                 return self.judge(entry, now);
             }
             // Verified under keys that are no more: perhaps not under these.
@@ -157,9 +211,8 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Verified, TokenError> {
         let presented = Presented::parse(token)?;
-        let of_issuer = |verifier: &&Verifier| presented.issuer() == Some(verifier.expected.issuer.as_str());
-        let verifier = self.verifiers.iter().find(of_issuer).ok_or(BadToken::Issuer)?;
-        let index = self.verifiers.iter().position(|other| std::ptr::eq(other, verifier)).unwrap_or_default();
+        let verifier = presented.issuer().and_then(|issuer| self.of_issuer(issuer)).ok_or(BadToken::Issuer)?;
+        let index = self.verifiers.iter().position(|other| Arc::ptr_eq(other, verifier)).unwrap_or_default();
         if !presented.is_any(&verifier.kinds) {
             return Err(BadToken::Kind.into());
         }
@@ -173,7 +226,7 @@ impl Tokens {
         let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));
         let span = claims.span;
         let bearer = Bearer { id, user, issued: claims.issued, ends: span.until };
-        Ok(Verified { caller, bearer, span, verifier: index, generation })
+        Ok(Verified { caller, bearer, span, verifier: verifier.clone(), generation })
     }
 
     /// Verify the signature; answers under which generation of keys it holds.
@@ -218,8 +271,7 @@ impl Tokens {
 
     /// The longest life of an issuer's tokens; `None` where none of its are accepted.
     pub fn longest_of(&self, issuer: &str) -> Option<Duration> {
-        let of_issuer = |verifier: &&Verifier| verifier.expected.issuer == issuer;
-        self.verifiers.iter().find(of_issuer).map(|verifier| verifier.expected.longest + verifier.expected.leeway)
+        self.of_issuer(issuer).map(|verifier| verifier.expected.longest + verifier.expected.leeway)
     }
 
     /// Keep all keys fresh until told to stop.

@@ -65,6 +65,8 @@ struct List {
     idle: Vec<Idle>,
     /// There are more than are kept, and they will be closed.
     surplus: bool,
+    /// No request will come any more: none is kept.
+    retired: bool,
 }
 
 struct Idle {
@@ -88,6 +90,26 @@ impl<B: Sendable> Pool<B> {
         };
         let wires = upstream.servers.iter().map(|_| wires()).collect();
         Pool { upstream, wires, turn: AtomicUsize::new(0) }
+    }
+
+    /// Whether these are connections to this very upstream: to the same servers, which are shared only where nothing of it changed.
+    pub fn is_of(&self, upstream: &Upstream) -> bool {
+        let mut both = self.upstream.servers.iter().zip(&upstream.servers);
+        self.wires.len() == upstream.servers.len() && both.all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// No request will come any more: close what is idle now, and every other connection with the answer that it carries.
+    pub fn retire(&self) {
+        for wires in &self.wires {
+            let mut list = wires.idle.lock();
+            list.retired = true;
+            list.idle.clear();
+            drop(list);
+            // Where one is being made at this moment, a request waits for it, and it goes with this pool.
+            if let Ok(mut shared) = wires.shared.try_lock() {
+                *shared = None;
+            }
+        }
     }
 
     /// The upstream's name.
@@ -246,6 +268,9 @@ impl IdleWires {
             return;
         }
         let mut list = self.lock();
+        if list.retired {
+            return;
+        }
         list.idle.push(Idle { one, opened, since: now });
         if list.idle.len() > self.most && !list.surplus {
             list.surplus = true;

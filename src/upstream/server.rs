@@ -84,6 +84,18 @@ impl Server {
         }
     }
 
+    /// What was found out of the same server under another configuration counts here: one that is known to be away is not tried
+    /// anew because something else changed.
+    /// That it is unwell only where it is going to be asked again (`checked`).
+    pub fn inherit(&mut self, old: &Server, checked: bool) {
+        self.began = old.began;
+        for (to, from) in [(&self.failures, &old.failures), (&self.ejections, &old.ejections)] {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.ejected_until.store(old.ejected_until.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.well.store(!checked || old.well.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Whether requests should go to it.
     pub fn is_available(&self) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);

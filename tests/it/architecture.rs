@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),
     ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
     ("server", &["counter", "proxy", "socket"]),
-    ("admin", &["clock", "proxy", "server", "session", "token"]),
+    ("admin", &["clock", "counter", "proxy", "server", "session", "token"]),
     (
         "startup",
         &[

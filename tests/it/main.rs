@@ -43,6 +43,7 @@ mod policy;
 mod process;
 mod providers;
 mod redis_server;
+mod reload;
 mod resting;
 mod resumption;
 mod scanners;

@@ -9,7 +9,7 @@ use portcullis::clock::{Clock, SystemClock};
 use portcullis::config::Config;
 use portcullis::proxy::Records;
 use portcullis::session::SessionStore;
-use portcullis::startup::{Gateway, Setup, start};
+use portcullis::startup::{Gateway, ReloadError, Setup, start};
 
 use crate::unasked;
 
@@ -74,6 +74,13 @@ pub fn run_with(
 }
 
 impl Running {
+    /// Read this text in the place of the file that it runs from.
+    pub fn reload(&self, text: &str) -> Result<(), ReloadError> {
+        let config =
+            Config::parse(text, "gateway.toml", self.folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
+        self.gateway.reload(config)
+    }
+
     /// Its TLS port.
     pub fn port(&self) -> u16 {
         self.gateway.address().port()

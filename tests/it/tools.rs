@@ -127,6 +127,16 @@ impl Service {
         self.signal("-TERM");
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ask it to read its file again.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     fn signal(&self, name: &str) {
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args([name, "--", &group]).stderr(Stdio::null()).status();

@@ -41,18 +41,31 @@ use crate::token::Sealer;
 /// All providers.
 pub struct Oidc {
     providers: Vec<Arc<Provider>>,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     cache: Arc<Cache>,
     /// Values of role claims that led to no declared role.
-    dropped_roles: AtomicU64,
+    dropped_roles: Arc<AtomicU64>,
 }
 
 impl Oidc {
     /// These providers; what browsers carry and the store keeps is sealed with a key of its own.
     pub fn new(providers: Vec<Provider>, cache: Arc<Cache>, keys: &SessionKeys) -> Oidc {
-        let sealer = Sealer::new(&keys.derive("portcullis/oidc/1"));
+        let sealer = Arc::new(Sealer::new(&keys.derive("portcullis/oidc/1")));
         let providers = providers.into_iter().map(Arc::new).collect();
-        Oidc { providers, sealer, cache, dropped_roles: AtomicU64::new(0) }
+        Oidc { providers, sealer, cache, dropped_roles: Arc::default() }
+    }
+
+    /// Other providers in the same place: who is on the way to one that is still there comes back, and what was learnt of it is not
+    /// asked for again.
+    pub(super) fn with(&self, mut providers: Vec<Provider>) -> Oidc {
+        for provider in &mut providers {
+            if let Some(old) = self.provider(provider.name()) {
+                provider.inherit(old);
+            }
+        }
+        let providers = providers.into_iter().map(Arc::new).collect();
+        let (sealer, cache, dropped_roles) = (self.sealer.clone(), self.cache.clone(), self.dropped_roles.clone());
+        Oidc { providers, sealer, cache, dropped_roles }
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<Provider>> {

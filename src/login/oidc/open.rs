@@ -16,8 +16,8 @@ use super::tokens::LOOK;
 /// Sessions that are seen to at once: one provider that hangs holds up no other.
 const AT_ONCE: usize = 32;
 
-/// See to them as often as requests would, until told to stop.
-pub async fn follow_open<R>(runtime: Arc<R>, clock: Arc<dyn Clock>, stop: CancellationToken)
+/// See to them as often as requests would, until told to stop; by the pages of that moment.
+pub async fn follow_open<R>(current: impl Fn() -> Arc<R>, clock: Arc<dyn Clock>, stop: CancellationToken)
 where
     R: AsRef<Login> + Send + Sync + 'static,
 {
@@ -27,7 +27,7 @@ where
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
-        let mut looks = JoinSet::new();
+        let (mut looks, runtime) = (JoinSet::new(), current());
         for view in (*runtime).as_ref().sessions.open_views() {
             let (runtime, clock, some) = (runtime.clone(), clock.clone(), some.clone());
             looks.spawn(async move {
@@ -38,6 +38,7 @@ where
                 }
             });
         }
+        drop(runtime);
         tokio::select! {
             () = stop.cancelled() => return,
             _ = looks.join_all() => {}

@@ -85,7 +85,7 @@ impl ClientAuth {
 pub struct Provider {
     pub(super) settings: ProviderSettings,
     learnt: Mutex<Learnt>,
-    exchanges: Semaphore,
+    exchanges: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -106,7 +106,23 @@ pub(super) struct Known {
 impl Provider {
     /// A provider that was not asked yet.
     pub fn new(settings: ProviderSettings) -> Provider {
-        Provider { settings, learnt: Mutex::default(), exchanges: Semaphore::new(EXCHANGES) }
+        Provider { settings, learnt: Mutex::default(), exchanges: Arc::new(Semaphore::new(EXCHANGES)) }
+    }
+
+    /// Go on where the provider of this name was before the configuration was read again. What it said of itself counts where it is
+    /// the same one; where that is being asked for at this moment it is asked again.
+    pub(super) fn inherit(&mut self, old: &Provider) {
+        self.exchanges = old.exchanges.clone();
+        let is_same =
+            old.settings.issuer == self.settings.issuer && old.settings.plain_http == self.settings.plain_http;
+        let Some(learnt) = old.learnt.try_lock().ok().filter(|_| is_same) else { return };
+        let known = learnt.known.as_ref().map(|known| {
+            let (metadata, client) = (known.metadata.clone(), self.settings.client.clone());
+            let keys = Keys::url(metadata.jwks.clone(), client, FRESH, self.settings.algorithms.clone());
+            keys.inherit(&known.keys);
+            Known { metadata, keys, asked: known.asked }
+        });
+        self.learnt = Mutex::new(Learnt { known, failed: learnt.failed });
     }
 
     /// Its name.

@@ -46,6 +46,11 @@ impl SignedIdentities {
         SignedIdentities { ring, issuer, signed: Memory::new(entries), spread: RandomState::new() }
     }
 
+    /// Forget what was signed, and give the room back.
+    pub fn forget(&self) {
+        self.signed.forget_all();
+    }
+
     /// In whose name.
     pub fn issuer(&self) -> &str {
         &self.issuer
