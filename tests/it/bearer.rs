@@ -250,6 +250,31 @@ fn key_server(authority: &Authority, says: String) -> KeyServer {
     KeyServer { application, asked, broken, says }
 }
 
+/// What it said last counts on, whoever reads the file again while it is away.
+#[test]
+fn a_key_server_that_is_away_is_not_missed_at_a_reload() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
+    let server = key_server(&Authority::new(folder.path()), set(&[("one", &issuer)]));
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let keys = format!("jwks = \"https://localhost:{}/keys\"\nca = \"ca.pem\"", server.application.port);
+    let file = format!("{}{API}{}", shipped("memory"), table(&keys));
+    let running = run_with(folder, &file, clock.clone(), None);
+    let told = token(&issuer, "one", &*clock, "");
+    assert_eq!(ask(&running, "/api", &told).status, 200);
+    server.broken.store(true, Ordering::SeqCst);
+    for n in 0..3 {
+        running.reload(&file).unwrap();
+        assert_eq!(ask(&running, "/api", &told).status, 200);
+        // One that was never seen, too.
+        let another = token(&issuer, "one", &*clock, &format!(r#","jti":"{n}""#));
+        assert_eq!(ask(&running, "/api", &another).status, 200);
+    }
+    // But those of another server are not its.
+    let elsewhere = file.replace("/keys\"", "/other\"");
+    running.reload(&elsewhere).unwrap();
+    assert_eq!(ask(&running, "/api", &told).status, 503);
+}
+
 #[test]
 fn a_key_server_is_asked_once_for_what_is_new_and_missed_by_nobody() {
     let (folder, one, two) = (tempfile::tempdir().unwrap(), Issuer::es256(), Issuer::es256());

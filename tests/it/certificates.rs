@@ -11,10 +11,10 @@ use crate::cli::portcullis;
 use crate::process::start_text;
 use crate::support::shipped;
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// A pair in a folder that holds from one moment to another.
-fn pair(folder: &Path, file: &str, from: SystemTime, to: SystemTime) {
+pub fn pair(folder: &Path, file: &str, from: SystemTime, to: SystemTime) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     (params.not_before, params.not_after) = (from.into(), to.into());
     let key = KeyPair::generate().unwrap();

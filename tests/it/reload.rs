@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, Version};
@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::bearer;
+use crate::certificates::{DAY, pair};
 use crate::cost::signed_in;
 use crate::held::{End, KINDS, Kind, Streaming};
 use crate::options::{sockets, text_before};
@@ -454,6 +455,57 @@ fn a_place_to_sign_in_is_added_and_taken_away() {
     assert!(offered());
     running.reload(&file).unwrap();
     assert!(!offered());
+}
+
+/// What browsers carry themselves is read with the same keys.
+#[test]
+fn sessions_in_tokens_go_on_and_mean_what_roles_are_called() {
+    let file = shipped("memory").replace("[session]\n", "[session]\nmode = \"jwt\"\n");
+    let running = run_text(tempfile::tempdir().unwrap(), &file);
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let roles = |expected: &str| {
+        let said = running.curl("/", &[]);
+        assert_eq!(said.status, 200, "{}", said.head);
+        assert!(said.body.contains(&format!("x-forwarded-groups: {expected}\n")), "{expected} in {}", said.body);
+    };
+    roles("admin,staff");
+    for (declared, expected) in [
+        ("[\"staff\", \"more\", \"admin\"]", "staff,admin"),
+        ("[\"more\", \"admin\"]", "admin"),
+        ("[\"admin\", \"staff\"]", "admin,staff"),
+    ] {
+        running.reload(&file.replace("[\"admin\", \"staff\"]", declared)).unwrap();
+        roles(expected);
+        roles(expected);
+    }
+}
+
+/// The next handshake is shown what the new file names; a pair that is not one leaves all as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn certificates_are_exchanged_under_connections_that_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    for name in ["one", "two"] {
+        pair(folder.path(), name, now - DAY, now + DAY);
+    }
+    let file = |certificate: &str, key: &str| {
+        let tls = format!("[tls]\ncertificate = \"{certificate}.pem\"\nprivate_key = \"{key}.key\"");
+        shipped("memory").replace("[tls]\nself_signed = true", &tls)
+    };
+    let running = run_text(folder, &file("one", "one"));
+    let port = running.port();
+    let shown = async || connect(port, "h2").await.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut client = Client::One(one(port).await);
+    let first = shown().await;
+    running.reload(&file("two", "two")).unwrap();
+    let second = shown().await;
+    assert_ne!(first, second);
+    let error = running.reload(&file("one", "two").replace("\"/public\"", "\"/other\"")).unwrap_err();
+    assert!(error.to_string().contains("does not fit"), "{error}");
+    assert_eq!(shown().await, second);
+    assert_eq!(status(&mut client, "/public", NOBODY).await, 200, "over the connection of the first");
+    running.reload(&file("one", "one")).unwrap();
+    assert_eq!(shown().await, first);
 }
 
 fn sample(running: &Running, name: &str) -> u64 {
