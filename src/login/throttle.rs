@@ -202,6 +202,7 @@ mod tests {
         Ok(())
     }
 
+    /// attacks: line 31
     #[test]
     fn some_wrong_guesses_at_once_then_one_a_minute() {
         let clock = Arc::new(TestClock::at(Timestamp(1_000_000)));
@@ -215,6 +216,7 @@ mod tests {
         assert!((0..3).any(|_| guess().is_err()));
     }
 
+    /// attacks: line 37
     #[test]
     fn strangers_never_lock_the_owner_out() {
         let throttle = Throttle::new(Arc::new(TestClock::at(Timestamp(1_000_000))));

@@ -202,7 +202,7 @@ async fn a_gateway_that_hears_nothing_cuts_what_is_open_before_the_revocation_re
     ended(open, 1008, returned, "the revocation").await;
 }
 
-/// A change of the user file concerns every gateway that reads it, and what needs the role alone.
+/// attacks: line 14. A change of the user file concerns every gateway that reads it, and what needs the role alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_is_taken_away_ends_what_needs_it_at_every_gateway() {
     let stage = Stage::start(2).await;

@@ -3,6 +3,7 @@
 use portcullis::config::Config;
 use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 use std::path::Path;
+use std::time::Duration;
 
 #[test]
 fn the_shipped_configuration_is_right() {
@@ -30,6 +31,26 @@ fn every_mistake_is_told_at_once_with_its_line() {
         }
     }
     assert!(seen >= 4 && wrong.is_empty(), "{seen} files\n{wrong}");
+}
+
+/// attacks: lines 29 and 34. A session ends as NIST SP 800-63B-4 asks at AAL2 – an hour unused, a day in all – whether the limits are
+/// written or left out; and none can be written that browsers would not keep a cookie for.
+#[test]
+fn sessions_end_in_time_by_default_and_within_400_days_by_any_choice() {
+    let shipped = include_str!("../../gateway.toml");
+    let parse = |text: &str| Config::parse(text, "gateway.toml", Path::new("/"));
+    let set = |line: &&str| line.starts_with("idle_timeout") || line.starts_with("max_age");
+    let unset: Vec<&str> = shipped.lines().filter(|line| !set(line)).collect();
+    assert_eq!(unset.len() + 2, shipped.lines().count());
+    for text in [shipped, &unset.join("\n")] {
+        let session = parse(text).unwrap_or_else(|errors| panic!("{errors}")).session;
+        assert!(session.idle_timeout <= Duration::from_secs(3_600), "{:?}", session.idle_timeout);
+        assert!(session.max_age <= Duration::from_secs(86_400), "{:?}", session.max_age);
+    }
+    let for_days = |days: u32| parse(&shipped.replace("\"12h\"", &format!("\"{days}days\"")));
+    assert!(for_days(399).is_ok());
+    let told = for_days(401).unwrap_err().to_string();
+    assert!(told.contains("session.max_age"), "{told}");
 }
 
 #[test]

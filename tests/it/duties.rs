@@ -1,15 +1,19 @@
 //! What attacks.md asks of a gateway line by line, where no other test holds the line: what shadows a header, what passes untouched,
 //! what a sign-in must not do.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use serde_json::json;
 
 use crate::liar::Liar;
 use crate::oracle::{Seen, Witness};
 use crate::providers::{gateway, parameter, section, text};
-use crate::support::{Running, add_user, run, run_text, shipped};
+use crate::support::{Running, add_user, between, run, run_in, run_text, shipped};
 use crate::upstreams::application;
 use crate::wire::raw;
 
@@ -145,7 +149,7 @@ fn signing_in_again_makes_a_new_session_and_ends_the_one_before() {
 fn run_again(running: &Running, cookie: &str) -> (u16, String) {
     let form = running.alone("/.portcullis/login", &[]);
     let browser = form.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
-    let state = crate::support::between(&form.body, "name=\"state\" value=\"", "\"").to_owned();
+    let state = between(&form.body, "name=\"state\" value=\"", "\"").to_owned();
     let cookies = format!("{browser}; {cookie}");
     let (state, password) = (format!("state={state}"), format!("password={}", running.password));
     let said = running.alone(
@@ -162,7 +166,7 @@ fn run_again(running: &Running, cookie: &str) -> (u16, String) {
 fn a_form_of_another_site_signs_nobody_in_and_a_get_changes_nothing() {
     let running = run("memory");
     let form = running.curl("/.portcullis/login", &[]);
-    let state = format!("state={}", crate::support::between(&form.body, "name=\"state\" value=\"", "\""));
+    let state = format!("state={}", between(&form.body, "name=\"state\" value=\"", "\""));
     let password = format!("password={}", running.password);
     let send = |more: &[&str]| {
         let fields = ["-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password];
@@ -184,7 +188,7 @@ fn a_form_of_another_site_signs_nobody_in_and_a_get_changes_nothing() {
     }
 }
 
-/// attacks: lines 28, 33 and 72: a credential stands in its own field, and nowhere else.
+/// attacks: lines 28, 33, 39 and 72: a credential stands in its own field, and nowhere else; and there is no second way to bring it.
 #[test]
 fn no_credential_is_read_from_an_address_a_body_or_another_spelling() {
     let running = run("memory");
@@ -198,6 +202,7 @@ fn no_credential_is_read_from_an_address_a_body_or_another_spelling() {
     for line in [
         format!("authorization: Bearer {value}"),
         format!("authorization: Session {value}"),
+        format!("authorization: Basic {}", STANDARD.encode(format!("demo:{}", running.password))),
         format!("x-session: {value}"),
         format!("cookie2: {cookie}"),
     ] {
@@ -278,4 +283,92 @@ fn a_sign_in_at_a_provider_finds_a_long_way_back() {
     let (state, nonce) = (parameter(&location, "state"), parameter(&location, "nonce"));
     let said = running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PAGE);
     assert_eq!((said.status, said.header("location").as_deref()), (303, Some(path.as_str())), "{}", said.body);
+}
+
+/// attacks: lines 38 and 42. What is shipped knows no password and no key: each start makes its own, tells the password once, and
+/// keeps a hash of it.
+#[test]
+fn each_first_start_makes_secrets_of_its_own() {
+    let [one, other] = [(); 2].map(|()| run("embedded:data"));
+    for file in ["data/keys", "certs/gateway.key", "users.toml"] {
+        let [mine, others] =
+            [&one, &other].map(|running| std::fs::read_to_string(running.folder.path().join(file)).unwrap());
+        assert_ne!(mine, others, "{file}");
+        assert!(!mine.contains(&one.password), "{file}");
+    }
+    assert!(one.password.len() >= 16 && one.password != other.password, "{}", one.password);
+    for guess in [other.password.as_str(), "demo", ""] {
+        assert_ne!(one.sign_in_as("demo", guess).status, 303, "{guess}");
+    }
+    assert_eq!(one.sign_in_as("demo", &one.password).status, 303);
+    let Running { gateway, folder, .. } = one;
+    gateway.stop();
+    assert_eq!(run_in(folder, "embedded:data").password, "", "a later start tells none");
+}
+
+/// attacks: line 76. A server that reads eight kilobytes of head, as many do.
+#[test]
+fn a_head_that_only_the_gateways_own_lines_make_too_long_is_a_clean_error() {
+    const MOST: usize = 8192;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = format!("\"http://127.0.0.1:{}\"", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while head.len() < MOST
+                && !head.ends_with(b"\r\n\r\n")
+                && stream.read(&mut byte).is_ok_and(|read| read == 1)
+            {
+                head.push(byte[0]);
+            }
+            let status = if head.ends_with(b"\r\n\r\n") { "200 OK" } else { "431 Too Large" };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let running = run_text(tempfile::tempdir().unwrap(), &shipped("memory").replace("\"builtin:whoami\"", &upstream));
+    // With the few lines that curl adds some fifty bytes are left, and the gateway's are more.
+    let line = format!("x-long: {}", "a".repeat(MOST - 150));
+    for version in ["--http1.1", "--http2"] {
+        let said = running.alone("/public", &[version, "-H", &line]);
+        // What it had not read takes its answer away, if the reset is faster.
+        assert!(matches!(said.status, 431 | 502), "{version}: {}", said.head);
+        assert_eq!(running.alone("/public", &[version]).status, 200, "{version}");
+    }
+}
+
+/// attacks: line 10. Each of one's sessions by its handle, or all others; nobody else's, and by no other site's form.
+#[test]
+fn people_end_their_own_sessions_and_nobody_elses() {
+    let (folder, text) = (tempfile::tempdir().unwrap(), shipped("memory"));
+    for user in ["alice", "bob"] {
+        add_user(folder.path(), &text, user, "a long password", &["admin"]);
+    }
+    let running = run_text(folder, &text);
+    let [first, second, third, bob] = ["alice", "alice", "alice", "bob"].map(|user| {
+        assert_eq!(running.sign_in_as(user, "a long password").status, 303, "{user}");
+        running.cookie()
+    });
+    let alive = |cookies: &[&String]| -> Vec<bool> {
+        cookies.iter().map(|cookie| running.alone("/a", &["-b", cookie]).status == 200).collect()
+    };
+    let page = |cookie: &str| running.alone("/.portcullis/sessions", &["-b", cookie]).body;
+    let hidden = |page: &str, name: &str| between(page, &format!("name=\"{name}\" value=\""), "\"").to_owned();
+    let end = |cookie: &str, csrf: &str, handle: &str| {
+        let (csrf, handle) = (format!("csrf={csrf}"), format!("handle={handle}"));
+        let fields = ["-b", cookie, "--data-urlencode", &csrf, "--data-urlencode", &handle];
+        running.alone("/.portcullis/sessions/end", &fields).status
+    };
+    let (alices, bobs) = (page(&first), page(&bob));
+    assert_eq!((alices.matches("<li>").count(), bobs.matches("<li>").count()), (3, 1));
+    let other = alices.split("<li>").skip(1).find(|device| !device.contains("this device")).unwrap();
+    let (csrf, handle) = (hidden(&alices, "csrf"), hidden(other, "handle"));
+    assert_eq!(end(&bob, &hidden(&bobs, "csrf"), &handle), 403, "a handle is good for whom it was shown to");
+    assert_eq!(end(&first, "forged", &handle), 403);
+    assert_eq!(end(&first, &hidden(&bobs, "csrf"), "others"), 403);
+    assert_eq!(alive(&[&first, &second, &third, &bob]), [true; 4]);
+    assert_eq!(end(&first, &csrf, &handle), 303);
+    assert_eq!(alive(&[&second, &third]).iter().filter(|alive| **alive).count(), 1, "the one that was named");
+    assert_eq!(alive(&[&first, &bob]), [true, true]);
+    assert_eq!(end(&first, &csrf, "others"), 303);
+    assert_eq!(alive(&[&first, &second, &third, &bob]), [true, false, false, true]);
 }

@@ -90,6 +90,7 @@ fn sessions_survive_a_restart() {
 }
 
 /// Ten wrong guesses and one more, then a wait that is told; the same for a name that nobody has, in the same words (ASVS 6.3.8).
+/// attacks: lines 31 and 40
 #[test]
 fn guessing_is_slowed_and_names_are_not_told_apart() {
     let running = run("memory");

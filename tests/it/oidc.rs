@@ -136,6 +136,7 @@ fn hostile_callbacks_sign_nobody_in() {
     assert!(seen > 20);
 }
 
+/// attacks: line 43
 /// ASVS 10.1.2, 10.2.1, RFC 9700 §4.7: bound to the browser, and used once.
 #[test]
 fn a_callback_counts_once_and_in_its_own_browser() {

@@ -64,6 +64,7 @@ fn sign_ins_that_are_only_begun_and_invented_states_cost_neither_store_nor_provi
     assert_eq!(provider.seen("all"), asked);
 }
 
+/// attacks: line 43
 #[test]
 fn who_brings_invented_codes_is_soon_heard_seldom_and_others_sign_in() {
     let provider = Provider::start();

@@ -274,7 +274,7 @@ fn two_nodes_refresh_once_and_hear_a_logout_token_once() {
     assert_eq!((hear(&one), hear(&two)), (200, 400), "once over all nodes");
 }
 
-/// ASVS 10.4.8, 7.6.1: refreshing moves no end.
+/// attacks: lines 11 and 66. ASVS 10.4.8, 7.6.1: refreshing moves no end.
 #[test]
 fn refreshing_does_not_outlive_the_session() {
     let provider = Provider::start();

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::{Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, HandshakeKind};
+use rustls::{CipherSuite, HandshakeKind, NamedGroup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,11 +31,16 @@ fn two_workers() -> (Application, Running, Arc<AtomicUsize>) {
     (application, running, workers)
 }
 
-/// One request on a connection of its own, and what its handshake was.
 async fn visit(browser: &TlsConnector, running: &Running) -> HandshakeKind {
+    visit_as(browser, running, "localhost").await
+}
+
+/// One request on a connection of its own to the host of this name, and what its handshake was.
+async fn visit_as(browser: &TlsConnector, running: &Running, name: &str) -> HandshakeKind {
     let stream = TcpStream::connect(("127.0.0.1", running.port())).await.unwrap();
-    let mut stream = greet_as(browser, stream, "localhost").await.unwrap();
-    stream.write_all(b"GET /public HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut stream = greet_as(browser, stream, name).await.unwrap();
+    let request = format!("GET /public HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut said = String::new();
     soon(stream.read_to_string(&mut said)).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("here"), "{said}");
@@ -71,6 +79,66 @@ async fn each_connection_brings_the_ticket_of_another() {
     assert_eq!(four(&browser, &running).await, [HandshakeKind::Full; 4]);
     for _ in 0..3 {
         assert_eq!(four(&browser, &running).await, [HandshakeKind::Resumed; 4]);
+    }
+}
+
+/// One ticket for every name.
+#[derive(Debug)]
+struct Forgetful(ClientSessionMemoryCache);
+
+impl Forgetful {
+    fn name() -> ServerName<'static> {
+        ServerName::try_from("localhost").unwrap()
+    }
+}
+
+impl ClientSessionStore for Forgetful {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(Forgetful::name(), group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.0.kx_hint(&Forgetful::name())
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(Forgetful::name(), session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.0.tls12_session(&Forgetful::name())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.0.remove_tls12_session(&Forgetful::name());
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(Forgetful::name(), ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(&Forgetful::name())
+    }
+}
+
+/// attacks: line 114. What was agreed on for one name is worth nothing for another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_ticket_is_good_for_the_name_that_it_was_given_for_alone() {
+    for version in [&TLS13, &TLS12] {
+        let (_application, running, _) = two_workers();
+        let mut config = rustls::ClientConfig::clone(browser(&[version], "http/1.1").config());
+        config.resumption = Resumption::store(Arc::new(Forgetful(ClientSessionMemoryCache::new(32))));
+        let browser = TlsConnector::from(Arc::new(config));
+        for (name, kind) in [
+            ("localhost", HandshakeKind::Full),
+            ("localhost", HandshakeKind::Resumed),
+            ("other.example", HandshakeKind::Full),
+            ("other.example", HandshakeKind::Resumed),
+            ("localhost", HandshakeKind::Full),
+        ] {
+            assert_eq!(visit_as(&browser, &running, name).await, kind, "{version:?}, {name}");
+        }
     }
 }
 

@@ -35,7 +35,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Mozilla's intermediate profile, and every attack that it tries.
+/// Mozilla's intermediate profile, and every attack that it tries. attacks: lines 113 and 114
 #[test]
 fn sslyze_finds_nothing() {
     let running = certified();

@@ -151,6 +151,7 @@ impl Authority {
     }
 }
 
+/// attacks: line 114
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn tls_to_an_application_is_verified_both_ways() {
     for (alpn, version) in
