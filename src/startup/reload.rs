@@ -95,9 +95,22 @@ impl Gateway {
 /// The keys that differ and count from a start: what is bound, opened or handed to every connection then. Taken apart in full, so that
 /// whoever adds a key has to say here whether it can be exchanged.
 fn kept(old: &Config, new: &Config) -> Vec<&'static str> {
-    let Config { server, session, local, signing, limits, log, .. } = old;
-    // Exchanged: roles, tls, tokens, oidc, identity_headers, upstreams, routes.
-    let Config { roles: _, tls: _, tokens: _, oidc: _, identity_headers: _, upstreams: _, routes: _, .. } = old;
+    let Config {
+        server,
+        session,
+        local,
+        signing,
+        limits,
+        log,
+        // Exchanged.
+        roles: _,
+        tls: _,
+        tokens: _,
+        oidc: _,
+        identity_headers: _,
+        upstreams: _,
+        routes: _,
+    } = old;
     let Log { format, access: _ } = log;
     let Signing { issuer, eddsa } = signing;
     let mut differ = of_server(server, &new.server);
@@ -172,16 +185,23 @@ fn of_login(old: Option<&LocalLogin>, new: Option<&LocalLogin>) -> Vec<Differs> 
 }
 
 fn of_limits(old: &Limits, new: &Limits) -> Vec<Differs> {
-    let Limits { connections, connections_per_address, handshake_timeout, header_timeout, stall_timeout, .. } = old;
-    let Limits { header_bytes, header_count, streams, store_timeout, drain_timeout, .. } = old;
-    // Exchanged: what a request is held to, and what is kept of applications' connections.
     let Limits {
+        connections,
+        connections_per_address,
+        handshake_timeout,
+        header_timeout,
+        stall_timeout,
+        header_bytes,
+        header_count,
+        streams,
+        store_timeout,
+        drain_timeout,
+        // Exchanged: what a request is held to, and what is kept of applications' connections.
         body_timeout: _,
         body_bytes: _,
         tokens: _,
         idle_upstream_connections: _,
         upstream_idle_timeout: _,
-        ..
     } = old;
     vec![
         ("limits.connections", *connections != new.connections),

@@ -441,6 +441,20 @@ async fn a_session_that_was_ended_stays_so_and_the_others_stay_signed_in() {
     }
 }
 
+/// The application inside is started when it is asked for, and no second one.
+#[test]
+fn the_application_inside_comes_with_the_file_that_asks_for_it() {
+    let other = Application::start(|_| async { Response::new(whole("another")) });
+    let [inside, outside] = [shipped("memory"), text_before(other.port, "", "")];
+    let running = run_text(tempfile::tempdir().unwrap(), &outside);
+    for _ in 0..3 {
+        assert_eq!(running.curl("/public", &[]).body, "another");
+        running.reload(&inside).unwrap();
+        assert!(running.curl("/public", &[]).body.starts_with("GET /public"));
+        running.reload(&outside).unwrap();
+    }
+}
+
 /// The providers of the new file are those that are offered.
 #[test]
 fn a_place_to_sign_in_is_added_and_taken_away() {
