@@ -1,6 +1,7 @@
 //! What every request pays for: finding a route and deciding, rebuilding the head, a session answered from memory, and the
 //! whole way over loopback. Compare runs of one machine with each other, never with another's.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
@@ -148,7 +150,7 @@ fn sessions() -> Arc<Sessions> {
     let keys = SessionKeys::random().unwrap();
     let settings = Settings {
         lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(43_200)),
-        cache_entries: 100_000,
+        cache_entries: 1_000_000,
         max_sessions: None,
         store_timeout: Duration::from_secs(2),
     };
@@ -168,29 +170,45 @@ fn alice() -> NewSession {
     }
 }
 
-/// One session and its cookie.
-fn session(runtime: &tokio::runtime::Runtime) -> (Arc<Sessions>, String) {
-    let sessions = sessions();
-    let begun = runtime.block_on(sessions.begin(alice(), None, Timestamp(0))).unwrap();
-    (sessions, begun.cookie)
+/// The header lists of so many people, each with a session that is in memory.
+fn signed_in(runtime: &tokio::runtime::Runtime, sessions: &Sessions, count: usize) -> Vec<HeaderMap> {
+    let one = |n: usize| {
+        let person = NewSession { subject: format!("user{n:07}"), ..alice() };
+        let value = runtime.block_on(sessions.begin(person, None, Timestamp(0))).unwrap().cookie;
+        let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={value}")).unwrap();
+        HeaderMap::from_iter([(http::header::COOKIE, line)])
+    };
+    (0..count).map(one).collect()
 }
 
+/// Of one, and each time of another one of many that are in use among many that live.
 fn cache_hit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (sessions, value) = session(&runtime);
+    let mut group = c.benchmark_group("a session from memory");
+    for (live, used) in [(1, 1), (1_000, 1_000), (1_000_000, 1_000), (1_000_000, 1_000_000)] {
+        of_many(&mut group, &runtime, live, used);
+    }
+    group.finish();
+}
+
+fn of_many(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &tokio::runtime::Runtime, live: usize, used: usize) {
+    let sessions = sessions();
+    let mut people = signed_in(runtime, &sessions, live);
+    people.truncate(used);
     let names = RoleNames::new(vec!["admin".into()]).unwrap();
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());
     let tokens = Arc::new(Tokens::new(Vec::new(), sessions.clone(), names.clone(), headers.clone(), 1));
     let carrier = Carrier::new(sessions, Arc::new(NoDirectory), cookie, None);
     let authenticator = Authenticator::new(carrier, tokens, names, headers);
-    let line = HeaderValue::from_str(&format!("theme=dark; __Host-portcullis={value}")).unwrap();
-    let headers = HeaderMap::from_iter([(http::header::COOKIE, line)]);
     let accept = Accept { session: true, token: false };
-    let memo = Memo::default();
-    c.bench_function("a session from memory", |b| {
-        b.to_async(&runtime).iter(|| async {
+    let (memo, turn) = (Memo::default(), Cell::new(0));
+    group.bench_function(BenchmarkId::from_parameter(format!("{used} of {live}")), |b| {
+        b.to_async(runtime).iter(|| async {
             let client = std::net::IpAddr::from([127, 0, 0, 1]);
-            let asking = Asking { headers: black_box(&headers), accept, activity: Activity::Active, client };
+            // A prime, so that all have their turn.
+            turn.set((turn.get() + 7_919) % people.len());
+            let headers = black_box(&people[turn.get()]);
+            let asking = Asking { headers, accept, activity: Activity::Active, client };
             authenticator.ask(asking, &memo, Timestamp(1)).await.unwrap()
         });
     });
@@ -319,7 +337,8 @@ impl Records for Nowhere {
 
 fn shared_hit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (sessions, cookie) = session(&runtime);
+    let sessions = sessions();
+    let cookie = runtime.block_on(sessions.begin(alice(), None, Timestamp(0))).unwrap().cookie;
     c.bench_function("a session from the shared cache", |b| {
         b.to_async(&runtime)
             .iter(|| async { sessions.lookup(black_box(&cookie), Activity::Active, Timestamp(1)).await.unwrap() });
