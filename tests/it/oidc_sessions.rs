@@ -231,6 +231,23 @@ fn access_tokens_are_handed_on_and_refreshed_once_and_roles_follow() {
     assert_eq!(running.curl("/a", &[]).status, 401);
 }
 
+/// A refresh token belongs to the provider that gave it, not to a name in a file.
+#[test]
+fn a_provider_that_takes_anothers_name_gets_nothing_of_its_sessions() {
+    let (provider, other) = (Provider::start(), Provider::start());
+    let text = with_tokens(&provider, "X-Access-Token");
+    let running = gateway(&text);
+    provider.configure(&running, &json!({ "access_seconds": 60 }));
+    assert_eq!(running.sign_in_there("/", "alice").status, 303);
+    assert!(running.curl("/a", &[]).body.contains("x-access-token: "));
+    running.reload(&text.replace(&provider.issuer(), &other.issuer())).unwrap();
+    other.configure(&running, &json!({}));
+    let said = running.curl("/a", &[]);
+    assert!(said.status == 200 && !said.body.contains("x-access-token"), "{} {}", said.head, said.body);
+    running.reload(&text).unwrap();
+    assert!(running.curl("/a", &[]).body.contains("x-access-token: "), "its own provider is there again");
+}
+
 /// I41 and I39, over two nodes of one store.
 #[test]
 fn two_nodes_refresh_once_and_hear_a_logout_token_once() {

@@ -25,8 +25,7 @@ impl Login {
     /// Where a browser goes on to, to sign out at the provider of this session too; `None` where there is nowhere. Asked before
     /// the session ends: what it is made from ends with it.
     pub(in super::super) async fn sign_out_there(&self, ask: &Ask<'_>, view: &View) -> Option<String> {
-        let provided = view.provided()?;
-        let provider = self.oidc.provider(provided.login).filter(|provider| provider.settings.logout_there)?;
+        let provider = self.oidc.provider_of(view).filter(|provider| provider.settings.logout_there)?;
         // A provider that is away keeps nobody from signing out here.
         let known = provider.known(ask.now).await.ok()?;
         let mut place = known.metadata.end_session.clone()?;

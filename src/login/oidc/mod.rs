@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 
 use http::Method;
 
-use crate::session::SessionKeys;
+use crate::session::{SessionKeys, View};
 
 use super::pages::{SignInPage as Page, SignInProblem as Problem};
 use super::wanted::Wanted;
@@ -70,6 +70,13 @@ impl Oidc {
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
         self.providers.iter().find(|provider| provider.name() == name)
+    }
+
+    /// The provider that a session began at. Another one that has its name by now is not told its tokens: a refresh token would be
+    /// in the hands of somebody whom its owner never met.
+    pub(super) fn provider_of(&self, view: &View) -> Option<&Arc<Provider>> {
+        let provider = self.provider(view.provided()?.login)?;
+        (provider.settings.issuer == view.provider()).then_some(provider)
     }
 
     /// Name and title of each, in the order of the file.

@@ -127,10 +127,10 @@ impl Login {
     /// # Errors
     /// [`LoginError::Store`]. A provider that is away is none: the session goes on within its own limits.
     pub async fn follow(&self, view: &View, now: Timestamp) -> Result<Followed, LoginError> {
-        let Some(provided) = view.provided().filter(|provided| provided.keeps) else {
+        if !view.provided().is_some_and(|provided| provided.keeps) {
             return Ok(Followed::Nothing);
-        };
-        let Some(provider) = self.oidc.provider(provided.login) else { return Ok(Followed::Nothing) };
+        }
+        let Some(provider) = self.oidc.provider_of(view) else { return Ok(Followed::Nothing) };
         let paused = |held: &Held| held.failed.is_some_and(|failed| now.since(failed) < PAUSE);
         let recent =
             |held: &Arc<Held>| now.since(held.read) < LOOK && (held.renew.is_none_or(|at| now < at) || paused(held));
