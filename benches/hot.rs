@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory};
+use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory, Recent};
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
@@ -30,7 +30,7 @@ use portcullis::proxy::headers::{Outgoing, request_headers};
 use portcullis::proxy::{Connection, ForwardedStyle, Forwarding, Records, RequestIds};
 use portcullis::session::store::Memory;
 use portcullis::session::{
-    Activity, CookieCodec, Lifetimes, Memo, NewSession, Session, SessionKey, SessionKeys, Sessions, Settings,
+    Activity, CookieCodec, Lifetimes, NewSession, Session, SessionKey, SessionKeys, Sessions, Settings,
 };
 use portcullis::startup::{Setup, start};
 use portcullis::token::ring::KeyRing;
@@ -201,7 +201,7 @@ fn of_many(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &tokio::runtime::R
     let carrier = Carrier::new(sessions, Arc::new(NoDirectory), cookie, None);
     let authenticator = Authenticator::new(carrier, tokens, names, headers);
     let accept = Accept { session: true, token: false };
-    let (memo, turn) = (Memo::default(), Cell::new(0));
+    let (recent, turn) = (Recent::default(), Cell::new(0));
     group.bench_function(BenchmarkId::from_parameter(format!("{used} of {live}")), |b| {
         b.to_async(runtime).iter(|| async {
             let client = std::net::IpAddr::from([127, 0, 0, 1]);
@@ -209,7 +209,7 @@ fn of_many(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &tokio::runtime::R
             turn.set((turn.get() + 7_919) % people.len());
             let headers = black_box(&people[turn.get()]);
             let asking = Asking { headers, accept, activity: Activity::Active, client };
-            authenticator.ask(asking, &memo, Timestamp(1)).await.unwrap()
+            authenticator.ask(asking, &recent, Timestamp(1)).await.unwrap()
         });
     });
 }

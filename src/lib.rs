@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
 //! | [`memory`] | much, bounded | what is remembered |
+//! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
@@ -52,6 +53,7 @@ pub mod counter;
 pub mod fetch;
 pub mod login;
 pub mod memory;
+pub mod places;
 pub mod policy;
 pub mod proxy;
 pub mod server;

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
 use crate::session::{Activity, EndedBecause, Lookup, Memo, SessionKey, Sessions, StoreError, TokenId, View};
 
-use crate::token::{Learnt, TokenError, Tokens, Verified};
+use crate::token::{self, Learnt, TokenError, Tokens, Verified};
 
 use carry::Presented;
 use credential::bearer;
@@ -127,6 +127,21 @@ pub struct Asking<'r> {
     pub client: IpAddr,
 }
 
+/// What a worker remembers of its last callers.
+#[derive(Default)]
+pub struct Recent {
+    sessions: Memo,
+    tokens: token::Recent,
+}
+
+impl Recent {
+    /// Forget everything, and give the room back.
+    pub fn forget(&self) {
+        self.sessions.forget();
+        self.tokens.forget();
+    }
+}
+
 /// Asks.
 pub struct Authenticator {
     carrier: Arc<Carrier>,
@@ -171,20 +186,34 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
-    pub async fn ask(&self, request: Asking<'_>, memo: &Memo, now: Timestamp) -> Result<Known, AuthnError> {
+    pub async fn ask(&self, request: Asking<'_>, recent: &Recent, now: Timestamp) -> Result<Known, AuthnError> {
         let Asking { headers, accept, activity, client } = request;
         let session = if accept.session { self.carrier.presented(headers)? } else { None };
         let token = if accept.token { bearer(headers) } else { None };
         match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(session), None) => self.ask_session(session, memo, headers, activity, now).await,
-            (None, Some(token)) => Box::pin(self.ask_token(token, client, now)).await,
+            (Some(session), None) => self.ask_session(session, &recent.sessions, headers, activity, now).await,
+            (None, Some(token)) => self.ask_token(token, &recent.tokens, client, now).await,
             (None, None) => Ok(Known::anonymous()),
         }
     }
 
-    async fn ask_token(&self, token: &str, client: IpAddr, now: Timestamp) -> Result<Known, AuthnError> {
-        match self.tokens.verify(token, client, now).await {
+    async fn ask_token(
+        &self,
+        token: &str,
+        recent: &token::Recent,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<Known, AuthnError> {
+        let verified = match self.tokens.remembered(recent, token, now) {
+            Some(verified) => verified,
+            None => {
+                // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
+                let verified = Box::pin(self.tokens.verify(token, client, now)).await;
+                verified.inspect(|verified| self.tokens.keep(recent, token, verified))
+            }
+        };
+        match verified {
             Ok(verified) => {
                 let known = Known::without_evidence(Authentication::Identified(verified.caller.clone()));
                 Ok(Known { evidence: Some(Evidence::Token(verified)), ..known })

@@ -195,7 +195,7 @@ async fn learn(
     let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
     let asking = Asking { headers, accept: route.accept, activity, client };
     let runtime = &worker.runtime;
-    let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
+    let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
     let Some(view) = known.session().filter(|view| view.provided().is_some()) else {
         return Ok((known, None));
     };
@@ -204,14 +204,14 @@ async fn learn(
         Followed::Nothing => Ok((known, None)),
         Followed::Token { access, changed: false } => Ok((known, access.map(Box::new))),
         Followed::Token { access, changed: true } => {
-            let mut anew = runtime.authenticator.ask(asking, &worker.memo, now).await?;
+            let mut anew = runtime.authenticator.ask(asking, &worker.recent, now).await?;
             if anew.cookies.is_none() {
                 // What the first asking renewed is still to be handed over.
                 anew.cookies = known.cookies;
             }
             Ok((anew, access.map(Box::new)))
         }
-        Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.memo, now).await?, None)),
+        Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.recent, now).await?, None)),
     }
 }
 

@@ -33,11 +33,11 @@ use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::{Authenticator, Evidence};
+use crate::authn::{Authenticator, Evidence, Recent};
 use crate::clock::Clock;
 use crate::login::Login;
 use crate::policy::{Asked, Authentication, RouteTable};
-use crate::session::{Memo, View};
+use crate::session::View;
 use crate::token::SignedIdentities;
 use crate::token::ring::{KeyRing, RETIRING};
 use crate::upstream::{Pool, Upstream};
@@ -130,8 +130,8 @@ pub struct Worker {
     pub tally: Tally,
     /// Where it writes access lines before they are handed on. Never contended.
     line: Mutex<LineBuffer>,
-    /// Whose session its last cookies led to, and who called in it by this runtime's roles: never handed to another runtime.
-    pub memo: Memo,
+    /// Whose session, or token, its last credentials led to, and who called by this runtime's roles: never handed to another runtime.
+    pub recent: Recent,
     /// Fresh ids.
     pub ids: RequestIds,
     /// Tunnels, which outlive the request that opened them.
@@ -167,13 +167,13 @@ impl Worker {
         (tunnels, stop): (TaskTracker, CancellationToken),
     ) -> Worker {
         let tally = runtime.traffic.tally(index, runtime.routes.routes().iter().map(|route| route.name.as_str()));
-        let (line, memo, ids) = (Mutex::default(), Memo::default(), RequestIds::new());
-        Worker { runtime, current, index, pools, tally, line, memo, ids, tunnels, stop }
+        let (line, recent, ids) = (Mutex::default(), Recent::default(), RequestIds::new());
+        Worker { runtime, current, index, pools, tally, line, recent, ids, tunnels, stop }
     }
 
     /// No request begins here any more. Those that did may go on for days: what would be kept for others is given back.
     fn retire(&self, successor: &Worker) {
-        self.memo.forget();
+        self.recent.forget();
         self.runtime.authenticator.tokens().forget();
         if let Some(identities) = &self.runtime.identities {
             identities.forget();

@@ -56,7 +56,7 @@ pub async fn answer(
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
         let asking = Asking { headers, accept, activity: Activity::Active, client };
-        let known = runtime.authenticator.ask(asking, &worker.memo, now).await?;
+        let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
         record::reuse(runtime, &known, (id, client), now);
         known
     } else {

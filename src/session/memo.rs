@@ -3,20 +3,16 @@
 //! session still stands is compared on every request, by whoever asks ([`super::Sessions::remembered`]). A caller is three
 //! times as large as its session, so only sessions in use have one. Knows nothing of revocations and limits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::constant_time;
 
+use crate::places::{Mark, Places, put};
 use crate::policy::Caller;
 
 use super::cookie::VALUE_CHARACTERS;
 use super::view::View;
 
-/// Cookies, and callers, remembered by a worker: ten MiB at most.
-const PLACES: usize = 8192;
-/// Places that one may stand in. In one alone, each ninth of a thousand would be driven out by another again and again.
-const WAYS: usize = 4;
-const SETS: usize = PLACES / WAYS;
 /// A part of the value that is random, whoever's it is.
 const RANDOM: std::ops::Range<usize> = 12..20;
 
@@ -29,7 +25,7 @@ pub struct Memo {
 
 struct Remembered {
     /// Random characters of the cookie.
-    mark: [u8; 8],
+    mark: Mark,
     cookie: [u8; VALUE_CHARACTERS],
     view: Arc<View>,
 }
@@ -38,39 +34,6 @@ struct Remembered {
 struct Calling {
     view: Arc<View>,
     caller: Option<Arc<Caller>>,
-}
-
-/// Where things are remembered. The later one takes the place of the first of its set.
-struct Places<T>(Mutex<Vec<Set<T>>>);
-
-type Set<T> = [Option<T>; WAYS];
-
-impl<T> Default for Places<T> {
-    fn default() -> Places<T> {
-        Places(Mutex::default())
-    }
-}
-
-impl<T> Places<T> {
-    fn lock(&self) -> MutexGuard<'_, Vec<Set<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Do something with the set that these random bytes lead to.
-    fn at<R>(&self, mark: [u8; 8], what: impl FnOnce(&mut Set<T>) -> R) -> R {
-        let mut sets = self.lock();
-        if sets.is_empty() {
-            sets.resize_with(SETS, || std::array::from_fn(|_| None));
-        }
-        // Base64 fills six bits of a byte: multiplied, the upper ones are a mixture of all.
-        let mixed = u64::from_ne_bytes(mark).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS.ilog2());
-        what(&mut sets[mixed as usize % SETS])
-    }
-}
-
-fn put<T>(set: &mut Set<T>, what: T) {
-    set.rotate_right(1);
-    set[0] = Some(what);
 }
 
 impl Memo {
@@ -89,8 +52,8 @@ impl Memo {
 
     /// Forget everything, and give the room back.
     pub fn forget(&self) {
-        *self.cookies.lock() = Vec::new();
-        *self.callers.lock() = Vec::new();
+        self.cookies.forget();
+        self.callers.forget();
     }
 
     /// The session that these very bytes led to.
@@ -118,22 +81,6 @@ impl Memo {
     }
 }
 
-fn mark(cookie: &str) -> Option<[u8; 8]> {
+fn mark(cookie: &str) -> Option<Mark> {
     cookie.as_bytes().get(RANDOM)?.first_chunk().copied().filter(|_| cookie.len() == VALUE_CHARACTERS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Places, put};
-
-    #[test]
-    fn a_thousand_stand_beside_one_another() {
-        let places = Places::default();
-        // Random enough: what a generator of the same kind as the hash's multiplier does not give.
-        let marks: Vec<[u8; 8]> =
-            (0..1_000_u64).map(|n| (n * n + 1).wrapping_mul(0xd129_0d3d_5b4c_a3e5).to_be_bytes()).collect();
-        marks.iter().for_each(|mark| places.at(*mark, |set| put(set, *mark)));
-        let there = marks.iter().filter(|mark| places.at(**mark, |set| set.contains(&Some(**mark)))).count();
-        assert!((980..=1_000).contains(&there), "{there}");
-    }
 }

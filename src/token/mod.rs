@@ -11,6 +11,7 @@ mod jwks;
 mod keys;
 mod limit;
 mod own;
+mod recent;
 mod seal;
 mod turns;
 mod verify;
@@ -36,6 +37,7 @@ pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
 pub use own::{Current, Format, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, ring};
+pub use recent::Recent;
 pub use seal::Sealer;
 pub use verify::{Presented, TOKEN_BYTES};
 
@@ -173,6 +175,22 @@ impl Tokens {
 
     fn of_issuer(&self, issuer: &str) -> Option<&Arc<Verifier>> {
         self.verifiers.iter().find(|verifier| verifier.expected.issuer == issuer)
+    }
+
+    /// Whose token this is, where this worker saw these very bytes not long ago; `None`: it has to be verified.
+    pub fn remembered(
+        &self,
+        recent: &Recent,
+        token: &str,
+        now: Timestamp,
+    ) -> Option<Result<Arc<Verified>, TokenError>> {
+        let entry = recent.find(token).filter(|entry| entry.verifier.keys.generation() == entry.generation)?;
+        Some(self.judge(entry, now))
+    }
+
+    /// Remember what was verified, for this worker.
+    pub fn keep(&self, recent: &Recent, token: &str, verified: &Arc<Verified>) {
+        recent.keep(token, verified);
     }
 
     /// Whose token this is. Answered from memory where these very bytes were verified before.

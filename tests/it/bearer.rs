@@ -115,6 +115,14 @@ fn a_program_with_a_token_is_let_in_and_the_application_learns_who_it_is() {
         }
         assert!(!said.body.to_lowercase().contains("authorization"), "the token stays here: {}", said.body);
     }
+    // It is remembered by its end, and known by all of it.
+    for place in [0, told.len() / 2, told.rfind('.').unwrap() + 2, told.len() - 2] {
+        let mut other = told.clone().into_bytes();
+        other[place] = if other[place] == b'A' { b'B' } else { b'A' };
+        let said = ask(&running, "/api/admin/x", std::str::from_utf8(&other).unwrap());
+        assert_eq!(said.status, 401, "with another character at {place}");
+    }
+    assert_eq!(ask(&running, "/api/admin/x", &told).status, 200);
     assert!(ask(&running, "/relay", &told).body.contains(&told), "unless the route says so");
     let own = ask(&running, "/own", &told).body;
     assert!(own.contains("authorization: Basic YTpi") && !own.contains(&told), "the route's own credential: {own}");
