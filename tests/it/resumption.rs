@@ -12,6 +12,7 @@ use rustls::{CipherSuite, HandshakeKind, NamedGroup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::{Running, run_text, shipped};
 use crate::wire::{Application, browser, greet_as, serve, soon, whole};
@@ -38,7 +39,11 @@ async fn visit(browser: &TlsConnector, running: &Running) -> HandshakeKind {
 /// One request on a connection of its own to the host of this name, and what its handshake was.
 async fn visit_as(browser: &TlsConnector, running: &Running, name: &str) -> HandshakeKind {
     let stream = TcpStream::connect(("127.0.0.1", running.port())).await.unwrap();
-    let mut stream = greet_as(browser, stream, name).await.unwrap();
+    ask(greet_as(browser, stream, name).await.unwrap(), name).await
+}
+
+/// The request, with whose answer a ticket comes.
+async fn ask(mut stream: TlsStream<TcpStream>, name: &str) -> HandshakeKind {
     let request = format!("GET /public HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut said = String::new();
@@ -65,10 +70,15 @@ async fn who_was_here_before_resumes_with_either_worker() {
     }
 }
 
-/// Four such visits side by side.
+/// Four such visits side by side: none of them begins when another has its ticket.
 async fn four(browser: &TlsConnector, running: &Running) -> [HandshakeKind; 4] {
-    let one = || visit(browser, running);
-    tokio::join!(one(), one(), one(), one()).into()
+    let greet = || async {
+        let stream = TcpStream::connect(("127.0.0.1", running.port())).await.unwrap();
+        greet_as(browser, stream, "localhost").await.unwrap()
+    };
+    let (one, two, three, four) = tokio::join!(greet(), greet(), greet(), greet());
+    let asked = |stream| ask(stream, "localhost");
+    tokio::join!(asked(one), asked(two), asked(three), asked(four)).into()
 }
 
 /// A page's pictures: connections of which none waits for another's ticket.
