@@ -4,6 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::constant_time;
+
 const PLACES: usize = 8192;
 /// Places that one may stand in. In one alone, each ninth of a thousand would be driven out by another again and again.
 const WAYS: usize = 4;
@@ -50,6 +52,50 @@ impl<T> Places<T> {
 pub fn put<T>(set: &mut Set<T>, what: T) {
     set.rotate_right(1);
     set[0] = Some(what);
+}
+
+/// What secrets led to: each is found by its mark, and then by all of its bytes.
+pub struct Secrets<S, V>(Places<Secret<S, V>>);
+
+struct Secret<S, V> {
+    mark: Mark,
+    secret: S,
+    value: V,
+}
+
+impl<S, V> Default for Secrets<S, V> {
+    fn default() -> Secrets<S, V> {
+        Secrets(Places::default())
+    }
+}
+
+impl<S: AsRef<[u8]>, V: Clone> Secrets<S, V> {
+    /// What these very bytes led to.
+    pub fn find(&self, mark: Mark, secret: &[u8]) -> Option<V> {
+        self.0.at(mark, |set| {
+            // The mark as a whole, which tells nobody who guesses a secret that a part of it is right; the secret in constant
+            // time, for the same reason.
+            let found = set.iter().flatten().find(|found| found.mark == mark)?;
+            let same = constant_time::verify_slices_are_equal(found.secret.as_ref(), secret).is_ok();
+            same.then(|| found.value.clone())
+        })
+    }
+
+    /// Remember. Only a secret that was verified comes here.
+    pub fn keep(&self, mark: Mark, secret: S, value: V) {
+        self.0.at(mark, |set| {
+            let new = Secret { mark, secret, value };
+            match set.iter_mut().flatten().find(|old| old.mark == mark) {
+                Some(old) => *old = new,
+                None => put(set, new),
+            }
+        });
+    }
+
+    /// Forget everything, and give the room back.
+    pub fn forget(&self) {
+        self.0.forget();
+    }
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ impl Authenticator {
             None => {
                 // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
                 let verified = Box::pin(self.tokens.verify(token, client, now)).await;
-                verified.inspect(|verified| self.tokens.keep(recent, token, verified))
+                verified.inspect(|verified| recent.keep(token, verified))
             }
         };
         match verified {

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time;
-
-use crate::places::{Mark, Places, put};
+use crate::places::{Mark, Places, Secrets, put};
 use crate::policy::Caller;
 
 use super::cookie::VALUE_CHARACTERS;
@@ -19,15 +17,8 @@ const RANDOM: std::ops::Range<usize> = 12..20;
 /// A worker's memory. Its locks are never contended.
 #[derive(Default)]
 pub struct Memo {
-    cookies: Places<Remembered>,
+    cookies: Secrets<[u8; VALUE_CHARACTERS], Arc<View>>,
     callers: Places<Calling>,
-}
-
-struct Remembered {
-    /// Random characters of the cookie.
-    mark: Mark,
-    cookie: [u8; VALUE_CHARACTERS],
-    view: Arc<View>,
 }
 
 /// Held by its session in memory, not by a key: what is known of a user may change, and the session is loaded anew then.
@@ -58,26 +49,13 @@ impl Memo {
 
     /// The session that these very bytes led to.
     pub(super) fn find(&self, cookie: &str) -> Option<Arc<View>> {
-        let mark = mark(cookie)?;
-        self.cookies.at(mark, |set| {
-            // The mark as a whole, which tells nobody who guesses a cookie that a part of it is right; the cookie in constant
-            // time, for the same reason.
-            let found = set.iter().flatten().find(|found| found.mark == mark)?;
-            let same = constant_time::verify_slices_are_equal(&found.cookie, cookie.as_bytes()).is_ok();
-            same.then(|| found.view.clone())
-        })
+        self.cookies.find(mark(cookie)?, cookie.as_bytes())
     }
 
     /// Remember. Only a cookie that was verified comes here.
     pub fn keep(&self, cookie: &str, view: &Arc<View>) {
         let (Some(mark), Ok(cookie)) = (mark(cookie), cookie.as_bytes().try_into()) else { return };
-        self.cookies.at(mark, |set| {
-            let new = Remembered { mark, cookie, view: view.clone() };
-            match set.iter_mut().flatten().find(|old| old.mark == mark) {
-                Some(old) => *old = new,
-                None => put(set, new),
-            }
-        });
+        self.cookies.keep(mark, cookie, view.clone());
     }
 }
 

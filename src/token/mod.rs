@@ -188,11 +188,6 @@ impl Tokens {
         Some(self.judge(entry, now))
     }
 
-    /// Remember what was verified, for this worker.
-    pub fn keep(&self, recent: &Recent, token: &str, verified: &Arc<Verified>) {
-        recent.keep(token, verified);
-    }
-
     /// Whose token this is. Answered from memory where these very bytes were verified before.
     ///
     /// # Errors

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time;
-
-use crate::places::{Mark, Places, put};
+use crate::places::{Mark, Secrets};
 
 use super::cache::Verified;
 
@@ -15,36 +13,19 @@ const LONGEST: usize = 2 * 1024;
 
 /// The last tokens: three MiB, where they are of the usual length, and sixteen at most.
 #[derive(Default)]
-pub struct Recent(Places<Remembered>);
-
-struct Remembered {
-    mark: Mark,
-    token: Box<str>,
-    entry: Arc<Verified>,
-}
+pub struct Recent(Secrets<Box<[u8]>, Arc<Verified>>);
 
 impl Recent {
     /// What these very bytes were found to be.
     pub(super) fn find(&self, token: &str) -> Option<Arc<Verified>> {
-        let mark = mark(token)?;
-        self.0.at(mark, |set| {
-            // The mark as a whole and the rest in constant time: nobody who guesses a signature learns that a part of it is right.
-            let found = set.iter().flatten().find(|found| found.mark == mark)?;
-            let same = constant_time::verify_slices_are_equal(found.token.as_bytes(), token.as_bytes()).is_ok();
-            same.then(|| found.entry.clone())
-        })
+        self.0.find(mark(token)?, token.as_bytes())
     }
 
     /// Remember. Only a token that was verified comes here.
-    pub(super) fn keep(&self, token: &str, entry: &Arc<Verified>) {
-        let Some(mark) = mark(token) else { return };
-        self.0.at(mark, |set| {
-            let new = Remembered { mark, token: token.into(), entry: entry.clone() };
-            match set.iter_mut().flatten().find(|old| old.mark == mark) {
-                Some(old) => *old = new,
-                None => put(set, new),
-            }
-        });
+    pub fn keep(&self, token: &str, verified: &Arc<Verified>) {
+        if let Some(mark) = mark(token) {
+            self.0.keep(mark, token.as_bytes().into(), verified.clone());
+        }
     }
 
     /// Forget everything, and give the room back.
