@@ -10,8 +10,7 @@ use http::{Method, Uri, Version};
 
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
-use crate::policy::{Caller, Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
-
+use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
 use crate::upstream::Line;
 
 use super::Runtime;
@@ -111,8 +110,8 @@ impl<'r> Outgoing<'r> {
 
     /// A token that was used here is not the application's to use again, elsewhere, in the caller's name.
     fn withholds_token(&self) -> bool {
-        let by_token = |caller: &Caller| caller.identity.proof == Proof::Token;
-        self.permit.caller().is_some_and(|caller| by_token(caller)) && !self.permit.route().options.forward_token
+        let by_token = self.permit.caller().is_some_and(|caller| caller.identity.proof == Proof::Token);
+        by_token && !self.permit.route().options.forward_token
     }
 }
 
