@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
@@ -109,6 +109,21 @@ impl ClientStream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 
+    /// One piece of what was decrypted. HTTP asks several times a request whether there is more, and nearly always there is not: the
+    /// socket knows that without TLS being asked. The library's own reading would ask once more after each piece.
+    fn poll_decrypted(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (socket, session) = self.tls.get_ref();
+        if session.wants_read() {
+            // An error is for whoever reads.
+            let _ = ready!(socket.as_ref().poll_read_ready(cx));
+        }
+        let piece = ready!(Pin::new(&mut *self.tls).poll_fill_buf(cx))?;
+        let length = piece.len().min(buffer.remaining());
+        buffer.put_slice(&piece[..length]);
+        Pin::new(&mut *self.tls).consume(length);
+        Poll::Ready(Ok(()))
+    }
+
     /// Read what the client was still sending, undecrypted, to nowhere. Closing with bytes unread makes the kernel send a
     /// reset, and a reset takes the answer away that the client has not read yet.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,7 +153,7 @@ impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if self.unread.is_empty() {
-            ready!(Pin::new(&mut *self.tls).poll_read(cx, buffer))?;
+            ready!(self.poll_decrypted(cx, buffer))?;
         } else {
             let length = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread.split_to(length));
