@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::constant_time;
+use constant_time_eq::constant_time_eq;
 
 const PLACES: usize = 8192;
 /// Places that one may stand in. In one alone, each ninth of a thousand would be driven out by another again and again.
@@ -76,8 +76,7 @@ impl<S: AsRef<[u8]>, V: Clone> Secrets<S, V> {
             // The mark as a whole, which tells nobody who guesses a secret that a part of it is right; the secret in constant
             // time, for the same reason.
             let found = set.iter().flatten().find(|found| found.mark == mark)?;
-            let same = constant_time::verify_slices_are_equal(found.secret.as_ref(), secret).is_ok();
-            same.then(|| found.value.clone())
+            constant_time_eq(found.secret.as_ref(), secret).then(|| found.value.clone())
         })
     }
 
