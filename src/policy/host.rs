@@ -30,11 +30,11 @@ impl<'r> Host<'r> {
         if !port.is_empty() && !port.strip_prefix(':').is_some_and(valid_port) {
             return Err(HostError::Port);
         }
-        if !valid_name(name) {
-            return Err(HostError::Malformed);
+        match spelling(name) {
+            Spelling::Lower => Ok(Host(Cow::Borrowed(name))),
+            Spelling::Mixed => Ok(Host(Cow::Owned(name.to_ascii_lowercase()))),
+            Spelling::None => Err(HostError::Malformed),
         }
-        let upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
-        Ok(Host(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }))
     }
 
     /// The name.
@@ -43,16 +43,44 @@ impl<'r> Host<'r> {
     }
 }
 
+/// How a name is written.
+enum Spelling {
+    /// In small letters.
+    Lower,
+    /// In others too.
+    Mixed,
+    /// In what no name is written in.
+    None,
+}
+
 /// Labels of letters, digits, `-` and `_`, or an address in brackets. No trailing dot: `app.example.com.` is another string
-/// than `app.example.com` to a virtual host, and the same host to DNS.
-fn valid_name(name: &str) -> bool {
+/// than `app.example.com` to a virtual host, and the same host to DNS. In one pass: each request has one.
+fn spelling(name: &str) -> Spelling {
     if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return address.parse::<std::net::Ipv6Addr>().is_ok();
+        let upper = address.bytes().any(|byte| byte.is_ascii_uppercase());
+        return match address.parse::<std::net::Ipv6Addr>() {
+            Ok(_) if upper => Spelling::Mixed,
+            Ok(_) => Spelling::Lower,
+            Err(_) => Spelling::None,
+        };
     }
-    let label = |label: &[u8]| {
-        !label.is_empty() && label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    name.len() <= 253 && name.as_bytes().split(|byte| *byte == b'.').all(label)
+    if name.len() > 253 {
+        return Spelling::None;
+    }
+    let (mut upper, mut in_label) = (false, false);
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => in_label = true,
+            b'A'..=b'Z' => (upper, in_label) = (true, true),
+            b'.' if in_label => in_label = false,
+            _ => return Spelling::None,
+        }
+    }
+    match (in_label, upper) {
+        (false, _) => Spelling::None,
+        (true, false) => Spelling::Lower,
+        (true, true) => Spelling::Mixed,
+    }
 }
 
 /// Which hosts a route answers for.
@@ -99,6 +127,44 @@ impl std::fmt::Display for HostPattern {
             HostPattern::Any => f.write_str("any host"),
             HostPattern::Under(suffix) => write!(f, "*{suffix}"),
             HostPattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Host, HostError};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_host_has_one_spelling_and_no_port() {
+        for (authority, host) in [
+            ("app.example.com", "app.example.com"),
+            ("App.Example.COM:8443", "app.example.com"),
+            ("a_b-1:1", "a_b-1"),
+            ("127.0.0.1:443", "127.0.0.1"),
+            ("[::1]:443", "[::1]"),
+            ("[FE80::1]", "[fe80::1]"),
+        ] {
+            assert_eq!(Host::parse(authority).map(|host| host.as_str().to_owned()), Ok(host.to_owned()), "{authority}");
+        }
+        for authority in ["", ".", "a.", ".a", "a..b", "a b", "u@a", "a/b", "a,b", "ä", "[::1", "[a]", "[]", "a[b]"] {
+            assert_eq!(Host::parse(authority), Err(HostError::Malformed), "{authority}");
+        }
+        for authority in ["a:", "a:x", "a:123456", "a:80:80", "a:+80", ":x", "[::1]80"] {
+            assert_eq!(Host::parse(authority), Err(HostError::Port), "{authority}");
+        }
+        assert!(Host::parse(&"a".repeat(253)).is_ok() && Host::parse(&"a".repeat(254)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_labels_between_dots(name in "[a-zA-Z0-9._ %-]{0,12}") {
+            let label = |label: &str| {
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            };
+            let expected = name.split('.').all(label).then(|| name.to_ascii_lowercase());
+            prop_assert_eq!(Host::parse(&name).ok().map(|host| host.as_str().to_owned()), expected);
         }
     }
 }
