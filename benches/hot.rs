@@ -208,7 +208,7 @@ fn of_many(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &tokio::runtime::R
             // A prime, so that all have their turn.
             turn.set((turn.get() + 7_919) % people.len());
             let headers = black_box(&people[turn.get()]);
-            let asking = Asking { headers, accept, activity: Activity::Active, client };
+            let asking = Asking { fields: &Fields::of(headers), accept, activity: Activity::Active, client };
             authenticator.ask(asking, &recent, Timestamp(1)).await.unwrap()
         });
     });

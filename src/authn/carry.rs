@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
+use crate::policy::{Field, Fields};
 use crate::session::{Activity, Begun, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
 use crate::token::{Current, Learnt, OwnTokens, Pair};
 
@@ -79,11 +80,11 @@ impl Carrier {
     }
 
     /// What a request brings.
-    pub(super) fn presented<'h>(&self, headers: &'h HeaderMap) -> Result<Option<Presented<'h>>, Repeated> {
+    pub(super) fn presented<'h>(&self, fields: &Fields<'h>) -> Result<Option<Presented<'h>>, Repeated> {
         if self.tokens.is_none() {
-            return Ok(self.name.find(headers)?.map(Presented::Id));
+            return Ok(self.name.find_in(fields.all(Field::Cookie))?.map(Presented::Id));
         }
-        let [access, refresh, first, second, third] = self.name.find_all(headers, &ENDINGS)?;
+        let [access, refresh, first, second, third] = self.name.find_all(fields, &ENDINGS)?;
         let access = match [first, second, third] {
             [None, None, None] => access.map(Cow::Borrowed),
             pieces => Some(Cow::Owned(joined(access, pieces).unwrap_or_default())),

@@ -32,8 +32,16 @@ impl CookieName {
     /// # Errors
     /// [`Repeated`] where it stands more than once.
     pub fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h str>, Repeated> {
+        self.find_in(headers.get_all(header::COOKIE).iter())
+    }
+
+    /// The same of these lines.
+    pub(super) fn find_in<'h>(
+        &self,
+        lines: impl Iterator<Item = &'h HeaderValue>,
+    ) -> Result<Option<&'h str>, Repeated> {
         let mut found = None;
-        for line in headers.get_all(header::COOKIE) {
+        for line in lines {
             for pair in pairs(line) {
                 let pair = pair.trim_ascii();
                 let Some(rest) = pair.strip_prefix(self.0.as_bytes()) else { continue };
@@ -54,11 +62,11 @@ impl CookieName {
     /// [`Repeated`] where one of them stands more than once.
     pub(super) fn find_all<'h, const N: usize>(
         &self,
-        headers: &'h HeaderMap,
+        fields: &Fields<'h>,
         endings: &[&str; N],
     ) -> Result<[Option<&'h str>; N], Repeated> {
         let mut found = [None; N];
-        for line in headers.get_all(header::COOKIE) {
+        for line in fields.all(Field::Cookie) {
             for pair in pairs(line) {
                 let Some(rest) = pair.trim_ascii().strip_prefix(self.0.as_bytes()) else { continue };
                 let Some(end) = rest.iter().position(|byte| *byte == b'=') else { continue };
@@ -121,8 +129,8 @@ impl CookieName {
 
 /// A bearer token (RFC 6750 §2.1; the scheme is compared without case, RFC 9110 §11.1). Another scheme is none of ours. That the
 /// line stands once is the head's to check.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let line = headers.get(header::AUTHORIZATION)?.as_bytes();
+pub(super) fn bearer<'h>(fields: &Fields<'h>) -> Option<&'h str> {
+    let line = fields.get(Field::Authorization)?.as_bytes();
     let (scheme, rest) = line.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"bearer") || !matches!(rest.first(), None | Some(b' ')) {
         return None;
@@ -157,7 +165,7 @@ mod tests {
         let read = |line: &str| {
             let headers: HeaderMap =
                 [(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap())].into_iter().collect();
-            bearer(&headers).map(str::to_owned)
+            bearer(&Fields::of(&headers)).map(str::to_owned)
         };
         for (line, token) in [
             ("Bearer a.b.c", "a.b.c"),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::policy::{Accept, Authentication, Caller, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn};
+use crate::policy::{
+    Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
+};
 use crate::session::{Activity, EndedBecause, Lookup, Memo, SessionKey, Sessions, StoreError, TokenId, View};
 
 use crate::token::{self, Learnt, TokenError, Tokens, Verified};
@@ -117,8 +119,8 @@ impl Directory for NoDirectory {
 /// A request, as far as it says who calls.
 #[derive(Clone, Copy)]
 pub struct Asking<'r> {
-    /// Its headers.
-    pub headers: &'r HeaderMap,
+    /// What its header list says.
+    pub fields: &'r Fields<'r>,
     /// What the route reads.
     pub accept: Accept,
     /// Whether it counts as use of the session.
@@ -187,12 +189,12 @@ impl Authenticator {
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
     pub async fn ask(&self, request: Asking<'_>, recent: &Recent, now: Timestamp) -> Result<Known, AuthnError> {
-        let Asking { headers, accept, activity, client } = request;
-        let session = if accept.session { self.carrier.presented(headers)? } else { None };
-        let token = if accept.token { bearer(headers) } else { None };
+        let Asking { fields, accept, activity, client } = request;
+        let session = if accept.session { self.carrier.presented(fields)? } else { None };
+        let token = if accept.token { bearer(fields) } else { None };
         match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(session), None) => self.ask_session(session, &recent.sessions, headers, activity, now).await,
+            (Some(session), None) => self.ask_session(session, &recent.sessions, fields.headers(), activity, now).await,
             (None, Some(token)) => self.ask_token(token, &recent.tokens, client, now).await,
             (None, None) => Ok(Known::anonymous()),
         }

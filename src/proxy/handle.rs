@@ -146,7 +146,7 @@ async fn stops(
     }
 
     // 4: learn who is calling.
-    let (mut known, access_token) = learn(worker, &matched, &parts.headers, trace.client, now).await?;
+    let (mut known, access_token) = learn(worker, &matched, &fields, trace.client, now).await?;
     record::reuse(runtime, &known, (id, trace.client), now);
     beside.cookies = known.cookies.take();
 
@@ -183,7 +183,7 @@ async fn stops(
 async fn learn(
     worker: &Worker,
     matched: &Matched<'_>,
-    headers: &HeaderMap,
+    fields: &Fields<'_>,
     client: IpAddr,
     now: Timestamp,
 ) -> Result<(Known, Option<Box<AccessToken>>), Refusal> {
@@ -193,7 +193,7 @@ async fn learn(
         return Ok((Known::anonymous(), None));
     }
     let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
-    let asking = Asking { headers, accept: route.accept, activity, client };
+    let asking = Asking { fields, accept: route.accept, activity, client };
     let runtime = &worker.runtime;
     let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
     let Some(view) = known.session().filter(|view| view.provided().is_some()) else {

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use crate::authn::{Asking, Known};
 use crate::login;
-use crate::policy::{Accept, Authentication, RESERVED_PREFIX, RequestHead};
+use crate::policy::{Accept, Authentication, Fields, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
@@ -55,7 +55,7 @@ pub async fn answer(
     let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
-        let asking = Asking { headers, accept, activity: Activity::Active, client };
+        let asking = Asking { fields: &Fields::of(headers), accept, activity: Activity::Active, client };
         let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
         record::reuse(runtime, &known, (id, client), now);
         known
