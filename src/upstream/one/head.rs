@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::framing::Framing;
+use super::usual::Usual;
 use super::{Broken, Malformed, request};
 
 /// Lines of an answer's head.
@@ -64,27 +65,50 @@ pub(super) struct Head {
 /// Where a line's name and value stand.
 type Span = [u32; 4];
 
-/// Take an answer's head from what was read; `None`: there is more of it to come. Interim answers are skipped (RFC 9110 §15.2): the
-/// client was told by the gateway itself to go on.
-///
-/// # Errors
-/// [`Malformed`].
-pub(super) fn read(from: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Broken> {
-    loop {
-        let mut spans = [Span::default(); MOST_LINES];
-        let Some(parsed) = parse(from, &mut spans)? else { return Ok(None) };
-        if parsed.status.is_informational() && parsed.status != StatusCode::SWITCHING_PROTOCOLS {
-            from.advance(parsed.length);
-            continue;
+/// Reads the answers' heads of a connection.
+#[derive(Default)]
+pub(super) struct Heads {
+    usual: Usual,
+    /// Room for the lines of one.
+    spans: Vec<Span>,
+}
+
+impl Heads {
+    /// Take an answer's head from what was read; `None`: there is more of it to come. Interim answers are skipped (RFC 9110
+    /// §15.2): the client was told by the gateway itself to go on.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub(super) fn read(&mut self, from: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Broken> {
+        loop {
+            let Some(parsed) = parse(from, &mut self.spans)? else { return Ok(None) };
+            if parsed.status.is_informational() && parsed.status != StatusCode::SWITCHING_PROTOCOLS {
+                from.advance(parsed.length);
+                continue;
+            }
+            // Shared, not copied: values keep the piece alive that they were read in.
+            let text = from.split_to(parsed.length).freeze();
+            let (headers, said) = self.headers(&text)?;
+            let mut response = Response::new(());
+            *response.status_mut() = parsed.status;
+            *response.headers_mut() = headers;
+            let (framing, persistent) = said.judge(parsed.status, parsed.newest, asked);
+            return Ok(Some(Head { response, framing, persistent }));
         }
-        // Shared, not copied: values keep the piece alive that they were read in.
-        let text = from.split_to(parsed.length).freeze();
-        let (headers, said) = headers(&text, &spans[..parsed.lines])?;
-        let mut response = Response::new(());
-        *response.status_mut() = parsed.status;
-        *response.headers_mut() = headers;
-        let (framing, persistent) = said.judge(parsed.status, parsed.newest, asked);
-        return Ok(Some(Head { response, framing, persistent }));
+    }
+
+    fn headers(&mut self, text: &Bytes) -> Result<(HeaderMap, Said), Broken> {
+        let (mut headers, mut said) = (HeaderMap::with_capacity(self.spans.len()), Said::default());
+        for (index, span) in self.spans.iter().enumerate() {
+            let [name, name_end, value, value_end] = span.map(|at| at as usize);
+            let (name, value) = self.usual.line(index, &text[name..name_end], value..value_end, text)?;
+            said.hear(&name, &value)?;
+            // Said of this connection alone, and heard.
+            if !(name == header::CONNECTION && is_of_connection(&value)) {
+                headers.append(name, value);
+            }
+        }
+        Ok((headers, said))
     }
 }
 
@@ -93,10 +117,9 @@ struct Parsed {
     status: StatusCode,
     /// HTTP/1.1, not 1.0.
     newest: bool,
-    lines: usize,
 }
 
-fn parse(from: &[u8], spans: &mut [Span; MOST_LINES]) -> Result<Option<Parsed>, Broken> {
+fn parse(from: &[u8], spans: &mut Vec<Span>) -> Result<Option<Parsed>, Broken> {
     let mut lines = [const { std::mem::MaybeUninit::uninit() }; MOST_LINES];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -109,24 +132,18 @@ fn parse(from: &[u8], spans: &mut [Span; MOST_LINES]) -> Result<Option<Parsed>, 
     let start = from.as_ptr() as usize;
     // A head is far shorter than what 32 bits count.
     let at = |text: &[u8]| (text.as_ptr() as usize - start) as u32;
-    for (span, field) in spans.iter_mut().zip(&*parsed.headers) {
+    spans.clear();
+    spans.extend(parsed.headers.iter().map(|field| {
         let (name, value) = (at(field.name.as_bytes()), at(field.value));
-        *span = [name, name + field.name.len() as u32, value, value + field.value.len() as u32];
-    }
+        [name, name + field.name.len() as u32, value, value + field.value.len() as u32]
+    }));
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Status)?;
-    Ok(Some(Parsed { length, status, newest: parsed.version == Some(1), lines: parsed.headers.len() }))
+    Ok(Some(Parsed { length, status, newest: parsed.version == Some(1) }))
 }
 
-fn headers(text: &Bytes, spans: &[Span]) -> Result<(HeaderMap, Said), Broken> {
-    let (mut headers, mut said) = (HeaderMap::with_capacity(spans.len()), Said::default());
-    for span in spans {
-        let [name, name_end, value, value_end] = span.map(|at| at as usize);
-        let name = HeaderName::from_bytes(&text[name..name_end]).map_err(|_| Malformed::Field)?;
-        let value = HeaderValue::from_maybe_shared(text.slice(value..value_end)).map_err(|_| Malformed::Field)?;
-        said.hear(&name, &value)?;
-        headers.append(name, value);
-    }
-    Ok((headers, said))
+/// Whether that is all that a `Connection` line says, and no field is named (RFC 9110 §7.6.1).
+fn is_of_connection(value: &HeaderValue) -> bool {
+    [&b"keep-alive"[..], b"close"].iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known))
 }
 
 /// What a head says of its body and its connection.

@@ -8,6 +8,7 @@ mod head;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod usual;
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use super::connect::Io;
 use super::request;
 use framing::{Decoder, Step};
-use head::Head;
+use head::{Head, Heads};
 use upload::{Outgoing, Upload};
 
 /// What is read at a time: at first, and where a large answer comes fast.
@@ -93,6 +94,7 @@ pub enum Broken {
 pub(super) struct One {
     io: Box<dyn Io>,
     inbound: Inbound,
+    heads: Heads,
     out: Outgoing,
 }
 
@@ -158,7 +160,7 @@ impl Inbound {
 impl One {
     /// On a connection on which nothing was said yet.
     pub(super) fn new(io: Box<dyn Io>) -> Box<One> {
-        Box::new(One { io, inbound: Inbound::default(), out: Outgoing::default() })
+        Box::new(One { io, inbound: Inbound::default(), heads: Heads::default(), out: Outgoing::default() })
     }
 
     /// Whether a server that was not asked said nothing, and did not close: whatever it said is no answer to the next request.
@@ -229,7 +231,7 @@ impl One {
             if ready!(self.inbound.poll_read(cx, &mut *self.io, self.inbound.step))? == 0 {
                 return Poll::Ready(Err(Broken::Closed));
             }
-            if let Some(head) = head::read(&mut self.inbound.buffer, asked)? {
+            if let Some(head) = self.heads.read(&mut self.inbound.buffer, asked)? {
                 if !self.inbound.buffer.is_empty() {
                     self.inbound.ahead = self.inbound.buffer.split().freeze();
                 }
@@ -242,7 +244,7 @@ impl One {
     fn carry<B: Sendable>(self: Box<Self>, mut upload: Upload<B>, mut decoder: Decoder) -> Frames {
         let (to, frames) = mpsc::channel(1);
         tokio::spawn(async move {
-            let One { io, mut inbound, mut out } = *self;
+            let One { io, mut inbound, mut out, .. } = *self;
             let (mut from, mut into) = tokio::io::split(io);
             let up = async {
                 match std::future::poll_fn(|cx| upload.poll_send(cx, &mut into, &mut out)).await {

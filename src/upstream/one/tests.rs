@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::super::request::Head;
 use super::framing::{Decoder, Framing, Step};
-use super::{Answer, Broken, One, Sendable, head};
+use super::{Answer, Broken, Heads, One, Sendable};
 
 /// What a chunked body decodes to when it comes in pieces of this length: its bytes, its trailers, what follows it.
 fn decoded(body: &[u8], piece: usize) -> Result<(Vec<u8>, HeaderMap, usize), String> {
@@ -85,8 +85,39 @@ fn a_chunk_with_two_readings_is_refused() {
 
 /// What an answer's head says: its status, its framing, whether the connection may be used again.
 fn said(head: &str, asked: &Method) -> Result<Option<(u16, Option<Framing>, bool)>, Broken> {
-    let read = head::read(&mut BytesMut::from(head), asked)?;
+    let read = Heads::default().read(&mut BytesMut::from(head), asked)?;
     Ok(read.map(|head| (head.response.status().as_u16(), head.framing, head.persistent)))
+}
+
+#[test]
+fn what_was_answered_before_changes_nothing_of_what_is_read() {
+    let mut reader = Heads::default();
+    let many: String = (0..40).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let mut heads = vec![
+        "server: s\r\ncontent-length: 2\r\nset-cookie: a=1\r\n".to_owned(),
+        "Server: s\r\nCONTENT-LENGTH: 2\r\nSet-Cookie: a=2\r\n".to_owned(),
+        "server: other\r\nserver: s\r\ncontent-length: 2\r\n".to_owned(),
+        "server:\r\ncontent-length: 3\r\nconnection: keep-alive\r\nconnection: x-odd\r\n".to_owned(),
+        format!("server: {}\r\ncontent-length: 0\r\n", "long".repeat(100)),
+        many.clone(),
+        format!("date: today\r\n{many}"),
+        String::new(),
+    ];
+    // Often enough that what is remembered changes.
+    heads.extend((0..50).map(|n| format!("date: {}\r\nserver: s\r\ncontent-length: {n}\r\n", n / 20)));
+    for head in heads.iter().chain(heads.iter().rev()) {
+        let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
+        let read = |reader: &mut Heads| {
+            let read = reader.read(&mut BytesMut::from(&*head), &Method::GET).unwrap().unwrap();
+            (read.response.headers().clone(), read.framing, read.persistent)
+        };
+        assert_eq!(read(&mut reader), read(&mut Heads::default()), "{head}");
+    }
+    // What was valid once does not make valid what stands in its place.
+    for line in ["server: a\0b", "ser\u{7f}ver: s", "content-length: 5x"] {
+        let head = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+        assert!(reader.read(&mut BytesMut::from(&*head), &Method::GET).is_err(), "{line}");
+    }
 }
 
 #[test]
