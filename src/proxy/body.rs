@@ -50,7 +50,7 @@ pub struct BodyLimits {
 }
 
 /// A request body on its way to the application.
-pub struct RequestBody(Option<Streamed>);
+pub struct RequestBody(Option<Box<Streamed>>);
 
 struct Streamed {
     upload: Arc<Shared>,
@@ -144,7 +144,7 @@ impl RequestBody {
             idle: limits.idle,
             abandoned: Box::pin(abandoned.cancelled_owned()),
         };
-        (RequestBody(Some(streamed)), Progress(Some(shared)))
+        (RequestBody(Some(Box::new(streamed))), Progress(Some(shared)))
     }
 
     /// No body.
@@ -169,13 +169,13 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         // One that was abandoned ends in an error, which has to be asked for.
         let ended = |streamed: &Streamed| streamed.upload.lock().as_ref().is_some_and(Body::is_end_stream);
-        self.0.as_ref().is_none_or(ended)
+        self.0.as_deref().is_none_or(ended)
     }
 
     fn size_hint(&self) -> SizeHint {
         let hint =
             |streamed: &Streamed| streamed.upload.lock().as_ref().map_or_else(SizeHint::default, Body::size_hint);
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), hint)
+        self.0.as_deref().map_or_else(|| SizeHint::with_exact(0), hint)
     }
 }
 
@@ -241,26 +241,35 @@ pub enum ResponseError {
 pub struct ResponseBody {
     kind: Kind,
     recorder: Option<Recorder>,
-    rules: NamedFields,
 }
 
 enum Kind {
-    Own(Option<Bytes>),
-    Application(PooledBody, Box<Watch>, Option<Events>),
+    /// The gateway's own, or an answer that came in one piece: there is nothing to wait for, so nothing to watch.
+    Whole(Bytes),
+    /// Large, and handed on many times.
+    Application(Box<Answer>),
     /// Cut: what is left of it was dropped, and with it the connection that it came on.
     Over(Cut),
 }
 
+/// The application's answer on its way.
+struct Answer {
+    body: PooledBody,
+    watch: Watch,
+    events: Option<Events>,
+    rules: NamedFields,
+}
+
 impl ResponseBody {
-    /// The gateway's own words.
-    pub fn own(bytes: Bytes) -> ResponseBody {
-        let kind = Kind::Own((!bytes.is_empty()).then_some(bytes));
-        ResponseBody { kind, recorder: None, rules: NamedFields::default() }
+    /// What is here already: the gateway's own words, or an answer that came in one piece.
+    pub fn whole(bytes: Bytes) -> ResponseBody {
+        ResponseBody { kind: Kind::Whole(bytes), recorder: None }
     }
 
     /// The application's, whose trailers are held to these rules.
     pub fn application(body: PooledBody, rules: NamedFields, watch: Watch, events: Option<Events>) -> ResponseBody {
-        ResponseBody { kind: Kind::Application(body, Box::new(watch), events), recorder: None, rules }
+        let answer = Answer { body, watch, events, rules };
+        ResponseBody { kind: Kind::Application(Box::new(answer)), recorder: None }
     }
 
     /// Who writes the record when the body is done.
@@ -295,7 +304,7 @@ impl Body for ResponseBody {
                 recorder.complete();
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map(|frame| cleaned(frame, &this.rules))))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -304,8 +313,8 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Application(body, ..) => body.size_hint(),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Application(answer) => answer.body.size_hint(),
             Kind::Over(_) => SizeHint::default(),
         }
     }
@@ -314,8 +323,8 @@ impl Body for ResponseBody {
 impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
-            Kind::Own(bytes) => bytes.is_none(),
-            Kind::Application(body, ..) => body.is_end_stream(),
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Application(answer) => answer.body.is_end_stream(),
             Kind::Over(_) => false,
         }
     }
@@ -325,29 +334,38 @@ impl Kind {
         recorder: Option<&Recorder>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let (body, watch, events) = match self {
-            Kind::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        let answer = match self {
+            Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Over(_) => return Poll::Ready(None),
-            Kind::Application(body, watch, events) => (body, watch, events),
+            Kind::Application(answer) => &mut **answer,
         };
         // Without a record nobody knows what was asked for.
         let Some(of) = recorder else { return Poll::Ready(Some(Err(Cut::Session.into()))) };
-        let cut = match watch.is_cut(of, cx) {
+        let cut = match answer.watch.is_cut(of, cx) {
             true => Cut::Session,
             false => {
-                if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-                    watch.moved();
-                    if let (Some(events), Some(Ok(frame))) = (events, &frame) {
-                        events.advance(frame.data_ref().map_or(&[], Bytes::as_ref));
-                    }
-                    return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Application)));
+                if let Poll::Ready(frame) = Pin::new(&mut answer.body).poll_frame(cx) {
+                    return Poll::Ready(frame.map(|frame| answer.pass(frame)));
                 }
-                ready!(watch.poll_cut(of, cx))
+                ready!(answer.watch.poll_cut(of, cx))
             }
         };
-        let last = events.as_ref().filter(|_| cut == Cut::Session).and_then(Events::last);
+        let last = answer.events.as_ref().filter(|_| cut == Cut::Session).and_then(Events::last);
         *self = Kind::Over(cut);
         Poll::Ready(Some(last.map(Frame::data).ok_or_else(|| cut.into())))
+    }
+}
+
+impl Answer {
+    /// A frame on its way through.
+    fn pass(&mut self, frame: Result<Frame<Bytes>, BrokenOff>) -> Result<Frame<Bytes>, ResponseError> {
+        self.watch.moved();
+        let frame = frame.map_err(ResponseError::Application)?;
+        if let (Some(events), Some(data)) = (&mut self.events, frame.data_ref()) {
+            events.advance(data);
+        }
+        Ok(cleaned(frame, &self.rules))
     }
 }
 

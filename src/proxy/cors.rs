@@ -35,7 +35,7 @@ pub fn preflight(
     if reader.is_none() {
         return Err(Refusal::Origin);
     }
-    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     let list = |names: Vec<&str>| HeaderValue::from_str(&names.join(", ")).ok();

@@ -208,7 +208,7 @@ fn answer(
         edits: &options.response,
         named: &named,
     };
-    let events = Events::of(&parts.headers);
+    let body = body.into_whole().map_err(|body| (body, Events::of(&parts.headers)));
     response_headers(&mut parts.headers, returning);
     if let Some(Switch::Two { .. }) = switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
@@ -216,7 +216,12 @@ fn answer(
     }
     // What hyper keeps beside the list was said on the other connection.
     (parts.version, parts.extensions) = (Version::HTTP_11, Extensions::new());
-    let public = permit.route().access == AccessRule::Public;
-    let watch = Watch::new(tie, public, options.idle_timeout);
-    Response::from_parts(parts, ResponseBody::application(body, named, watch, events))
+    let body = match body {
+        Ok(whole) => ResponseBody::whole(whole),
+        Err((body, events)) => {
+            let public = permit.route().access == AccessRule::Public;
+            ResponseBody::application(body, named, Watch::new(tie, public, options.idle_timeout), events)
+        }
+    };
+    Response::from_parts(parts, body)
 }

@@ -89,7 +89,7 @@ pub async fn answer(
         let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
         record::audit(&*runtime.records, &line);
     }
-    let mut response = response.map(ResponseBody::own);
+    let mut response = response.map(ResponseBody::whole);
     gateway_headers(response.headers_mut());
     if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SIGN_IN));
@@ -110,10 +110,10 @@ fn published_keys(ring: &KeyRing, headers: &HeaderMap) -> Result<Response<Respon
     ring.found()?;
     let (text, tag) = ring.published();
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|tags| tags.as_bytes() == tag.as_bytes());
-    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     match known {
         true => *response.status_mut() = StatusCode::NOT_MODIFIED,
-        false => *response.body_mut() = ResponseBody::own(Bytes::from(text)),
+        false => *response.body_mut() = ResponseBody::whole(Bytes::from(text)),
     }
     let lines = response.headers_mut();
     lines.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));

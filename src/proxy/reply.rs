@@ -336,7 +336,7 @@ pub fn refusal(refusal: &Refusal, audience: Audience, id: RequestId, pages: &Pag
                 _ => None,
             };
             let problem = Problem { status: status.as_u16(), title, message: sentence, link, request_id: &request_id };
-            let mut response = pages.problem(&problem).map(ResponseBody::own);
+            let mut response = pages.problem(&problem).map(ResponseBody::whole);
             *response.status_mut() = status;
             response
         }
@@ -349,7 +349,7 @@ pub fn refusal(refusal: &Refusal, audience: Audience, id: RequestId, pages: &Pag
 
 /// 303 to a page of the gateway (RFC 9110 §15.4.4): the browser asks with GET whatever it asked with before.
 pub fn see_other(location: &str) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     *response.status_mut() = StatusCode::SEE_OTHER;
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -360,7 +360,7 @@ pub fn see_other(location: &str) -> Response<ResponseBody> {
 
 /// What can be asked of an address, said here because the question was to come no further.
 pub fn options(methods: Option<&[Method]>) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().extend(allow(methods.unwrap_or(&METHODS)).map(|line| (header::ALLOW, line)));
     gateway_headers(response.headers_mut());
@@ -385,7 +385,7 @@ pub fn gateway_headers(headers: &mut HeaderMap) {
 }
 
 fn written(status: StatusCode, content_type: &'static str, text: String) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::own(Bytes::from(text)));
+    let mut response = Response::new(ResponseBody::whole(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -403,7 +403,7 @@ fn grpc(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
         StatusCode::INTERNAL_SERVER_ERROR => "13",
         _ => "14",
     };
-    let mut response = Response::new(ResponseBody::own(Bytes::new()));
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(code));

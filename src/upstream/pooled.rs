@@ -63,7 +63,16 @@ impl Return {
 }
 
 /// A response body that gives its connection back when it was read to its end.
-pub struct PooledBody {
+pub struct PooledBody(Kind);
+
+enum Kind {
+    /// It came with its head, all of it, and its connection went back before anybody read it.
+    Whole(Bytes),
+    /// Large, and handed on many times.
+    Streamed(Box<Streamed>),
+}
+
+struct Streamed {
     body: Either,
     exchange: Option<Exchange>,
 }
@@ -81,24 +90,50 @@ struct Exchange {
 }
 
 impl PooledBody {
-    pub(super) fn one(answer: Answer, back: Return, sending: Sending, running: InFlight) -> PooledBody {
-        PooledBody::new(Either::One(answer), Exchange { back: Some(back), sending, _running: running })
+    pub(super) fn one(mut answer: Answer, back: Return, sending: Sending, running: InFlight) -> PooledBody {
+        if sending.is_done()
+            && let Some((whole, one)) = answer.take_whole()
+        {
+            back.idle.put(one, back.opened);
+            return PooledBody(Kind::Whole(whole));
+        }
+        PooledBody::streamed(Either::One(answer), Exchange { back: Some(back), sending, _running: running })
     }
 
     pub(super) fn two(body: Incoming, sending: Sending, running: InFlight) -> PooledBody {
-        PooledBody::new(Either::Two(body), Exchange { back: None, sending, _running: running })
+        PooledBody::streamed(Either::Two(body), Exchange { back: None, sending, _running: running })
     }
 
-    fn new(body: Either, exchange: Exchange) -> PooledBody {
-        let mut pooled = PooledBody { body, exchange: Some(exchange) };
-        if pooled.is_end_stream() {
-            pooled.end();
+    fn streamed(body: Either, exchange: Exchange) -> PooledBody {
+        let mut streamed = Streamed { body, exchange: Some(exchange) };
+        if streamed.is_end_stream() {
+            streamed.end();
         }
-        pooled
+        PooledBody(Kind::Streamed(Box::new(streamed)))
     }
 
     /// The connection after a 101: from there on it is the tunnel's.
     pub fn take_switched(&mut self) -> Option<Switched> {
+        match &mut self.0 {
+            Kind::Streamed(streamed) => streamed.take_switched(),
+            Kind::Whole(_) => None,
+        }
+    }
+
+    /// All of it, where it came with its head; itself otherwise.
+    ///
+    /// # Errors
+    /// Itself.
+    pub fn into_whole(self) -> Result<Bytes, PooledBody> {
+        match self.0 {
+            Kind::Whole(bytes) => Ok(bytes),
+            Kind::Streamed(_) => Err(self),
+        }
+    }
+}
+
+impl Streamed {
+    fn take_switched(&mut self) -> Option<Switched> {
         match &mut self.body {
             Either::One(answer) => answer.take_switched(),
             Either::Two(_) => None,
@@ -116,23 +151,17 @@ impl PooledBody {
             back.idle.put(one, back.opened);
         }
     }
-}
 
-impl Body for PooledBody {
-    type Data = Bytes;
-    type Error = BrokenOff;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let this = self.get_mut();
-        let frame = match &mut this.body {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let frame = match &mut self.body {
             Either::One(answer) => ready!(Pin::new(answer).poll_frame(cx)).map(|frame| frame.map_err(BrokenOff::One)),
             Either::Two(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BrokenOff::Two)),
         };
         match &frame {
-            Some(Ok(_)) if !this.is_end_stream() => {}
+            Some(Ok(_)) if !self.is_end_stream() => {}
             // A broken body: the connection is closed with it.
-            Some(Err(_)) => this.exchange = None,
-            _ => this.end(),
+            Some(Err(_)) => self.exchange = None,
+            _ => self.end(),
         }
         Poll::Ready(frame)
     }
@@ -148,6 +177,33 @@ impl Body for PooledBody {
         match &self.body {
             Either::One(answer) => answer.size_hint(),
             Either::Two(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Body for PooledBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.get_mut().0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Streamed(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Streamed(streamed) => streamed.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Streamed(streamed) => streamed.size_hint(),
         }
     }
 }

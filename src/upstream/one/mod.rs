@@ -303,6 +303,18 @@ impl Answer {
         Some(one)
     }
 
+    /// All of it and the connection, where it is here to its end and another request may follow.
+    pub(super) fn take_whole(&mut self) -> Option<(Bytes, Box<One>)> {
+        let Answer::Here { one: Some(one), decoder, persistent: true } = self else { return None };
+        let ahead = &mut one.inbound.ahead;
+        if decoder.left()? != ahead.len() as u64 {
+            return None;
+        }
+        let whole = std::mem::take(ahead);
+        *decoder = Decoder::Length(0);
+        self.take_idle().map(|one| (whole, one))
+    }
+
     /// The connection after a 101.
     pub(super) fn take_switched(&mut self) -> Option<Switched> {
         let Answer::Here { one, .. } = self else { return None };
