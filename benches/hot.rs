@@ -131,7 +131,7 @@ fn rebuild(c: &mut Criterion) {
                 trace: &trace,
                 style: forwarding.style,
                 authority: head.authority,
-                id: ids.next(),
+                ids: &ids.next().lines(),
                 cookie: &cookie,
                 identity: &identity,
                 permit: &permit,

@@ -67,13 +67,14 @@ pub async fn forward(
     may_be_sent(fields, head, is_page, limit)?;
     let client_side = switch.is_some().then(|| client_side(parts));
     let signed = signed_identity(runtime, permit)?;
+    let ids = id.lines();
     let outgoing = Outgoing {
         trace,
         style: runtime.forwarding.style,
         version: parts.version,
         method: head.method,
         authority: head.authority,
-        id,
+        ids: &ids,
         cookie: runtime.authenticator.cookie(),
         identity: runtime.authenticator.headers(),
         permit,

@@ -2,7 +2,6 @@
 //! those, never edited in place: what nobody thought of stays behind. Hop-by-hop first, then what the gateway owns, then its own
 //! lines from the permit (RFC 9110 §7.6.1; RFC 9700 §4.13). Knows nothing of bodies.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,12 +10,12 @@ use http::{Method, Uri, Version};
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
 use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
-use crate::upstream::Line;
+use crate::upstream::{Line, Plain, Value};
 
 use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
 use super::reply::Refusal;
-use super::request_id::RequestId;
+use super::request_id::IdLines;
 use super::upgrade::Switch;
 
 /// Whose names a message must not carry.
@@ -77,7 +76,7 @@ pub struct Outgoing<'r> {
     /// `host[:port]` as the client named it.
     pub authority: &'r str,
     /// The fresh id.
-    pub id: RequestId,
+    pub ids: &'r IdLines,
     /// The session cookie's name.
     pub cookie: &'r CookieName,
     /// Owned names.
@@ -172,41 +171,40 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
         }
         match hops {
             Some(hops) if *name == header::MAX_FORWARDS => {
-                lines.push((name, Cow::Owned(HeaderValue::from(hops.saturating_sub(1)))));
+                lines.push((name, Value::Own(HeaderValue::from(hops.saturating_sub(1)))));
             }
-            _ => lines.push((name, Cow::Borrowed(value))),
+            _ => lines.push((name, Value::Lent(value))),
         }
     }
     let set = options.request.set.iter().filter(|(name, _)| !outgoing.takes(name));
-    lines.extend(set.map(|(name, value)| (name, Cow::Borrowed(value))));
+    lines.extend(set.map(|(name, value)| (name, Value::Lent(value))));
     let authority = authority(fields, outgoing);
     forwarded(&mut lines, outgoing, authority.as_ref());
     match &options.host {
-        HostHeader::Fixed(host) => lines.push((&HOST, Cow::Borrowed(host))),
+        HostHeader::Fixed(host) => lines.push((&HOST, Value::Lent(host))),
         HostHeader::Keep => lines.extend(authority.map(|authority| (&HOST, authority))),
     }
     if fields.has(Field::Cookie) {
-        lines.extend(outgoing.cookie.without_own(fields).map(|cookie| (&COOKIE, cookie)));
+        lines.extend(outgoing.cookie.without_own(fields).map(|cookie| (&COOKIE, cookie.into())));
     }
     if let Some(switch) = outgoing.switch {
         switch.ask(&mut lines);
     } else if wants_trailers(fields) {
         // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
-        lines.push((&TE, Cow::Borrowed(&TRAILERS)));
-        lines.push((&CONNECTION, Cow::Borrowed(&TE_ALONE)));
+        lines.push((&TE, Value::Lent(&TRAILERS)));
+        lines.push((&CONNECTION, Value::Lent(&TE_ALONE)));
     }
     let via = if outgoing.version == Version::HTTP_2 { &VIA_TWO } else { &VIA_ONE };
-    lines.push((&VIA, Cow::Borrowed(via)));
-    let (id, trace) = outgoing.id.headers();
-    lines.push((&REQUEST_ID, Cow::Owned(id)));
+    lines.push((&VIA, Value::Lent(via)));
+    lines.extend(Plain::of(outgoing.ids.id()).map(|id| (&REQUEST_ID, Value::Plain(id))));
     if !lines.iter().any(|(name, _)| **name == TRACEPARENT) {
-        lines.push((&TRACEPARENT, Cow::Owned(trace)));
+        lines.extend(Plain::of(outgoing.ids.trace()).map(|trace| (&TRACEPARENT, Value::Plain(trace))));
     }
     if let Some((name, token)) = outgoing.permit.route().sign_in.access_token.as_ref().zip(outgoing.access_token) {
         let value = if *name == header::AUTHORIZATION { &token.bearer } else { &token.plain };
-        lines.push((name, Cow::Borrowed(value)));
+        lines.push((name, Value::Lent(value)));
     }
-    lines.extend(own.iter().chain(outgoing.signed).map(|(name, value)| (name, Cow::Borrowed(value))));
+    lines.extend(own.iter().chain(outgoing.signed).map(|(name, value)| (name, Value::Lent(value))));
     lines
 }
 
@@ -257,23 +255,23 @@ fn take_own_cookies(headers: &mut HeaderMap, cookie: &CookieName) {
 }
 
 /// What the client asked for, as a header: its own `Host` line where it sent one (HTTP/2 names it elsewhere).
-fn authority<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'_>) -> Option<Cow<'r, HeaderValue>> {
+fn authority<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'_>) -> Option<Value<'r>> {
     match fields.get(Field::Host).filter(|host| host.as_bytes() == outgoing.authority.as_bytes()) {
-        Some(named) => Some(Cow::Borrowed(named)),
-        None => HeaderValue::from_str(outgoing.authority).ok().map(Cow::Owned),
+        Some(named) => Some(Value::Lent(named)),
+        None => HeaderValue::from_str(outgoing.authority).ok().map(Value::Own),
     }
 }
 
 /// The way the request came. The client's own lines did not pass.
-fn forwarded<'r>(lines: &mut Vec<Line<'r>>, outgoing: &Outgoing<'r>, authority: Option<&Cow<'r, HeaderValue>>) {
+fn forwarded<'r>(lines: &mut Vec<Line<'r>>, outgoing: &Outgoing<'r>, authority: Option<&Value<'r>>) {
     let (style, trace) = (outgoing.style, outgoing.trace);
     if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
-        lines.extend(trace.for_line().map(|line| (&FORWARDED_FOR, line)));
+        lines.extend(trace.for_line().map(|line| (&FORWARDED_FOR, line.into())));
         lines.extend(authority.map(|host| (&FORWARDED_HOST, host.clone())));
-        lines.push((&FORWARDED_PROTO, Cow::Borrowed(&HTTPS)));
+        lines.push((&FORWARDED_PROTO, Value::Lent(&HTTPS)));
     }
     if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {
-        lines.extend(trace.standard_line(outgoing.authority).map(|line| (&FORWARDED, Cow::Owned(line))));
+        lines.extend(trace.standard_line(outgoing.authority).map(|line| (&FORWARDED, Value::Own(line))));
     }
 }
 

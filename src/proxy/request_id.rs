@@ -3,9 +3,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
-use http::HeaderValue;
-
 const DRAWN_AT_ONCE: usize = 256;
 
 /// A request's id, as the 32 hexadecimal digits that it is everywhere.
@@ -65,15 +62,29 @@ impl RequestId {
         std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 
-    /// As the value of `X-Request-Id`, and a `traceparent` that begins a trace with this id (W3C Trace Context §3.2). The
-    /// first is a part of the second: one allocation carries both.
-    pub fn headers(&self) -> (HeaderValue, HeaderValue) {
+    /// What an application is told of it.
+    pub fn lines(&self) -> IdLines {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-        text[3..35].copy_from_slice(&self.0);
+        text[IdLines::ID].copy_from_slice(&self.0);
         text[36..52].copy_from_slice(&self.0[16..]);
-        let text = Bytes::copy_from_slice(&text);
-        let value = |text| HeaderValue::from_maybe_shared(text).expect("hexadecimal digits are a header value");
-        (value(text.slice(3..35)), value(text))
+        IdLines(text)
+    }
+}
+
+/// The lines that tell of an id: the first is a part of the second.
+pub struct IdLines([u8; 55]);
+
+impl IdLines {
+    const ID: std::ops::Range<usize> = 3..35;
+
+    /// The value of `X-Request-Id`.
+    pub fn id(&self) -> &[u8] {
+        &self.0[Self::ID]
+    }
+
+    /// A `traceparent` that begins a trace with this id (W3C Trace Context §3.2).
+    pub fn trace(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -1,8 +1,6 @@
 //! WebSockets, over HTTP/1.1 (RFC 6455) and HTTP/2 (RFC 8441). One decision: for everybody behind this file a WebSocket is a
 //! `GET` that asks to switch, whichever way it came, so that one set of rules holds for both. Knows nothing of frames.
 
-use std::borrow::Cow;
-
 use aws_lc_rs::{digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Method, Version};
 
 use crate::policy::{Field, Fields};
-use crate::upstream::Line;
+use crate::upstream::{Line, Value};
 
 use super::reply::Refusal;
 
@@ -76,13 +74,13 @@ pub fn asked(
 impl Switch {
     /// The lines that ask the application.
     pub fn ask<'r>(&'r self, lines: &mut Vec<Line<'r>>) {
-        lines.push((&CONNECTION, Cow::Borrowed(&ASKED)));
+        lines.push((&CONNECTION, Value::Lent(&ASKED)));
         match self {
-            Switch::One(protocol) => lines.push((&UPGRADE, Cow::Borrowed(protocol))),
+            Switch::One(protocol) => lines.push((&UPGRADE, Value::Lent(protocol))),
             Switch::Two { key } => lines.extend([
-                (&UPGRADE, Cow::Borrowed(&WEBSOCKET)),
-                (&KEY, Cow::Borrowed(key)),
-                (&VERSION, Cow::Borrowed(&THIRTEEN)),
+                (&UPGRADE, Value::Lent(&WEBSOCKET)),
+                (&KEY, Value::Lent(key)),
+                (&VERSION, Value::Lent(&THIRTEEN)),
             ]),
         }
     }

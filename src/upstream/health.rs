@@ -1,7 +1,6 @@
 //! Active checks. One decision: a server is found unwell, or well again, only by several answers in a row, so that one lost
 //! packet moves no traffic. Knows nothing of balancing.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio_util::sync::CancellationToken;
 
 use super::one::One;
-use super::request::Head;
+use super::request::{Head, Value};
 use super::server::Protocol;
 use super::{Address, Server, Upstream, connect, wire};
 
@@ -72,7 +71,7 @@ async fn probe(server: &Server, path: &str) -> bool {
     };
     let Ok(host) = HeaderValue::from_str(&host) else { return false };
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    let lines = vec![(&HOST, Cow::Owned(host)), (&USER_AGENT, Cow::Borrowed(&NAME))];
+    let lines = vec![(&HOST, Value::Own(host)), (&USER_AGENT, Value::Lent(&NAME))];
     let (head, body) = (Head { method: &Method::GET, path, query, lines }, Empty::<Bytes>::new());
     let Ok(connected) = connect::connect(server, false).await else { return false };
     if connected.http2 {

@@ -9,7 +9,57 @@ use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 /// One field.
-pub type Line<'r> = (&'r HeaderName, Cow<'r, HeaderValue>);
+pub type Line<'r> = (&'r HeaderName, Value<'r>);
+
+/// What stands in one.
+#[derive(Clone, Debug)]
+pub enum Value<'r> {
+    /// Somebody else's.
+    Lent(&'r HeaderValue),
+    /// Made for this request.
+    Own(HeaderValue),
+    /// A few letters and digits, which need not be made one.
+    Plain(Plain<'r>),
+}
+
+/// Visible ASCII: by its type neither a line break nor anything else that ends a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'r>(&'r [u8]);
+
+impl<'r> Plain<'r> {
+    /// This text, if it is that. Without a way out before the end: so the compiler looks at many bytes at once.
+    pub fn of(text: &'r [u8]) -> Option<Plain<'r>> {
+        text.iter().fold(true, |plain, byte| plain & (*byte > b' ') & (*byte < 0x7f)).then_some(Plain(text))
+    }
+}
+
+impl Value<'_> {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Value::Lent(value) => value.as_bytes(),
+            Value::Own(value) => value.as_bytes(),
+            Value::Plain(Plain(text)) => text,
+        }
+    }
+
+    fn to_header(&self) -> HeaderValue {
+        match self {
+            Value::Lent(value) => (*value).clone(),
+            Value::Own(value) => value.clone(),
+            Value::Plain(Plain(text)) => HeaderValue::from_bytes(text).expect("visible ASCII is a header value"),
+        }
+    }
+}
+
+impl<'r> From<Cow<'r, HeaderValue>> for Value<'r> {
+    fn from(value: Cow<'r, HeaderValue>) -> Value<'r> {
+        match value {
+            Cow::Borrowed(value) => Value::Lent(value),
+            Cow::Owned(value) => Value::Own(value),
+        }
+    }
+}
 
 /// A request without its body, in the form of HTTP/1.1: origin form, and the authority in `Host` (RFC 9112 §3.2.1).
 #[derive(Clone, Debug)]
@@ -26,8 +76,8 @@ pub struct Head<'r> {
 
 impl Head<'_> {
     /// The values of a field.
-    pub(super) fn all(&self, wanted: HeaderName) -> impl Iterator<Item = &HeaderValue> {
-        self.lines.iter().filter(move |(name, _)| **name == wanted).map(|(_, value)| &**value)
+    pub(super) fn all(&self, wanted: HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().filter(move |(name, _)| **name == wanted).map(|(_, value)| value.as_bytes())
     }
 
     /// The form of HTTP/2: the authority in the target, no connection-specific field (RFC 9113 §8.2.2, §8.3.1).
@@ -40,7 +90,7 @@ impl Head<'_> {
             None => PathAndQuery::try_from(self.path),
         };
         let target = target.expect("a canonical path and query came out of a parsed URI");
-        let host = self.all(header::HOST).next().map(|host| Bytes::copy_from_slice(host.as_bytes()));
+        let host = self.all(header::HOST).next().map(Bytes::copy_from_slice);
         *request.uri_mut() = match host.and_then(|host| Authority::from_maybe_shared(host).ok()) {
             Some(authority) => absolute(secure, authority, target),
             None => Uri::from(target),
@@ -48,7 +98,7 @@ impl Head<'_> {
         let mut headers = HeaderMap::with_capacity(self.lines.len());
         for (name, value) in &self.lines {
             if !matches!(**name, header::HOST | header::CONNECTION | header::TRANSFER_ENCODING) {
-                headers.append((*name).clone(), value.clone().into_owned());
+                headers.append((*name).clone(), value.to_header());
             }
         }
         *request.headers_mut() = headers;

@@ -29,7 +29,7 @@ pub(super) fn write(head: &request::Head<'_>, framing: Option<Framing>, out: &mu
             (&header::TRANSFER_ENCODING, _) | (&header::CONTENT_LENGTH, Some(Framing::Chunked)) => {}
             // Whatever was announced: a server that waited for it would take it from the next request.
             (&header::CONTENT_LENGTH, None) => out.extend_from_slice(b"content-length: 0\r\n"),
-            _ => line(name, value, out),
+            _ => line(name, value.as_bytes(), out),
         }
     }
     if let Some(Framing::Chunked) = framing {
@@ -39,8 +39,8 @@ pub(super) fn write(head: &request::Head<'_>, framing: Option<Framing>, out: &mu
 }
 
 /// One field. By their types neither a name nor a value holds a line break.
-pub(super) fn line(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
-    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+pub(super) fn line(name: &HeaderName, value: &[u8], out: &mut Vec<u8>) {
+    let name = name.as_str().as_bytes();
     out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
@@ -167,7 +167,7 @@ impl Said {
             }
             header::CONTENT_LENGTH => {
                 self.lengths += 1;
-                self.length = Some(length(value).ok_or(Malformed::Length)?);
+                self.length = Some(length(value.as_bytes()).ok_or(Malformed::Length)?);
             }
             header::TRANSFER_ENCODING => {
                 self.codings += 1;
@@ -195,8 +195,8 @@ impl Said {
 }
 
 /// RFC 9110 §8.6: digits alone, which two readers cannot read differently.
-fn length(value: &HeaderValue) -> Option<u64> {
-    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     digits.parse().ok()
 }
 

@@ -1,6 +1,5 @@
 //! One connection against a server that is a script.
 
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
-use super::super::request::Head;
+use super::super::request::{Head, Value};
 use super::framing::{Decoder, Framing, Step};
 use super::{Answer, Broken, Heads, One, Sendable};
 
@@ -187,7 +186,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 async fn exchange<B: Sendable>(mut one: Box<One>, request: Request<B>) -> Result<http::Response<Answer>, Broken> {
     let (parts, body) = request.into_parts();
-    let lines = parts.headers.iter().map(|(name, value)| (name, Cow::Borrowed(value))).collect();
+    let lines = parts.headers.iter().map(|(name, value)| (name, Value::Lent(value))).collect();
     let head = Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), lines };
     let begun = one.begin(&head, body);
     one.answer(begun).await

@@ -94,7 +94,7 @@ impl<B: Sendable> Upload<B> {
         if body.is_end_stream() {
             return None;
         }
-        let lines = head.all(header::TRAILER).filter_map(|line| line.to_str().ok());
+        let lines = head.all(header::TRAILER).filter_map(|line| std::str::from_utf8(line).ok());
         let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
         Some(Upload { body, framing: head::framing_of(head), announced: names.collect(), ended: false })
     }
@@ -170,7 +170,7 @@ impl<B: Sendable> Upload<B> {
         }
         out.after.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.iter().flatten().filter(|(name, _)| self.announced.contains(name)) {
-            head::line(name, value, &mut out.after);
+            head::line(name, value.as_bytes(), &mut out.after);
         }
         out.after.extend_from_slice(b"\r\n");
         Ok(())
