@@ -19,6 +19,12 @@ login="[login.local]
 users = \"$kept/users.toml\"
 argon2_memory_kib = 7168
 argon2_passes = 5"
+store=${PORTCULLIS_STORE:-embedded:$kept/data}
+secret=
+if [[ $store == redis* ]]; then
+  [ -s "$kept/secret" ] || (umask 077 && head -c 32 /dev/urandom | base64 >"$kept/secret")
+  secret="secret = { file = \"$kept/secret\" }"
+fi
 token= accept=
 case $RIG_AUTH in
 none) access='"public"' ;;
@@ -52,7 +58,8 @@ certificate = "$RIG_CERT"
 private_key = "$RIG_KEY"
 
 [session]
-store = "${PORTCULLIS_STORE:-embedded:$kept/data}"
+store = "$store"
+$secret
 idle_timeout = "12h"
 max_age = "12h"
 
