@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::policy::{
     Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
 };
-use crate::session::{Activity, EndedBecause, Lookup, Memo, SessionKey, Sessions, StoreError, TokenId, View};
+use crate::session::{Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View};
 
 use crate::token::{self, Learnt, TokenError, Tokens, Verified};
 
@@ -73,6 +73,11 @@ impl Known {
 
     fn without_evidence(authentication: Authentication) -> Known {
         Known { authentication, evidence: None, cookies: None, reused: None }
+    }
+
+    fn in_session(view: Arc<View>, told_by: Option<TokenId>, caller: Arc<Caller>) -> Known {
+        let known = Known::without_evidence(Authentication::Identified(caller));
+        Known { evidence: Some(Evidence::Session(view, told_by)), ..known }
     }
 
     /// The session that it was learnt from, if it was one.
@@ -237,19 +242,24 @@ impl Authenticator {
             Presented::Id(cookie) => Some(cookie),
             Presented::Pair(..) => None,
         };
-        if let Some(view) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
-            return Ok(self.known(view, None, memo));
+        if let Some(Seen { view, caller }) =
+            id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now))
+        {
+            return Ok(Known::in_session(view, None, caller));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
         let Learnt { lookup, renewed, told_by, reused } =
             Box::pin(self.carrier.lookup(presented, activity, now)).await?;
         let mut known = match lookup {
-            Lookup::Alive(view) => {
-                if let Some(cookie) = id {
-                    memo.keep(cookie, &view);
+            Lookup::Alive(view) => match memo.caller(&view, |view| self.caller_in(view)) {
+                Some(caller) => {
+                    if let Some(cookie) = id {
+                        memo.keep(cookie, &view, &caller);
+                    }
+                    Known::in_session(view, told_by, caller)
                 }
-                self.known(view, told_by, memo)
-            }
+                None => Known::without_evidence(Authentication::Rejected(Rejection::Revoked)),
+            },
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
         known.reused = reused;
@@ -257,16 +267,6 @@ impl Authenticator {
             self.carrier.set(&pair, headers, known.cookies.get_or_insert_default())?;
         }
         Ok(known)
-    }
-
-    fn known(&self, view: Arc<View>, told_by: Option<TokenId>, memo: &Memo) -> Known {
-        match memo.caller(&view, |view| self.caller_in(view)) {
-            Some(caller) => {
-                let known = Known::without_evidence(Authentication::Identified(caller));
-                Known { evidence: Some(Evidence::Session(view, told_by)), ..known }
-            }
-            None => Known::without_evidence(Authentication::Rejected(Rejection::Revoked)),
-        }
     }
 
     /// Who calls in a session now, an identity and its header lines; `None` where the user is gone.

@@ -28,32 +28,34 @@ pub struct SignedIn {
     pub acr: Option<String>,
 }
 
-/// Facts about a caller, as the gateway verified them.
+/// Facts about a caller, as the gateway verified them. Laid out as written: what each request asks for first lies together.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Identity {
+    /// Declared roles held.
+    pub roles: RoleSet,
     /// The user id that applications see.
     pub subject: String,
+    /// How it was proven.
+    pub proof: Proof,
     /// Name for display.
     pub name: Option<String>,
     /// E-mail address.
     pub email: Option<String>,
-    /// Declared roles held.
-    pub roles: RoleSet,
-    /// Their names, for the header, in the order of declaration.
+    /// The names of the roles, for the header, in the order of declaration.
     pub role_names: Vec<String>,
-    /// How it was proven.
-    pub proof: Proof,
     /// The sign-in; `None` for a bearer token, which no route that asks for one takes.
     pub signed_in: Option<SignedIn>,
 }
 
-/// An identity with the headers that tell an application of it, rendered once and kept beside it in the cache.
+/// An identity with the headers that tell an application of it, rendered once and kept beside it in the cache. Laid out as written.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Caller {
-    /// Who.
-    pub identity: Identity,
     /// Ready header lines; setting them copies handles.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Who.
+    pub identity: Identity,
 }
 
 /// Why a presented credential was not accepted.

@@ -1,7 +1,8 @@
 //! What a worker's last cookies led to, and who calls in its last sessions. One decision: the same bytes lead to the same session
 //! without a MAC and a hash being computed again, and the same session to the same caller, and to nothing else: whether that
 //! session still stands is compared on every request, by whoever asks ([`super::Sessions::remembered`]). A caller is three
-//! times as large as its session, so only sessions in use have one. Knows nothing of revocations and limits.
+//! times as large as its session, so only sessions in use have one. A cookie leads to both at once: of a thousand sessions in use
+//! each piece of memory that has to be looked into lies far away. Knows nothing of revocations and limits.
 
 use std::sync::Arc;
 
@@ -17,8 +18,17 @@ const RANDOM: std::ops::Range<usize> = 12..20;
 /// A worker's memory. Its locks are never contended.
 #[derive(Default)]
 pub struct Memo {
-    cookies: Secrets<[u8; VALUE_CHARACTERS], Arc<View>>,
+    cookies: Secrets<[u8; VALUE_CHARACTERS], Seen>,
     callers: Places<Calling>,
+}
+
+/// A session, and who calls in it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The session as it was then.
+    pub view: Arc<View>,
+    /// Who calls, as long as it is that session.
+    pub caller: Arc<Caller>,
 }
 
 /// Held by its session in memory, not by a key: what is known of a user may change, and the session is loaded anew then.
@@ -48,14 +58,14 @@ impl Memo {
     }
 
     /// The session that these very bytes led to.
-    pub(super) fn find(&self, cookie: &str) -> Option<Arc<View>> {
+    pub(super) fn find(&self, cookie: &str) -> Option<Seen> {
         self.cookies.find(mark(cookie)?, cookie.as_bytes())
     }
 
     /// Remember. Only a cookie that was verified comes here.
-    pub fn keep(&self, cookie: &str, view: &Arc<View>) {
+    pub fn keep(&self, cookie: &str, view: &Arc<View>, caller: &Arc<Caller>) {
         let (Some(mark), Ok(cookie)) = (mark(cookie), cookie.as_bytes().try_into()) else { return };
-        self.cookies.keep(mark, cookie, view.clone());
+        self.cookies.keep(mark, cookie, Seen { view: view.clone(), caller: caller.clone() });
     }
 }
 

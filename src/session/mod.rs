@@ -37,7 +37,7 @@ pub use counts::Counts;
 pub use exchange::{MayGoOn, MayStay, OpenExchange};
 pub use ledger::Ledger;
 pub use lifetime::{Lifetimes, Limits};
-pub use memo::Memo;
+pub use memo::{Memo, Seen};
 pub use revocation::{Committed, Event, EventId, Part, Revocation, Revoked, TokenId, UNKNOWN_ENDS, Wait};
 pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};
 pub use shelf::{Keep, Kept, ShelfKey};

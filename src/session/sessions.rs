@@ -16,7 +16,7 @@ use super::counts::Counts;
 use super::exchange::{Exchanges, MayGoOn, OpenExchange};
 use super::ledger::Ledger;
 use super::lifetime::{Lifetimes, Touch, Verdict, judge};
-use super::memo::Memo;
+use super::memo::{Memo, Seen};
 use super::{
     Bearer, Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
     Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, View, Wait,
@@ -277,18 +277,19 @@ impl Sessions {
 
     /// The session that these very bytes led to before, where memory alone can still answer: no revocation concerned it, it is
     /// within its limits, and nothing has to be written first. `None` means nothing but *look it up*.
-    pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Arc<View>> {
-        let view = memo.find(cookie)?;
+    pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Seen> {
+        let seen = memo.find(cookie)?;
+        let view = &*seen.view;
         // The lease after memory, as in `lookup`; without one, what may still be answered is decided there.
-        if !self.cache.counts(&view) || self.trust(view.key.shard()) != Trust::Full {
+        if !self.cache.counts(view) || self.trust(view.key.shard()) != Trust::Full {
             return None;
         }
         let Verdict::Alive(touch) = judge(view.limits(), view.last_seen(), now) else { return None };
-        if !self.accept_at_once(&view, touch, activity, now) {
+        if !self.accept_at_once(view, touch, activity, now) {
             return None;
         }
         self.counts.hits.add();
-        Some(view)
+        Some(seen)
     }
 
     /// Accept a request of a live session unless its activity has to be in the store first; queue it where that is due.
