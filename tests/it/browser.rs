@@ -38,14 +38,25 @@ fn ask(method: &str, address: &str, body: &Value) -> Value {
     said["value"].clone()
 }
 
+/// A driver and its port. It takes any that is free over IPv4, and ends where the same one is not over IPv6.
+fn driver() -> Option<(Child, String)> {
+    let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut driver = driver.unwrap();
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    match lines.find(|line| line.as_ref().unwrap().contains("successfully on port")) {
+        Some(line) => Some((driver, between(&line.unwrap(), "on port ", ".").to_owned())),
+        None => {
+            driver.wait().unwrap();
+            None
+        }
+    }
+}
+
 impl Browser {
     pub fn open(width: u32, height: u32, dark: bool) -> Browser {
         let profile = tempfile::tempdir().unwrap();
-        let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut browser = Browser { driver: driver.unwrap(), session: String::new(), _profile: profile };
-        let mut lines = BufReader::new(browser.driver.stdout.take().unwrap()).lines();
-        let line = lines.find(|line| line.as_ref().unwrap().contains("successfully on port")).unwrap().unwrap();
-        let port = between(&line, "on port ", ".");
+        let (driver, port) = (0..5).find_map(|_| driver()).expect("chromedriver listens");
+        let mut browser = Browser { driver, session: String::new(), _profile: profile };
         let mut arguments = vec![
             "--headless=new".to_owned(),
             "--no-sandbox".into(),
