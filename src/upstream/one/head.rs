@@ -155,6 +155,8 @@ struct Said {
     lengths: usize,
     codings: usize,
     length: Option<u64>,
+    /// Zeros before it: there are readers to whom that is another number.
+    padded: bool,
     chunked: bool,
 }
 
@@ -168,6 +170,7 @@ impl Said {
             header::CONTENT_LENGTH => {
                 self.lengths += 1;
                 self.length = Some(length(value.as_bytes()).ok_or(Malformed::Length)?);
+                self.padded |= value.len() > 1 && value.as_bytes().starts_with(b"0");
             }
             header::TRANSFER_ENCODING => {
                 self.codings += 1;
@@ -186,7 +189,7 @@ impl Said {
             (0, 1) if self.chunked && newest => Some(Framing::Chunked),
             _ => None,
         };
-        let plain = self.lengths + self.codings == 0 || framing.is_some();
+        let plain = self.lengths + self.codings == 0 || framing.is_some() && !self.padded;
         let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
         let framing = if without_body { Some(Framing::Length(0)) } else { framing };
         let kept = (newest || self.keep) && !self.close && status != StatusCode::SWITCHING_PROTOCOLS;
