@@ -45,9 +45,9 @@ pub async fn answer(
     client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
-    (headers, body): (&HeaderMap, Incoming),
+    (fields, body): (&Fields<'_>, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let runtime = &worker.runtime;
+    let (runtime, headers) = (&worker.runtime, fields.headers());
     let now = runtime.clock.now();
     if let Some(ring) = runtime.ring.as_ref().filter(|_| asks_for_keys(head)) {
         return published_keys(ring, headers);
@@ -55,7 +55,7 @@ pub async fn answer(
     let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
-        let asking = Asking { fields: &Fields::of(headers), accept, activity: Activity::Active, client };
+        let asking = Asking { fields, accept, activity: Activity::Active, client };
         let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
         record::reuse(runtime, &known, (id, client), now);
         known

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::BrokenOff;
-use super::one::{Answer, Switched};
+use super::one::{Answer, One, Switched};
 use super::pool::IdleWires;
 use super::server::InFlight;
 
@@ -60,6 +60,10 @@ impl Return {
     pub(super) fn new(idle: Arc<IdleWires>, opened: Instant) -> Return {
         Return { idle, opened }
     }
+
+    fn put(self, one: Box<One>) {
+        self.idle.put(one, self.opened);
+    }
 }
 
 /// A response body that gives its connection back when it was read to its end.
@@ -94,7 +98,7 @@ impl PooledBody {
         if sending.is_done()
             && let Some((whole, one)) = answer.take_whole()
         {
-            back.idle.put(one, back.opened);
+            back.put(one);
             return PooledBody(Kind::Whole(whole));
         }
         PooledBody::streamed(Either::One(answer), Exchange { back: Some(back), sending, _running: running })
@@ -148,7 +152,7 @@ impl Streamed {
             && sending.is_done()
             && let Some(one) = answer.take_idle()
         {
-            back.idle.put(one, back.opened);
+            back.put(one);
         }
     }
 
