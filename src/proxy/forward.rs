@@ -57,46 +57,51 @@ pub struct Passage<'r> {
 pub async fn forward(
     worker: &Arc<Worker>,
     permit: &Permit,
-    passage: Passage<'_>,
+    passage: &mut Passage<'_>,
     (parts, body): (&Parts, Incoming),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
-    let Passage { connection, trace, head, fields, id, asked, switch, evidence, access_token } = passage;
+    let Passage { connection, trace, head, fields, asked, .. } = *passage;
+    let evidence = passage.evidence.take();
+    let passage = &*passage;
+    let switch = passage.switch.as_ref();
     let limit = options.body_bytes.or(runtime.body_limit);
     let is_page = switch.is_some() && matches!(evidence, Some(Evidence::Session(..)));
     may_be_sent(fields, head, is_page, limit)?;
     let client_side = switch.is_some().then(|| client_side(parts));
     let signed = signed_identity(runtime, permit)?;
-    let ids = id.lines();
-    let outgoing = Outgoing {
-        trace,
-        style: runtime.forwarding.style,
-        version: parts.version,
-        method: head.method,
-        authority: head.authority,
-        ids: &ids,
-        cookie: runtime.authenticator.cookie(),
-        identity: runtime.authenticator.headers(),
-        permit,
-        switch: switch.as_ref(),
-        access_token: access_token.as_deref(),
-        signed: signed.as_ref(),
+    let ids = passage.id.lines();
+    let lines = {
+        let outgoing = Outgoing {
+            trace,
+            style: runtime.forwarding.style,
+            version: parts.version,
+            method: head.method,
+            authority: head.authority,
+            ids: &ids,
+            cookie: runtime.authenticator.cookie(),
+            identity: runtime.authenticator.headers(),
+            permit,
+            switch,
+            access_token: passage.access_token.as_deref(),
+            signed: signed.as_ref(),
+        };
+        request_headers(fields, &outgoing)
     };
-    let lines = request_headers(fields, &outgoing);
     // What follows the head of an extended CONNECT is the WebSocket's, no body.
     let tunnelled = matches!(switch, Some(Switch::Two { .. }));
     let (body, progress) =
         if tunnelled { RequestBody::none() } else { outgoing_body(runtime, permit, limit, (parts, body)) };
     let path = permit.rewritten().unwrap_or(head.path.raw());
-    let rebuilt = Head { method: head.method, path, query: head.query, lines };
+    let mut rebuilt = Head { method: head.method, path, query: head.query, lines };
 
     last_look(runtime, permit, evidence.as_ref())?;
     let tie = evidence.map(|evidence| Tie::new(worker, permit.route(), evidence));
     let pool = &worker.pools[permit.route().upstream.0];
     let again = || Asked::new(head.method, head.host.as_str(), head.path.raw(), asked.1.since_epoch());
-    let beside = tie.as_ref().map(|tie| tie.ended(again));
+    let beside = tie.as_ref().map(|tie| move || tie.ended(again));
     let waiting = Waiting { from: asked.0, limit: options.response_timeout, beside };
-    let answered = pool.send((&rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
+    let answered = pool.send((&mut rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
@@ -105,7 +110,7 @@ pub async fn forward(
     }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
-        let answered = switch.as_ref().is_some_and(|switch| switch.is_answered(response.headers()));
+        let answered = switch.is_some_and(|switch| switch.is_answered(response.headers()));
         match client_side.zip(response.body_mut().take_switched().filter(|_| answered)) {
             // Registered before the client is told.
             Some(ends) => match Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
@@ -116,7 +121,7 @@ pub async fn forward(
             None => return Err(Refusal::UnaskedUpgrade),
         }
     }
-    Ok(answer(worker, permit, response, switch.as_ref().filter(|_| switching), tie))
+    Ok(answer(worker, permit, response, switch.filter(|_| switching), tie))
 }
 
 /// What nobody's permit allows. `is_page`: it asks for a WebSocket by a cookie, which comes along by itself; a token does not.

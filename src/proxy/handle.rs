@@ -1,6 +1,7 @@
 //! The seven stops, in the order of their names. One decision: this function is the only way from an accepted connection
 //! to an application, and reads as a list. It renders what the stops refuse, and records.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -29,48 +30,52 @@ use super::traffic::Outcome;
 use super::unread::Unread;
 use super::{Connection, Runtime, Worker, cors, headers, own_pages, upgrade};
 
-/// Answer one request. Never fails: what goes wrong is an answer too.
-pub async fn handle(
+/// Answer one request. Never fails: what goes wrong is an answer too. What it begins with is done before anything is awaited: a
+/// future keeps room for what it was called with beside what it makes of that. In line: as a value it would be copied whole.
+#[inline(always)]
+pub fn handle(
     worker: Arc<Worker>,
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
     let started = Instant::now();
     let busy = connection.busy.begin();
     let (mut parts, body) = request.into_parts();
     let trace = worker.runtime.forwarding.trace(&connection, &parts.headers);
     let id = worker.ids.next();
     let mut record = begin(&worker, &trace, id, &parts);
-    let mut beside = Beside::default();
-    let mut answered = None;
-    {
-        // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for. What it
-        // comes to is copied as well: it is put down where it is taken from.
-        let stops = pin!(async {
-            let (way, request) = ((&*connection, &trace), (&mut parts, body));
-            answered = Some(stops(&worker, way, id, request, (&mut record, &mut beside)).await);
-        });
-        catch_panic(stops).await;
+    async move {
+        let mut beside = Beside::default();
+        let mut answered = None;
+        {
+            // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for. What it
+            // comes to is copied as well: it is put down where it is taken from.
+            let stops = pin!(async {
+                let (way, request) = ((&*connection, &trace), (&mut parts, body));
+                answered = Some(stops(&worker, way, id, request, (&mut record, &mut beside)).await);
+            });
+            catch_panic(stops).await;
+        }
+        let refused = |refusal: Refusal, record: &mut Record| {
+            log(&refusal, id);
+            record.reason = refusal.reason();
+            reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
+        };
+        let mut response = match answered {
+            Some(Ok(response)) => response,
+            Some(Err(refusal)) => refused(refusal, &mut record),
+            None => refused(Refusal::Panic, &mut record),
+        };
+        beside.mark(response.headers_mut());
+        if parts.version == Version::HTTP_2 {
+            // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
+            response.headers_mut().remove(http::header::CONNECTION);
+        }
+        // Stop 7: written when the body ends or is dropped.
+        record.status = response.status().as_u16();
+        let recorder = Recorder::new(worker.clone(), started, record, busy);
+        Ok(response.map(|body| body.recorded(recorder)))
     }
-    let refused = |refusal: Refusal, record: &mut Record| {
-        log(&refusal, id);
-        record.reason = refusal.reason();
-        reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
-    };
-    let mut response = match answered {
-        Some(Ok(response)) => response,
-        Some(Err(refusal)) => refused(refusal, &mut record),
-        None => refused(Refusal::Panic, &mut record),
-    };
-    beside.mark(response.headers_mut());
-    if parts.version == Version::HTTP_2 {
-        // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
-        response.headers_mut().remove(http::header::CONNECTION);
-    }
-    // Stop 7: written when the body ends or is dropped.
-    record.status = response.status().as_u16();
-    let recorder = Recorder::new(worker.clone(), started, record, busy);
-    response.map(|body| body.recorded(recorder))
 }
 
 /// What the answer carries whatever it is.
@@ -165,9 +170,9 @@ async fn stops(
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
             let (evidence, asked) = (known.evidence, (Instant::now(), now));
-            let passage =
+            let mut passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
-            let response = forward(worker, &permit, passage, (parts, body.take())).await;
+            let response = forward(worker, &permit, &mut passage, (parts, body.take())).await;
             record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.0.elapsed());
             response
         }

@@ -2,7 +2,6 @@
 //! request – is given back while it rests, so that ten thousand browsers that may ask again cost what their TLS costs.
 //! Knows nothing of what is served.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -43,10 +42,7 @@ enum Told {
 /// Serve until the end (`None`), or until it was not used for a while.
 async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -> hyper::Result<Option<ClientStream>> {
     let (place, of_requests) = (serve.place.clone(), accepted.clone());
-    let service = service_fn(move |request| {
-        let (worker, accepted) = (place.worker(), of_requests.clone());
-        async move { Ok::<_, Infallible>(handle(worker, accepted, request).await) }
-    });
+    let service = service_fn(move |request| handle(place.worker(), of_requests.clone(), request));
     let settled = stream.settled();
     let mut connection = http1::Builder::new()
         .timer(HeadTimer::default())

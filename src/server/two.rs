@@ -1,7 +1,6 @@
 //! HTTP/2 on a connection. One decision: what the library leaves open – how long a connection may do nothing, how many streams
 //! may be opened and reset – is bounded here. Knows nothing of what is served.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -30,10 +29,8 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
     let (place, busy) = (serve.place.clone(), accepted.busy.clone());
     let service = service_fn(move |request| {
-        let (worker, accepted) = (place.worker(), accepted.clone());
         // Apart: on its way into a task of its own it is moved several times, and it is large.
-        let answer = Box::pin(handle(worker, accepted, request));
-        async move { Ok::<_, Infallible>(answer.await) }
+        Box::pin(handle(place.worker(), accepted.clone(), request))
     });
     let stream = Gathered::new(stream);
     let connection = http2::Builder::new(TokioExecutor::new())

@@ -38,7 +38,7 @@ pub struct Waiting<F> {
     pub from: Instant,
     /// No longer than this, or than the upstream's own limit.
     pub limit: Option<Duration>,
-    /// What else may come, looked at when the answer does not come soon.
+    /// What else may come, made and looked at when the answer does not come soon.
     pub beside: Option<F>,
 }
 
@@ -118,37 +118,42 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// Send and wait for the response head; `upload` is what the body tells, where it has one; `http1` where HTTP/2 would not do.
-    /// `None`: what was waited for beside it came first.
+    /// `None`: what was waited for beside it came first. The lines of the request are gone once they are written.
     ///
     /// # Errors
     /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
-    pub async fn send(
+    pub async fn send<W: Future<Output = ()>>(
         &self,
-        (head, body): (&Head<'_>, B),
+        (head, body): (&mut Head<'_>, B),
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
-        waiting: Waiting<impl Future<Output = ()>>,
+        waiting: Waiting<impl FnOnce() -> W>,
     ) -> Option<Result<Response<PooledBody>, ForwardError>> {
-        let limit = waiting.limit.unwrap_or(self.upstream.response_timeout);
-        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, waiting.from));
+        let Waiting { from, limit, beside } = waiting;
+        let limit = limit.unwrap_or(self.upstream.response_timeout);
+        let end = |limit| tokio::time::Instant::from_std(from + limit);
+        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from));
         // One timer for both: most are answered before either is needed.
-        let first = if waiting.beside.is_some() { limit.min(UNWATCHED) } else { limit };
-        let end = |limit| tokio::time::Instant::from_std(waiting.from + limit);
-        let answered = match (timeout_at(end(first), exchange.as_mut()).await, waiting.beside) {
-            (Ok(answered), _) => answered,
-            (Err(_), Some(beside)) if first < limit => tokio::select! {
-                answered = timeout_at(end(limit), exchange) => answered.unwrap_or(Err(ForwardError::ResponseTimeout)),
-                () = Box::pin(beside) => return None,
-            },
-            (Err(_), _) => Err(ForwardError::ResponseTimeout),
-        };
+        let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
+        let mut answered = timeout_at(end(first), exchange.as_mut()).await;
+        if let (true, Some(beside)) = (answered.is_err() && first < limit, beside) {
+            // Apart, because it is rare: every connection keeps room for what is awaited in place.
+            answered = Box::pin(async {
+                tokio::select! {
+                    answered = timeout_at(end(limit), exchange) => Some(answered),
+                    () = beside() => None,
+                }
+            })
+            .await?;
+        }
+        let answered = answered.unwrap_or(Err(ForwardError::ResponseTimeout));
         self.upstream.outcomes.count(&answered);
         Some(answered)
     }
 
     async fn exchange(
         &self,
-        (head, mut body): (&Head<'_>, B),
+        (head, mut body): (&mut Head<'_>, B),
         sending: Sending,
         http1: bool,
         from: Instant,
@@ -176,6 +181,8 @@ impl<B: Sendable> Pool<B> {
                 }
                 Ok(Wire::One { mut one, opened }) => {
                     let begun = one.begin(head, body);
+                    // Written, and not kept while the answer is waited for.
+                    head.lines = Vec::new();
                     let answered = one.answer(begun).await.map_err(|error| failed(&sending, error.into()))?;
                     server.answered();
                     let back = Return::new(self.wires[index].idle.clone(), opened);
@@ -222,7 +229,7 @@ impl<B: Sendable> Pool<B> {
         *shared = None;
         let connected = self.connect(server, false).await?;
         if connected.http2 {
-            let sender = wire::two(connected).await.map_err(|error| ForwardError::Exchange(error.into()))?;
+            let sender = Box::pin(wire::two(connected)).await.map_err(|error| ForwardError::Exchange(error.into()))?;
             *shared = Some((sender.clone(), Instant::now()));
             return Ok(Wire::Two { sender, reused: false });
         }
