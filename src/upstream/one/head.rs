@@ -102,9 +102,7 @@ impl Heads {
         for (index, span) in self.spans.iter().enumerate() {
             let [name, name_end, value, value_end] = span.map(|at| at as usize);
             let (name, value) = self.usual.line(index, &text[name..name_end], value..value_end, text)?;
-            said.hear(&name, &value)?;
-            // Said of this connection alone, and heard.
-            if !(name == header::CONNECTION && is_of_connection(&value)) {
+            if said.hear(&name, &value)? {
                 headers.append(name, value);
             }
         }
@@ -141,11 +139,6 @@ fn parse(from: &[u8], spans: &mut Vec<Span>) -> Result<Option<Parsed>, Broken> {
     Ok(Some(Parsed { length, status, newest: parsed.version == Some(1) }))
 }
 
-/// Whether that is all that a `Connection` line says, and no field is named (RFC 9110 §7.6.1).
-fn is_of_connection(value: &HeaderValue) -> bool {
-    [&b"keep-alive"[..], b"close"].iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known))
-}
-
 /// What a head says of its body and its connection.
 #[derive(Default)]
 struct Said {
@@ -155,22 +148,17 @@ struct Said {
     lengths: usize,
     codings: usize,
     length: Option<u64>,
-    /// Zeros before it: there are readers to whom that is another number.
-    padded: bool,
     chunked: bool,
 }
 
 impl Said {
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
+    /// Hear a line; whether it goes further.
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Malformed> {
         match *name {
-            header::CONNECTION => {
-                self.close |= has_option(value, "close");
-                self.keep |= has_option(value, "keep-alive");
-            }
+            header::CONNECTION => return Ok(self.hear_options(value)),
             header::CONTENT_LENGTH => {
                 self.lengths += 1;
                 self.length = Some(length(value.as_bytes()).ok_or(Malformed::Length)?);
-                self.padded |= value.len() > 1 && value.as_bytes().starts_with(b"0");
             }
             header::TRANSFER_ENCODING => {
                 self.codings += 1;
@@ -178,7 +166,20 @@ impl Said {
             }
             _ => {}
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// A `Connection` line; whether it names fields, which whoever hands the answer on has to know (RFC 9110 §7.6.1).
+    fn hear_options(&mut self, value: &HeaderValue) -> bool {
+        let mut names = false;
+        for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            match option {
+                _ if option.eq_ignore_ascii_case(b"keep-alive") => self.keep = true,
+                _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                _ => names = true,
+            }
+        }
+        names
     }
 
     /// How the body is framed, and whether the connection may be used again.
@@ -189,7 +190,7 @@ impl Said {
             (0, 1) if self.chunked && newest => Some(Framing::Chunked),
             _ => None,
         };
-        let plain = self.lengths + self.codings == 0 || framing.is_some() && !self.padded;
+        let plain = self.lengths + self.codings == 0 || framing.is_some();
         let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
         let framing = if without_body { Some(Framing::Length(0)) } else { framing };
         let kept = (newest || self.keep) && !self.close && status != StatusCode::SWITCHING_PROTOCOLS;
@@ -197,13 +198,8 @@ impl Said {
     }
 }
 
-/// RFC 9110 §8.6: digits alone, which two readers cannot read differently.
+/// RFC 9110 §8.6: digits alone, which two readers cannot read differently; to some of them one that begins with a zero is octal.
 fn length(value: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    digits.parse().ok()
-}
-
-fn has_option(value: &HeaderValue, wanted: &str) -> bool {
-    let mut options = value.as_bytes().split(|byte| *byte == b',');
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+    digits.parse().ok().filter(|_| digits == "0" || !digits.starts_with('0'))
 }
