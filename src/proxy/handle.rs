@@ -42,17 +42,20 @@ pub fn handle(
     let busy = connection.busy.begin();
     let (mut parts, body) = request.into_parts();
     let trace = worker.runtime.forwarding.trace(&connection, &parts.headers);
-    let id = worker.ids.next();
-    let mut record = begin(&worker, &trace, id, &parts);
+    let (id, now) = (worker.ids.next(), worker.runtime.clock.now());
+    let record = Record::new(now, id, trace.shown.clone(), parts.version, parts.method.clone());
+    // Stop 7: written when the body ends or is dropped, or with this future, whose client may leave at any time.
+    let mut recorder = Recorder::new(worker, started, record, busy);
     async move {
+        let (record, worker) = recorder.record();
         let mut beside = Beside::default();
         let mut answered = None;
         {
-            // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for. What it
-            // comes to is copied as well: it is put down where it is taken from.
+            // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for.
+            // What it comes to is copied as well: it is put down where it is taken from.
             let stops = pin!(async {
                 let (way, request) = ((&*connection, &trace), (&mut parts, body));
-                answered = Some(stops(&worker, way, id, request, (&mut record, &mut beside)).await);
+                answered = Some(stops(worker, way, id, request, (&mut *record, &mut beside)).await);
             });
             catch_panic(stops).await;
         }
@@ -63,17 +66,15 @@ pub fn handle(
         };
         let mut response = match answered {
             Some(Ok(response)) => response,
-            Some(Err(refusal)) => refused(refusal, &mut record),
-            None => refused(Refusal::Panic, &mut record),
+            Some(Err(refusal)) => refused(refusal, record),
+            None => refused(Refusal::Panic, record),
         };
         beside.mark(response.headers_mut());
         if parts.version == Version::HTTP_2 {
             // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
             response.headers_mut().remove(http::header::CONNECTION);
         }
-        // Stop 7: written when the body ends or is dropped.
         record.status = response.status().as_u16();
-        let recorder = Recorder::new(worker.clone(), started, record, busy);
         Ok(response.map(|body| body.recorded(recorder)))
     }
 }
@@ -172,14 +173,14 @@ async fn stops(
             let (evidence, asked) = (known.evidence, (Instant::now(), now));
             let mut passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
+            record.waits = Some(asked.0);
             let response = forward(worker, &permit, &mut passage, (parts, body.take())).await;
-            record.upstream = response.as_ref().err().is_none_or(Refusal::was_sent).then(|| asked.0.elapsed());
+            record.waited(response.as_ref().err().is_none_or(Refusal::was_sent));
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),
         Decision::Unauthenticated(reason, route) => Err(challenge(runtime, &head, &parts.headers, &route, reason)),
-        Decision::Forbidden(_) if by_token => Err(Refusal::InsufficientScope),
-        Decision::Forbidden(_) => Err(Refusal::Forbidden),
+        Decision::Forbidden(_) => Err(if by_token { Refusal::InsufficientScope } else { Refusal::Forbidden }),
     }
 }
 
@@ -248,25 +249,6 @@ fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Rea
     let again = is_again(reason);
     let wanted = Wanted::new(head.path.raw(), head.query, &route.sign_in, again);
     reply::see_other(&runtime.login.sign_in_location(&wanted))
-}
-
-fn begin(worker: &Worker, trace: &Trace, id: RequestId, parts: &Parts) -> Box<Record> {
-    Box::new(Record {
-        at: worker.runtime.clock.now(),
-        id,
-        peer: trace.shown.clone(),
-        version: parts.version,
-        method: parts.method.clone(),
-        target: None,
-        route: None,
-        upstream: None,
-        decision: Outcome::Refuse,
-        reason: "",
-        caller: None,
-        status: 0,
-        bytes: 0,
-        body: "aborted",
-    })
 }
 
 /// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is.

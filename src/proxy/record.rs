@@ -1,6 +1,7 @@
-//! The record of a request: one line, exactly once, written when the response body ends or is dropped. One decision: the
-//! line is built from stable names and the canonical path; a query string, a cookie, a credential has no field to stand in.
-//! Until then nothing is formatted: what is recorded is shared with the request. Knows nothing of where lines are kept.
+//! The record of a request: one line, exactly once, written when the response body ends or is dropped, or when the request is given
+//! up before there is a response: whoever asks and leaves is not to go unseen. One decision: the line is built from stable names and
+//! the canonical path; a query string, a cookie, a credential has no field to stand in. Until then nothing is formatted: what
+//! is recorded is shared with the request. Knows nothing of where lines are kept.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -20,6 +21,9 @@ use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::watch::Cut;
 use super::{Runtime, Worker};
+
+/// The status of a request whose client did not wait for one: no answer has it; operators know it from other proxies' logs.
+const LEFT: u16 = 499;
 
 /// Of a method that nobody knows, so much.
 const METHOD_BYTES: usize = 32;
@@ -44,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-/// What is known of a request when it is answered.
+/// What is known of a request.
 #[derive(Debug)]
 pub struct Record {
     /// When it began.
@@ -63,6 +67,8 @@ pub struct Record {
     pub route: Option<Arc<Route>>,
     /// Whether it was forwarded to the route's upstream, and how long the response head took.
     pub upstream: Option<Duration>,
+    /// Since when the upstream's response head is waited for, while it is.
+    pub waits: Option<Instant>,
     /// What was done.
     pub decision: Outcome,
     /// Why, a stable name.
@@ -79,6 +85,32 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a request that begins now. As it stands it is that of one whose client left before anything was decided.
+    pub fn new(at: Timestamp, id: RequestId, peer: HeaderValue, version: Version, method: Method) -> Record {
+        Record {
+            at,
+            id,
+            peer,
+            version,
+            method,
+            target: None,
+            route: None,
+            upstream: None,
+            waits: None,
+            decision: Outcome::Refuse,
+            reason: "client_left",
+            caller: None,
+            status: LEFT,
+            bytes: 0,
+            body: "aborted",
+        }
+    }
+
+    /// The upstream's response head came, or will not.
+    pub fn waited(&mut self, was_sent: bool) {
+        self.upstream = self.waits.take().filter(|_| was_sent).map(|since| since.elapsed());
+    }
+
     /// Of a request whose head was read.
     pub fn read(&mut self, head: &RequestHead<'_>, uri: &Uri) {
         self.target = Some((head.host.as_str().into(), uri.clone()));
@@ -95,8 +127,13 @@ pub struct Recorder {
 
 impl Recorder {
     /// A recorder for a request that began at `started`; its connection is busy as long as it lives.
-    pub fn new(worker: Arc<Worker>, started: Instant, record: Box<Record>, busy: Exchange) -> Recorder {
-        Recorder { worker, started, record, _busy: busy }
+    pub fn new(worker: Arc<Worker>, started: Instant, record: Record, busy: Exchange) -> Recorder {
+        Recorder { worker, started, record: Box::new(record), _busy: busy }
+    }
+
+    /// The record, while the request is on its way, and the worker.
+    pub fn record(&mut self) -> (&mut Record, &Arc<Worker>) {
+        (&mut self.record, &self.worker)
     }
 
     /// The worker that it began on.
@@ -146,7 +183,11 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let (took, record, worker) = (self.started.elapsed(), &*self.record, &*self.worker);
+        let (took, record, worker) = (self.started.elapsed(), &mut *self.record, &*self.worker);
+        if record.waits.is_some() {
+            // Given up there: it may have reached the application.
+            record.waited(true);
+        }
         let route = record.route.as_ref().map(|route| route.index);
         worker.tally.add(route, record.decision, record.status, took);
         if worker.runtime.access_log {

@@ -14,23 +14,44 @@ pub struct Outcomes {
     broke_off: Counter,
     response_timeout: Counter,
     no_upgrade: Counter,
+    abandoned: Counter,
+}
+
+/// An exchange until its outcome is told: where it never is, nobody waited for it any more.
+pub(super) struct Untold<'o>(Option<&'o Outcomes>);
+
+impl Untold<'_> {
+    /// It got its response head, or did not.
+    pub(super) fn tell<T>(mut self, outcome: &Result<T, ForwardError>) {
+        let Some(outcomes) = self.0.take() else { return };
+        let counter = match outcome {
+            Ok(_) => &outcomes.answered,
+            Err(ForwardError::Connect { .. }) => &outcomes.connect_failed,
+            Err(ForwardError::ConnectTimeout(_)) => &outcomes.connect_timeout,
+            Err(ForwardError::Exchange(_)) => &outcomes.broke_off,
+            Err(ForwardError::ResponseTimeout) => &outcomes.response_timeout,
+            Err(ForwardError::NoUpgrade(_)) => &outcomes.no_upgrade,
+        };
+        counter.add();
+    }
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(outcomes) = self.0 {
+            outcomes.abandoned.add();
+        }
+    }
 }
 
 impl Outcomes {
-    /// An exchange got its response head, or did not.
-    pub(super) fn count<T>(&self, outcome: &Result<T, ForwardError>) {
-        match outcome {
-            Ok(_) => self.answered.add(),
-            Err(ForwardError::Connect { .. }) => self.connect_failed.add(),
-            Err(ForwardError::ConnectTimeout(_)) => self.connect_timeout.add(),
-            Err(ForwardError::Exchange(_)) => self.broke_off.add(),
-            Err(ForwardError::ResponseTimeout) => self.response_timeout.add(),
-            Err(ForwardError::NoUpgrade(_)) => self.no_upgrade.add(),
-        }
+    /// An exchange begins.
+    pub(super) fn begin(&self) -> Untold<'_> {
+        Untold(Some(self))
     }
 
     /// Each by its name.
-    pub fn all(&self) -> [(&'static str, u64); 6] {
+    pub fn all(&self) -> [(&'static str, u64); 7] {
         [
             ("answered", self.answered.get()),
             ("connect_failed", self.connect_failed.get()),
@@ -38,6 +59,7 @@ impl Outcomes {
             ("broke_off", self.broke_off.get()),
             ("response_timeout", self.response_timeout.get()),
             ("no_upgrade", self.no_upgrade.get()),
+            ("abandoned", self.abandoned.get()),
         ]
     }
 }

@@ -132,6 +132,7 @@ impl<B: Sendable> Pool<B> {
         let Waiting { from, limit, beside } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let end = |limit| tokio::time::Instant::from_std(from + limit);
+        let outcome = self.upstream.outcomes.begin();
         let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from));
         // One timer for both: most are answered before either is needed.
         let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
@@ -147,7 +148,7 @@ impl<B: Sendable> Pool<B> {
             .await?;
         }
         let answered = answered.unwrap_or(Err(ForwardError::ResponseTimeout));
-        self.upstream.outcomes.count(&answered);
+        outcome.tell(&answered);
         Some(answered)
     }
 

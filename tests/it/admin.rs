@@ -57,6 +57,7 @@ fn metrics_say_what_was_done_with_every_request() {
         ("portcullis_request_seconds_bucket{route=\"app\",le=\"+Inf\"}", "3"),
         ("portcullis_upstream_requests_total{upstream=\"app\",outcome=\"answered\"}", "4"),
         ("portcullis_upstream_requests_total{upstream=\"app\",outcome=\"connect_failed\"}", "0"),
+        ("portcullis_upstream_requests_total{upstream=\"app\",outcome=\"abandoned\"}", "0"),
         ("portcullis_session_cache_lookups_total{result=\"hit\"}", "3"),
         ("portcullis_session_cache_lookups_total{result=\"miss\"}", "0"),
         ("portcullis_session_store_errors_total", "0"),

@@ -12,8 +12,9 @@ use portcullis::clock::{Clock, SystemClock, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
+use crate::shared_store::eventually;
 use crate::support::{Running, run_text, run_with, shipped};
-use crate::wire::{Application, Client, connect, fed, line, piece, soon, whole};
+use crate::wire::{Application, Client, Frames, connect, fed, line, piece, soon, whole};
 
 /// The shipped configuration in front of an application, open to all and with this under `[limits]`.
 fn open(port: u16, limits: &str) -> Running {
@@ -242,6 +243,41 @@ async fn a_request_on_its_way_finishes_while_the_gateway_stops() {
     assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes(), "late");
     soon(stopping).await.unwrap();
     drop(folder);
+}
+
+/// Whoever asks and leaves is not to go unseen: the application may have done what it was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_whose_client_left_before_the_answer_is_recorded() {
+    let (told, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+    let application = Application::start(move |_| {
+        told.send(()).unwrap();
+        std::future::pending::<Response<Frames>>()
+    });
+    let text = shipped("memory")
+        .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port))
+        .replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n");
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    for mut client in Client::both(port(&running)).await {
+        let asked = tokio::spawn(async move { client.try_ask(Request::get("/"), "/public/order", whole("")).await });
+        soon(arrived.recv()).await.unwrap();
+        asked.abort();
+    }
+    let lines = || running.lines.0.lock().unwrap().clone();
+    eventually("both are recorded", async || lines().len() == 2).await;
+    for (line, protocol) in lines().iter().zip(["HTTP/1.1", "HTTP/2"]) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let said = ["protocol", "path", "route", "upstream", "decision", "body"].map(|key| line[key].as_str().unwrap());
+        assert_eq!(said, [protocol, "/public/order", "public", "app", "forward", "aborted"], "{line}");
+        assert!(line["status"] == 499 && line["upstream_ms"].as_f64() > Some(0.0), "{line}");
+    }
+    let metrics = format!("http://{}/metrics", running.gateway.admin_address().unwrap());
+    let metrics = running.visit(&metrics, &[]).body;
+    for sample in [
+        "portcullis_requests_total{route=\"public\",decision=\"forward\",status=\"4xx\"} 2\n",
+        "portcullis_upstream_requests_total{upstream=\"app\",outcome=\"abandoned\"} 2\n",
+    ] {
+        assert!(metrics.contains(sample), "{sample} in {metrics}");
+    }
 }
 
 /// WebSocket messages of every kind, over TLS to the gateway and plain behind it.
