@@ -65,6 +65,8 @@ pub enum Reason {
     SignInTooOld,
     /// Not as strongly as the route asks for.
     SignInTooWeak,
+    /// It was let through, and before it was answered the rules or the roles were others.
+    NoLongerAllowed,
 }
 
 impl Reason {
@@ -81,6 +83,7 @@ impl Reason {
             Reason::OtherLogin => "other_login",
             Reason::SignInTooOld => "sign_in_too_old",
             Reason::SignInTooWeak => "sign_in_too_weak",
+            Reason::NoLongerAllowed => "no_longer_allowed",
         }
     }
 }

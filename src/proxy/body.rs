@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::session::Over;
 use crate::upstream::{BrokenOff, PooledBody, Upload};
 
 use super::events::Events;
@@ -341,17 +342,17 @@ impl Kind {
             Kind::Application(answer) => &mut **answer,
         };
         // Without a record nobody knows what was asked for.
-        let Some(of) = recorder else { return Poll::Ready(Some(Err(Cut::Session.into()))) };
-        let cut = match answer.watch.is_cut(of, cx) {
-            true => Cut::Session,
-            false => {
+        let Some(of) = recorder else { return Poll::Ready(Some(Err(Cut::from(Over::Ended).into()))) };
+        let cut = match answer.watch.poll_before(of, cx) {
+            Poll::Ready(over) => over.into(),
+            Poll::Pending => {
                 if let Poll::Ready(frame) = Pin::new(&mut answer.body).poll_frame(cx) {
                     return Poll::Ready(frame.map(|frame| answer.pass(frame)));
                 }
                 ready!(answer.watch.poll_cut(of, cx))
             }
         };
-        let last = answer.events.as_ref().filter(|_| cut == Cut::Session).and_then(Events::last);
+        let last = answer.events.as_ref().filter(|_| cut != Cut::Idle).and_then(Events::last);
         *self = Kind::Over(cut);
         Poll::Ready(Some(last.map(Frame::data).ok_or_else(|| cut.into())))
     }

@@ -16,6 +16,7 @@ use crate::login::oidc::AccessToken;
 use crate::policy::{
     AccessRule, Asked, BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
 };
+use crate::session::Over;
 use crate::upstream::{Head, PooledBody, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
@@ -102,7 +103,7 @@ pub async fn forward(
     let beside = tie.as_ref().map(|tie| move || tie.ended(again));
     let waiting = Waiting { from: asked.0, limit: options.response_timeout, beside };
     let answered = pool.send((&mut rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
-    let answered = answered.ok_or_else(|| ended(runtime, permit, tie.as_ref().map(Tie::evidence)))?;
+    let answered = answered.map_err(|over| ended(runtime, permit, tie.as_ref().map(Tie::evidence), over))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
     if !is_plainly_framed(response.headers()) {
@@ -114,8 +115,8 @@ pub async fn forward(
         match client_side.zip(response.body_mut().take_switched().filter(|_| answered)) {
             // Registered before the client is told.
             Some(ends) => match Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
-                Some(held) => tunnel::open(worker, ends, held, options.idle_timeout, connection.busy.begin()),
-                None => drop(ends),
+                Ok(held) => tunnel::open(worker, ends, held, options.idle_timeout, connection.busy.begin()),
+                Err(_) => drop(ends),
             },
             // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
             None => return Err(Refusal::UnaskedUpgrade),
@@ -182,16 +183,18 @@ fn last_look(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) ->
         Some(Evidence::Session(view, _)) => sessions.confirm(view)?,
         Some(Evidence::Token(verified)) => sessions.confirm_bearer(&verified.bearer)?,
     };
-    if stands { Ok(()) } else { Err(ended(runtime, permit, evidence)) }
+    if stands { Ok(()) } else { Err(ended(runtime, permit, evidence, Over::Ended)) }
 }
 
-/// What let a request begin has ended before it was answered.
-fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) -> Refusal {
-    let (route, rejection) = match evidence {
-        Some(Evidence::Token(_)) => (permit.route(), Rejection::Token(BadToken::Revoked)),
-        Some(Evidence::Session(..)) | None => (permit.route(), Rejection::Revoked),
+/// What let a request begin does so no more, before it was answered.
+fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>, over: Over) -> Refusal {
+    let reason = match (over, evidence) {
+        (Over::Denied, _) => Reason::NoLongerAllowed,
+        (Over::Ended, Some(Evidence::Token(_))) => Reason::Rejected(Rejection::Token(BadToken::Revoked)),
+        (Over::Ended, Some(Evidence::Session(..)) | None) => Reason::Rejected(Rejection::Revoked),
     };
-    let (reason, accept) = (Reason::Rejected(rejection), route.accept);
+    let route = permit.route();
+    let accept = route.accept;
     let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, false));
     Refusal::Unauthenticated(Box::new(Challenge { reason, accept, login, not_sent: false }))
 }

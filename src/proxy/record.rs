@@ -79,8 +79,8 @@ pub struct Record {
     pub status: u16,
     /// Response body bytes.
     pub bytes: u64,
-    /// Whether the body reached its end: `complete`, `aborted` (the client left), `broken` (the application broke off),
-    /// `session_ended`, `idle`.
+    /// Whether the body reached its end: `complete`, `aborted` (the client left), `broken` (the application broke off), or why it
+    /// was cut ([`Cut::as_str`]).
     pub body: &'static str,
 }
 
@@ -169,10 +169,7 @@ impl Recorder {
 
     /// The gateway cut it.
     pub fn cut(&mut self, cut: Cut) {
-        self.record.body = match cut {
-            Cut::Session => "session_ended",
-            Cut::Idle => "idle",
-        };
+        self.record.body = cut.as_str();
     }
 
     /// The application broke off.

@@ -44,10 +44,7 @@ pub fn open(
         let moved = Moved::new();
         let end = async {
             tokio::select! {
-                () = held.ended() => {
-                    let why = "what it depends on ended";
-                    End { code: held.close_code(), why, grace: FRAME_GRACE_AT_END }
-                }
+                over = held.ended() => End { code: held.close_code(), why: over.as_str(), grace: FRAME_GRACE_AT_END },
                 () = moved.stands_still(idle) => End::away("nothing moved"),
                 () = stop.cancelled() => End::away("the gateway stops"),
             }
@@ -58,10 +55,10 @@ pub fn open(
     });
 }
 
-/// Before what was read is handed on. Where that may not be, it never is: what the tunnel depends on is ended, which cuts it.
+/// Before what was read is handed on. Where that may not be, it never is: the tunnel is ended, which cuts it.
 async fn may_carry(held: &Held) {
-    if !held.carries() {
-        held.end();
+    if let Some(over) = held.over() {
+        held.end(over);
         std::future::pending().await
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::authn::Evidence;
 use crate::clock::Clock;
 use crate::policy::{Asked, Route};
-use crate::session::{MayGoOn, MayStay, OpenExchange, Sessions};
+use crate::session::{MayGoOn, MayStay, OpenExchange, Over, Sessions};
 
 use super::record::Recorder;
 use super::stall::Stall;
@@ -30,12 +30,22 @@ const POLICY: u16 = 1008;
 /// Why an answer was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
-    /// Its session ended, or its token.
-    #[error("the session ended")]
-    Session,
+    /// What let it begin does so no more.
+    #[error(transparent)]
+    Over(#[from] Over),
     /// Nothing came for too long.
     #[error("nothing came for too long")]
     Idle,
+}
+
+impl Cut {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cut::Over(over) => over.as_str(),
+            Cut::Idle => "idle",
+        }
+    }
 }
 
 /// What ties an exchange to what let it begin, and to what its route asks for.
@@ -57,15 +67,20 @@ impl Tie {
         &self.evidence
     }
 
-    /// Register; `None` where it ended since it was checked, or may have.
-    pub fn open(&self, asked: Asked) -> Option<Held> {
+    /// Register.
+    ///
+    /// # Errors
+    /// [`Over`], where it ended since it was checked, or may have.
+    pub fn open(&self, asked: Asked) -> Result<Held, Over> {
         Held::new(&self.worker, &self.route, Some(self.evidence.clone()), asked)
     }
 
-    /// Waits until it has to end; not at all, where it had to before.
-    pub async fn ended(&self, asked: impl FnOnce() -> Asked) {
-        let Some(held) = self.open(asked()) else { return };
-        held.ended().await;
+    /// Waits until it has to end, and says why; not at all, where it had to before.
+    pub async fn ended(&self, asked: impl FnOnce() -> Asked) -> Over {
+        match self.open(asked()) {
+            Ok(held) => held.ended().await,
+            Err(over) => over,
+        }
     }
 }
 
@@ -84,16 +99,22 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of an exchange that began on this worker. `None` where it ended since it was checked, or may have. A revocation that came
-    /// before the registration is seen by the check after it, one that comes later by the registration; the same goes for the lease
-    /// and for another configuration.
-    pub fn new(worker: &Worker, route: &Arc<Route>, evidence: Option<Evidence>, asked: Asked) -> Option<Held> {
+    /// Of an exchange that began on this worker. A revocation that came before the registration is seen by the check after it, one
+    /// that comes later by the registration; the same goes for the lease and for another configuration.
+    ///
+    /// # Errors
+    /// [`Over`], where it ended since it was checked, or may have.
+    pub fn new(worker: &Worker, route: &Arc<Route>, evidence: Option<Evidence>, asked: Asked) -> Result<Held, Over> {
         let (runtime, current, asked) = (&worker.runtime, worker.current.clone(), Arc::new(asked));
         let sessions = runtime.authenticator.sessions().clone();
         let (exchange, stands) = register(&sessions, &current, evidence.as_ref(), &asked);
         let (clock, route, passed) = (runtime.clock.clone(), route.clone(), AtomicU64::new(runtime.number));
         let held = Held { current, sessions, clock, route, evidence, asked, passed, exchange };
-        (stands && held.is_allowed()).then_some(held)
+        match stands {
+            false => Err(Over::Ended),
+            true if held.is_allowed() => Ok(held),
+            true => Err(Over::Denied),
+        }
     }
 
     /// Whether the file of this moment lets it through. Looked at once for each.
@@ -109,29 +130,34 @@ impl Held {
         allowed
     }
 
-    /// Whether it may carry what lies here now. A process that stood still has to ask before it hands on what came meanwhile, and
-    /// nothing is handed on that the file does not allow any more.
-    pub fn carries(&self) -> bool {
+    /// Why it may not carry what lies here now; `None`: it may. A process that stood still has to ask before it hands on what came
+    /// meanwhile, and nothing is handed on that the file does not allow any more.
+    pub fn over(&self) -> Option<Over> {
         let hears = match &self.evidence {
             None => true,
             Some(Evidence::Session(view, _)) => self.sessions.may_carry(view),
             Some(Evidence::Token(verified)) => self.sessions.may_carry_bearer(&verified.bearer),
         };
-        !self.exchange.is_over() && hears && self.is_allowed()
+        match self.exchange.over() {
+            None if !hears => Some(Over::Ended),
+            None if !self.is_allowed() => Some(Over::Denied),
+            over => over,
+        }
     }
 
     /// End it.
-    pub fn end(&self) {
-        self.exchange.token().cancel();
+    pub fn end(&self, why: Over) {
+        self.exchange.end(why);
     }
 
-    /// Waits until it has to end.
-    pub async fn ended(&self) {
+    /// Waits until it has to end, and says why.
+    pub async fn ended(&self) -> Over {
         tokio::select! {
             () = self.exchange.ended() => {}
             // The end that nothing moves.
             () = tokio::time::sleep(self.left()) => {}
         }
+        self.exchange.over().unwrap_or(Over::Ended)
     }
 
     /// The client sent something that counts as use of the session.
@@ -210,12 +236,12 @@ impl Watch {
         Watch { tie, public, open: None, steps: 0, stall: Stall::new(idle) }
     }
 
-    /// Before a step: whether the answer has to end here. What has ended sends nothing more, however much lies ready.
-    pub fn is_cut(&mut self, of: &Recorder, cx: &mut Context<'_>) -> bool {
+    /// Before a step: ready when the answer has to end here. What has ended sends nothing more, however much lies ready.
+    pub fn poll_before(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<Over> {
         if self.open.is_none() && self.steps < UNWATCHED {
-            return false;
+            return Poll::Pending;
         }
-        self.poll_end(of, cx).is_ready()
+        self.poll_end(of, cx)
     }
 
     /// A step was made.
@@ -226,29 +252,37 @@ impl Watch {
 
     /// Somebody waits: ready when the answer has to end.
     pub fn poll_cut(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<Cut> {
-        if self.poll_end(of, cx).is_ready() {
-            return Poll::Ready(Cut::Session);
+        if let Poll::Ready(over) = self.poll_end(of, cx) {
+            return Poll::Ready(over.into());
         }
         self.stall.poll_stalled(cx).map(|()| Cut::Idle)
     }
 
-    fn poll_end(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_end(&mut self, of: &Recorder, cx: &mut Context<'_>) -> Poll<Over> {
         if self.open.is_none() {
             let opened = match &self.tie {
                 Some(tie) => tie.open(of.asked()),
                 // Nobody's, and there is nothing to be told: it is looked at when there is another file.
-                None if self.public && of.is_outdated() => {
-                    of.route().and_then(|route| Held::new(of.worker(), route, None, of.asked()))
-                }
+                None if self.public && of.is_outdated() => match of.route() {
+                    Some(route) => Held::new(of.worker(), route, None, of.asked()),
+                    None => Err(Over::Denied),
+                },
                 None => return Poll::Pending,
             };
-            let Some(held) = opened else { return Poll::Ready(()) };
+            let held = match opened {
+                Ok(held) => held,
+                Err(over) => return Poll::Ready(over),
+            };
             let ended = Box::pin(held.exchange.token().cancelled_owned());
             let over = Box::pin(tokio::time::sleep(held.left()));
             self.open = Some(Open { held, ended, over });
         }
         let Some(open) = &mut self.open else { return Poll::Pending };
         let told = open.ended.as_mut().poll(cx).is_ready() || open.over.as_mut().poll(cx).is_ready();
-        if told || !open.held.carries() { Poll::Ready(()) } else { Poll::Pending }
+        match open.held.over() {
+            Some(over) => Poll::Ready(over),
+            None if told => Poll::Ready(Over::Ended),
+            None => Poll::Pending,
+        }
     }
 }

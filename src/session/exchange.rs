@@ -1,9 +1,10 @@
 //! Long exchanges: WebSockets and their like, which outlive the check that let them begin. One decision: each is registered
-//! under its session, or its token, and told when that ends; a registration ends by drop. Knows nothing of what is exchanged.
+//! under its session, or its token, and told when that ends, and why; a registration ends by drop. Knows nothing of what is
+//! exchanged.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,43 @@ pub type MayGoOn = Arc<dyn Fn(&View) -> bool + Send + Sync>;
 /// The same of an exchange in no session.
 pub type MayStay = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Why an exchange has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Over {
+    /// The session ended, or the token, or nobody can say that it stands.
+    #[error("the session ended")]
+    Ended,
+    /// It stands, and this may not go on by it: the rules are others now, or the roles.
+    #[error("it is no longer allowed")]
+    Denied,
+}
+
+impl Over {
+    /// A stable name for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Over::Ended => "session_ended",
+            Over::Denied => "no_longer_allowed",
+        }
+    }
+}
+
+/// What an exchange shares with whoever ends it.
+#[derive(Default)]
+struct Shared {
+    token: CancellationToken,
+    /// Set before that is cancelled. What came first is what ended it.
+    over: OnceLock<Over>,
+    used: AtomicBool,
+}
+
+impl Shared {
+    fn end(&self, why: Over) {
+        self.over.get_or_init(|| why);
+        self.token.cancel();
+    }
+}
+
 #[derive(Default)]
 struct Open {
     next: u64,
@@ -25,7 +63,7 @@ struct Open {
 struct Other {
     /// `None`: anybody's.
     bearer: Option<Bearer>,
-    token: CancellationToken,
+    shared: Arc<Shared>,
     may_stay: MayStay,
 }
 
@@ -35,15 +73,14 @@ struct One {
     epoch: u64,
     /// The token that told of the session, where one did that may be denied alone.
     told_by: Option<TokenId>,
-    token: CancellationToken,
+    shared: Arc<Shared>,
     may_go_on: Option<MayGoOn>,
-    used: Arc<AtomicBool>,
 }
 
 /// An open exchange, as it is looked at again.
 pub(super) struct Looked {
     may_go_on: Option<MayGoOn>,
-    token: CancellationToken,
+    shared: Arc<Shared>,
     /// The client sent something since the last look.
     pub(super) used: bool,
 }
@@ -51,8 +88,10 @@ pub(super) struct Looked {
 impl Looked {
     /// End it, unless it may go on in this session; `None`: there is none any more.
     pub(super) fn judge(&self, view: Option<&View>) {
-        if !view.is_some_and(|view| self.may_go_on.as_ref().is_none_or(|may| may(view))) {
-            self.token.cancel();
+        match view {
+            None => self.shared.end(Over::Ended),
+            Some(view) if self.may_go_on.as_ref().is_some_and(|may| !may(view)) => self.shared.end(Over::Denied),
+            Some(_) => {}
         }
     }
 }
@@ -69,25 +108,25 @@ impl Exchanges {
     /// Register one.
     pub(super) fn open(&self, view: &View, told_by: Option<TokenId>, may_go_on: Option<MayGoOn>) -> OpenExchange {
         let (key, user, epoch) = (view.key, view.user, view.epoch());
-        let (token, used) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        let one = One { user, epoch, told_by, token: token.clone(), may_go_on, used: used.clone() };
+        let shared = Arc::<Shared>::default();
+        let one = One { user, epoch, told_by, shared: shared.clone(), may_go_on };
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
         open.by_session.entry(key).or_default().insert(id, one);
         drop(open);
-        OpenExchange { exchanges: self.clone(), of: Some(key), id, token, used }
+        OpenExchange { exchanges: self.clone(), of: Some(key), id, shared }
     }
 
     /// Register one of a token's bearer, or of anybody.
     pub(super) fn open_other(&self, bearer: Option<Bearer>, may_stay: MayStay) -> OpenExchange {
-        let (token, used) = (CancellationToken::new(), Arc::default());
+        let shared = Arc::<Shared>::default();
         let mut open = self.lock();
         open.next += 1;
         let id = open.next;
-        open.others.insert(id, Other { bearer, token: token.clone(), may_stay });
+        open.others.insert(id, Other { bearer, shared: shared.clone(), may_stay });
         drop(open);
-        OpenExchange { exchanges: self.clone(), of: None, id, token, used }
+        OpenExchange { exchanges: self.clone(), of: None, id, shared }
     }
 
     /// Sessions in which something is open.
@@ -99,8 +138,8 @@ impl Exchanges {
     pub(super) fn look(&self) -> Vec<(SessionKey, Vec<Looked>)> {
         let looked = |one: &One| Looked {
             may_go_on: one.may_go_on.clone(),
-            token: one.token.clone(),
-            used: one.used.swap(false, Ordering::Relaxed),
+            shared: one.shared.clone(),
+            used: one.shared.used.swap(false, Ordering::Relaxed),
         };
         let open = self.lock();
         open.by_session.iter().map(|(key, entries)| (*key, entries.values().map(looked).collect())).collect()
@@ -110,7 +149,7 @@ impl Exchanges {
     pub(super) fn end_part(&self, part: Part) {
         let open = self.lock();
         let concerned = open.by_session.iter().filter(|(key, _)| part.holds(key.shard()));
-        concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.token.cancel());
+        concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.shared.end(Over::Ended));
         drop(open);
         self.end_bearers(|bearer| bearer.shards().any(|shard| part.holds(shard)));
     }
@@ -118,16 +157,16 @@ impl Exchanges {
     /// End those in no session that may not stay.
     pub(super) fn judge_others(&self) {
         // Asked without the lock: who asks looks at a good deal.
-        let asked = |other: &Other| (other.token.clone(), other.may_stay.clone());
+        let asked = |other: &Other| (other.shared.clone(), other.may_stay.clone());
         let asked: Vec<_> = self.lock().others.values().map(asked).collect();
-        asked.into_iter().filter(|(_, may_stay)| !may_stay()).for_each(|(token, _)| token.cancel());
+        asked.into_iter().filter(|(_, may_stay)| !may_stay()).for_each(|(shared, _)| shared.end(Over::Denied));
     }
 
     /// End those of bearers of whom this holds.
     pub(super) fn end_bearers(&self, are_over: impl Fn(&Bearer) -> bool) {
         let open = self.lock();
         let concerned = open.others.values().filter(|other| other.bearer.as_ref().is_some_and(&are_over));
-        concerned.for_each(|other| other.token.cancel());
+        concerned.for_each(|other| other.shared.end(Over::Ended));
     }
 
     /// End those that an event concerns.
@@ -146,16 +185,17 @@ impl Exchanges {
         let all = || open.by_session.iter().flat_map(|(key, entries)| entries.values().map(move |one| (*key, one)));
         match *event {
             Event::Ended { key, .. } => {
-                open.by_session.get(&key).into_iter().flat_map(HashMap::values).for_each(|one| one.token.cancel());
+                let concerned = open.by_session.get(&key).into_iter().flat_map(HashMap::values);
+                concerned.for_each(|one| one.shared.end(Over::Ended));
             }
             Event::UserEpoch { user, epoch, spared } => all()
                 .filter(|(key, one)| one.user == user && one.epoch < epoch && Some(*key) != spared)
-                .for_each(|(_, one)| one.token.cancel()),
+                .for_each(|(_, one)| one.shared.end(Over::Ended)),
             Event::Everyone { part, epoch } => all()
                 .filter(|(key, one)| part.holds(key.shard()) && one.epoch < epoch)
-                .for_each(|(_, one)| one.token.cancel()),
+                .for_each(|(_, one)| one.shared.end(Over::Ended)),
             Event::Token { id, .. } => {
-                all().filter(|(_, one)| one.told_by == Some(id)).for_each(|(_, one)| one.token.cancel());
+                all().filter(|(_, one)| one.told_by == Some(id)).for_each(|(_, one)| one.shared.end(Over::Ended));
             }
         }
     }
@@ -167,29 +207,33 @@ pub struct OpenExchange {
     /// The session; `None` where it is in none.
     of: Option<SessionKey>,
     id: u64,
-    token: CancellationToken,
-    used: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl OpenExchange {
     /// The client sent something that counts as use of the session.
     pub fn used(&self) {
-        self.used.store(true, Ordering::Relaxed);
+        self.shared.used.store(true, Ordering::Relaxed);
     }
 
-    /// Cancelled when the session, or the token, has ended.
+    /// Cancelled when it has to end.
     pub fn token(&self) -> CancellationToken {
-        self.token.clone()
+        self.shared.token.clone()
     }
 
-    /// Whether that was so already.
-    pub fn is_over(&self) -> bool {
-        self.token.is_cancelled()
+    /// Why that is so; `None` as long as it is not.
+    pub fn over(&self) -> Option<Over> {
+        self.shared.over.get().copied()
     }
 
-    /// Waits until it is so.
+    /// End it.
+    pub fn end(&self, why: Over) {
+        self.shared.end(why);
+    }
+
+    /// Waits until it has to end.
     pub async fn ended(&self) {
-        self.token.cancelled().await;
+        self.shared.token.cancelled().await;
     }
 }
 

@@ -34,7 +34,7 @@ use crate::clock::Timestamp;
 pub use bearer::Bearer;
 pub use cookie::{CookieCodec, KeyError, SessionKeys};
 pub use counts::Counts;
-pub use exchange::{MayGoOn, MayStay, OpenExchange};
+pub use exchange::{MayGoOn, MayStay, OpenExchange, Over};
 pub use ledger::Ledger;
 pub use lifetime::{Lifetimes, Limits};
 pub use memo::{Memo, Seen};

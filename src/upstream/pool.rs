@@ -118,17 +118,17 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// Send and wait for the response head; `upload` is what the body tells, where it has one; `http1` where HTTP/2 would not do.
-    /// `None`: what was waited for beside it came first. The lines of the request are gone once they are written.
     ///
     /// # Errors
-    /// [`ForwardError`]; the request may have reached the application for every variant but the `Connect` ones.
-    pub async fn send<W: Future<Output = ()>>(
+    /// What was waited for beside it and came first; the lines of the request are gone once they are written. Within, a
+    /// [`ForwardError`]: the request may have reached the application for every variant but the `Connect` ones.
+    pub async fn send<W: Future>(
         &self,
         (head, body): (&mut Head<'_>, B),
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
         waiting: Waiting<impl FnOnce() -> W>,
-    ) -> Option<Result<Response<PooledBody>, ForwardError>> {
+    ) -> Result<Result<Response<PooledBody>, ForwardError>, W::Output> {
         let Waiting { from, limit, beside } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let end = |limit| tokio::time::Instant::from_std(from + limit);
@@ -141,15 +141,15 @@ impl<B: Sendable> Pool<B> {
             // Apart, because it is rare: every connection keeps room for what is awaited in place.
             answered = Box::pin(async {
                 tokio::select! {
-                    answered = timeout_at(end(limit), exchange) => Some(answered),
-                    () = beside() => None,
+                    answered = timeout_at(end(limit), exchange) => Ok(answered),
+                    came = beside() => Err(came),
                 }
             })
             .await?;
         }
         let answered = answered.unwrap_or(Err(ForwardError::ResponseTimeout));
         outcome.tell(&answered);
-        Some(answered)
+        Ok(answered)
     }
 
     async fn exchange(

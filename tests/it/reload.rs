@@ -218,6 +218,7 @@ async fn what_is_open_is_judged_by_the_new_file() {
         }
         held
     };
+    let (mut streams, mut polls) = (0, 0);
     for (by, base, from, to, code) in [
         (By::Session, "/any", "\"authenticated\"", "{ roles = [\"staff\"] }", 1008),
         (By::Token, "/any", "\"authenticated\"", "{ roles = [\"staff\"] }", 1008),
@@ -252,9 +253,22 @@ async fn what_is_open_is_judged_by_the_new_file() {
             }
             let code = if kind == Kind::Call { 1008 } else { code };
             assert_eq!(one.end().await.0, End::of(kind, code), "{kind:?} by {by:?}: {from} is {to}");
+            match kind {
+                // Recorded when it begins.
+                Kind::Socket(_) => {}
+                Kind::Poll => polls += 1,
+                Kind::Events(_) | Kind::Download(_) | Kind::Call => streams += 1,
+            }
         }
         running.reload(&file).unwrap();
     }
+    let recorded = |what: &str| running.lines.0.lock().unwrap().iter().filter(|line| line.contains(what)).count();
+    eventually("they are recorded as what they were", async || {
+        let recorded = ["\"body\":\"no_longer_allowed\"", "\"reason\":\"no_longer_allowed\""].map(recorded);
+        recorded == [streams, polls]
+    })
+    .await;
+    assert_eq!(recorded("session_ended") + recorded("_revoked"), 0, "no session ended, and no token");
     // A token's life goes on being its own.
     let held = streaming.open(Kind::Socket(Version::HTTP_11), running.port(), "/any", header(By::Token)).await;
     running.reload(&file).unwrap();
