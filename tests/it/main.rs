@@ -44,6 +44,8 @@ mod process;
 mod providers;
 mod redis_server;
 mod reload;
+mod reload_people;
+mod reload_signal;
 mod resting;
 mod resumption;
 mod scanners;

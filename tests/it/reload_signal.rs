@@ -1,0 +1,139 @@
+//! The running program, and the signal that makes it read its file again.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+
+use crate::reload::{NOBODY, counting, route, status, upstream};
+use crate::support::shipped;
+use crate::tools::Service;
+use crate::wire::{Client, one, soon, two, whole};
+
+/// A running program, and its file.
+struct Program {
+    service: Service,
+    file: std::path::PathBuf,
+    port: u16,
+}
+
+impl Program {
+    fn start(folder: &Path, text: &str) -> Program {
+        let file = folder.join("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let service = Service::start(command.arg("--config").arg(&file).current_dir("/"));
+        let port = service.says_port("https://localhost:");
+        Program { service, file, port }
+    }
+
+    /// Write the file, send the signal, and wait for what is said.
+    fn reload(&self, text: &str, said: &str) -> String {
+        std::fs::write(&self.file, text).unwrap();
+        self.service.hang_up();
+        self.service.says(said)
+    }
+
+    fn count(&self, what: &str) -> usize {
+        std::fs::read_dir(format!("/proc/{}/{what}", self.service.id())).unwrap().count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_hangup_makes_the_program_read_its_file_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = shipped("memory");
+    let program = tokio::task::block_in_place(|| Program::start(folder.path(), &file));
+    let mut clients = Client::both(program.port).await;
+    let other = file.replace("path     = \"/public\"", "path     = \"/other\"");
+    let reload = |text: &str, said: &str| tokio::task::block_in_place(|| program.reload(text, said));
+    let mut open = async |path: &str| {
+        for client in &mut clients {
+            for asked in ["/public", "/other"] {
+                let expected = if asked == path { 200 } else { 401 };
+                assert_eq!(status(client, asked, NOBODY).await, expected, "{asked}, where {path} is open");
+            }
+        }
+    };
+    open("/public").await;
+    assert_eq!(reload(&other, "portcullis: configuration "), "reloaded");
+    open("/other").await;
+    // Every mistake, with its line and key; nothing of the rest.
+    let wrong = file.replace("\"public\"\n", "\"everybody\"\n").replace("\"30m\"", "\"soon\"");
+    assert!(reload(&wrong, "gateway.toml:17: session.idle_timeout: ").contains("soon"));
+    assert!(
+        tokio::task::block_in_place(|| program.service.says("gateway.toml:46: route[2].access: "))
+            .contains("everybody")
+    );
+    let said = tokio::task::block_in_place(|| program.service.says("not reloaded, everything stays as it was: "));
+    assert_eq!(said, "2 problems in gateway.toml");
+    open("/other").await;
+    let said = reload(&file.replace("\"memory\"", "\"embedded:data\""), "everything stays as it was: ");
+    assert_eq!(said, "needs a restart: session.store");
+    open("/other").await;
+    assert_eq!(reload(&file, "portcullis: configuration "), "reloaded");
+    open("/public").await;
+    std::fs::remove_file(&program.file).unwrap();
+    program.service.hang_up();
+    let said = tokio::task::block_in_place(|| program.service.says("everything stays as it was: "));
+    assert!(said.contains("gateway.toml: No such file"), "{said}");
+    open("/public").await;
+}
+
+/// Over both protocols requests go on while the file is read again and again, and neither a request nor a descriptor is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_reloads_under_load_lose_no_request_and_leak_nothing() {
+    const RELOADS: usize = 60;
+    let (one_application, _) = counting("one");
+    let (other_application, _) = counting("other");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |turn: usize| {
+        let port = if turn.is_multiple_of(2) { one_application.port } else { other_application.port };
+        let health = "[upstream.load.health]\npath = \"/\"\ninterval = \"100ms\"\n";
+        let text = shipped("memory").replace("[server]\n", "[server]\nworkers = 2\n");
+        let roles = if turn.is_multiple_of(3) { "[\"admin\", \"staff\"]" } else { "[\"staff\", \"admin\"]" };
+        let text = text.replace("[\"admin\", \"staff\"]", roles);
+        format!("{text}\n{}{health}{}", upstream("load", port), route("load", "/load", "\"public\"", "load"))
+    };
+    let program = tokio::task::block_in_place(|| Program::start(folder.path(), &file(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut asking = Vec::new();
+    for n in 0..6 {
+        let (stop, port) = (stop.clone(), program.port);
+        asking.push(tokio::spawn(async move {
+            let mut client = if n % 2 == 0 { Client::One(one(port).await) } else { Client::Two(two(port).await) };
+            let mut answers = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.ask(Request::get("/"), "/load", whole("")).await;
+                assert_eq!(answer.status(), StatusCode::OK);
+                let body = soon(answer.into_body().collect()).await.unwrap().to_bytes();
+                assert!(&body[..] == b"one" || &body[..] == b"other", "{body:?}");
+                answers += 1;
+            }
+            answers
+        }));
+    }
+    let turn = |turn: usize| {
+        let said = tokio::task::block_in_place(|| program.reload(&file(turn), "portcullis: configuration "));
+        assert_eq!(said, "reloaded");
+    };
+    (1..=6).for_each(turn);
+    let counts = || (program.count("task"), program.count("fd"));
+    let (threads, descriptors) = counts();
+    (7..=RELOADS).for_each(turn);
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = 0;
+    for asked in asking {
+        answers += soon(asked).await.unwrap();
+    }
+    assert!(answers > RELOADS, "requests went on meanwhile: {answers}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while counts().0 > threads || counts().1 > descriptors {
+        assert!(Instant::now() < until, "{:?} of {threads} threads and {descriptors} descriptors", counts());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
