@@ -98,22 +98,23 @@ impl Texts {
     }
 }
 
-/// A session in memory.
+/// A session in memory. Laid out as written: what each request asks for lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct View {
+    pub(super) stamp: Stamp,
+    /// The latest activity that is written or queued, in milliseconds; may be behind the store, never ahead of what happened.
+    pub(super) last_seen: AtomicU64,
+    ends: Timestamp,
+    common: Arc<Common>,
     /// Its key.
     pub key: SessionKey,
     /// Its user.
     pub user: UserKey,
-    common: Arc<Common>,
-    texts: Texts,
     created: Timestamp,
-    ends: Timestamp,
     proven: Timestamp,
     epoch: u64,
-    /// The latest activity that is written or queued, in milliseconds; may be behind the store, never ahead of what happened.
-    pub(super) last_seen: AtomicU64,
-    pub(super) stamp: Stamp,
+    texts: Texts,
 }
 
 /// The sign-in at a provider, as a view has it. See [`Provided`].
