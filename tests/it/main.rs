@@ -34,6 +34,7 @@ mod memory;
 mod nodes;
 mod oidc;
 mod oidc_floods;
+mod oidc_reload;
 mod oidc_sessions;
 mod options;
 mod oracle;
