@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::oidc::{audit, jar, set_jar};
-use crate::providers::{Provider, gateway, section, text};
+use crate::oidc::{audit, form, jar, set_jar};
+use crate::providers::{Provider, gateway, parameter, section, text};
 use crate::support::{Running, Said};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
@@ -67,4 +67,29 @@ fn a_provider_that_was_taken_out_meanwhile_signs_nobody_in() {
     assert_eq!(provider.seen("all"), asked, "it is not asked");
     running.reload(&with).unwrap();
     assert!(is_in(&running.visit(&callback, &PERSON), &running));
+}
+
+/// RFC 9700 §4.4: another provider that has the name by now is told neither the code of the first one nor what it can be redeemed
+/// with; who comes back is sent to sign in there.
+#[test]
+fn a_name_that_is_another_providers_meanwhile_makes_a_new_beginning() {
+    let (first, second) = (Provider::start(), Provider::start());
+    let file = |provider: &Provider| text(&format!("{LOCAL}{}", corp(provider)));
+    let running = gateway(&file(&first));
+    first.configure(&running, &json!({}));
+    second.configure(&running, &json!({}));
+    let callback = callback(&running);
+    running.reload(&file(&second)).unwrap();
+    // As it came, and as from a provider that does not name itself (RFC 9207).
+    let iss = format!("&iss={}", form(&parameter(&callback, "iss")));
+    assert!(callback.contains(&iss), "{callback}");
+    let begun = jar(&running);
+    for callback in [callback.clone(), callback.replace(&iss, "")] {
+        set_jar(&running, &begun);
+        let back = running.visit(&callback, &PERSON);
+        let there = back.header("location").unwrap_or_else(|| panic!("{}: {}", back.body, audit(&running)));
+        assert!(there.starts_with(&format!("{}/auth?", second.issuer())), "{there}");
+        assert!(!is_in(&back, &running));
+        assert_eq!(second.seen("asked"), 0, "the code of the other one");
+    }
 }

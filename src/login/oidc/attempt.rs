@@ -51,6 +51,9 @@ pub(super) struct Attempt {
     pub(super) nonce: String,
     /// The PKCE verifier.
     pub(super) verifier: String,
+    /// The provider's issuer. Its name may be another's when the file was read again, who must be told neither a code of the
+    /// first one nor the verifier that it is redeemed with (mix-up, RFC 9700 §4.4).
+    issuer: String,
     /// `host[:port]` it began at: cookies know no ports.
     pub(super) authority: String,
     issued: u64,
@@ -99,9 +102,14 @@ impl State {
 
 impl Attempt {
     /// Begin. `None` where the random generator failed.
-    pub(super) fn new(state: &State, verifier: String, authority: &str, now: Timestamp) -> Option<Attempt> {
-        let authority = authority.to_owned();
-        Some(Attempt { state: state.digest(), nonce: secret()?, verifier, authority, issued: now.0 })
+    pub(super) fn new(
+        state: &State,
+        verifier: String,
+        (issuer, authority): (&str, &str),
+        now: Timestamp,
+    ) -> Option<Attempt> {
+        let (issuer, authority) = (issuer.to_owned(), authority.to_owned());
+        Some(Attempt { state: state.digest(), nonce: secret()?, verifier, issuer, authority, issued: now.0 })
     }
 
     /// The cookie's value.
@@ -118,19 +126,20 @@ impl Attempt {
         (now.since(Timestamp(attempt.issued)) <= LIFE).then_some(attempt)
     }
 
-    /// The attempt that a state belongs to: this browser's, this state's and no other's, begun at this very origin.
+    /// The attempt that a state belongs to: this browser's, this state's and no other's, at this issuer, begun at this very origin.
     pub(super) fn find(
         sealer: &Sealer,
         headers: &HeaderMap,
         base: &str,
-        (state, authority): (&State, &str),
+        (state, issuer, authority): (&State, &str, &str),
         now: Timestamp,
     ) -> Option<Attempt> {
         let name = state.cookie(base);
         let value = super::super::cookies::value(headers, &name)?;
         let attempt = Attempt::open(sealer, &name, value, now)?;
         let same = constant_time::verify_slices_are_equal(attempt.state.as_bytes(), state.digest().as_bytes()).is_ok();
-        (same && attempt.authority.eq_ignore_ascii_case(authority)).then_some(attempt)
+        let here = attempt.issuer == issuer && attempt.authority.eq_ignore_ascii_case(authority);
+        (same && here).then_some(attempt)
     }
 }
 
@@ -167,11 +176,12 @@ mod tests {
     use std::time::Duration;
 
     const BASE: &str = "__Host-portcullis-login.";
+    const ISSUER: &str = "https://id.example";
 
     fn begin(sealer: &Sealer, at: u64) -> (State, String) {
         let way = Way { provider: "corp".into(), wanted: Wanted::default(), tries: 0 };
         let state = State::new(sealer, way).unwrap();
-        let attempt = Attempt::new(&state, "verifier".into(), "a.example", Timestamp(at)).unwrap();
+        let attempt = Attempt::new(&state, "verifier".into(), (ISSUER, "a.example"), Timestamp(at)).unwrap();
         let cookie = state.cookie(BASE);
         let line = format!("{cookie}={}", attempt.seal(sealer, &cookie).unwrap());
         (state, line)
@@ -189,13 +199,16 @@ mod tests {
         let (other, other_line) = begin(&sealer, 1_000);
         assert_eq!(State::open(&sealer, &state.text), Some(state.clone()));
         let find = |state: &State, line: &str, at: &str, now| {
-            Attempt::find(&sealer, &headers(&[line]), BASE, (state, at), Timestamp(now)).is_some()
+            Attempt::find(&sealer, &headers(&[line]), BASE, (state, ISSUER, at), Timestamp(now)).is_some()
         };
         let end = 1_000 + u64::try_from(LIFE.as_millis()).unwrap();
         assert!(find(&state, &line, "A.example", end));
         assert!(!find(&state, &line, "a.example", end + 1), "too old");
         assert!(!find(&state, &line, "a.example:8443", 1_000), "another origin");
         assert!(!find(&state, &other_line, "a.example", 1_000), "another browser's cookie");
+        let elsewhere = (&state, "https://other.example", "a.example");
+        let found = Attempt::find(&sealer, &headers(&[&line]), BASE, elsewhere, Timestamp(1_000));
+        assert!(found.is_none(), "another issuer");
         let renamed = format!("{}={}", state.cookie(BASE), other_line.split_once('=').unwrap().1);
         assert!(!find(&state, &renamed, "a.example", 1_000), "another attempt's cookie under this one's name");
         assert!(!find(&other, &line, "a.example", 1_000));

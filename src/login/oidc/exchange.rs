@@ -113,7 +113,8 @@ impl Provider {
         // The generator is asked once more here, where its failure is an error and no panic.
         let verifier = PkceCodeVerifier::new(secret().ok_or(ProviderError::Random)?);
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&verifier);
-        let attempt = Attempt::new(state, verifier.into_secret(), authority, now).ok_or(ProviderError::Random)?;
+        let whose = (self.settings.issuer.as_str(), authority);
+        let attempt = Attempt::new(state, verifier.into_secret(), whose, now).ok_or(ProviderError::Random)?;
         let client = self.client(known, &self.redirect(authority))?;
         let text = state.text.clone();
         let mut request = client

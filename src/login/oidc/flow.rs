@@ -116,7 +116,7 @@ impl Login {
             // The answer of one provider, delivered where another's is expected: mix-up (RFC 9700 §4.4).
             return stale(&wanted, "state_of_other_provider");
         }
-        let here = (&state, ask.authority);
+        let here = (&state, provider.settings.issuer.as_str(), ask.authority);
         let attempt = Attempt::find(&self.oidc.sealer, ask.headers, &self.attempts(), here, ask.now);
         let Some(attempt) = attempt else {
             return self.without_attempt(ask, provider, state.way).await;
@@ -139,8 +139,9 @@ impl Login {
         })
     }
 
-    /// The cookie was pushed out by other tabs, was used already, or was never this browser's. Whoever is signed in goes on to
-    /// the page; anybody else begins anew, once: an attacker's answer makes nobody sign in as the attacker.
+    /// The cookie was pushed out by other tabs, was used already, or was never this browser's, or the provider is another one by
+    /// now. Whoever is signed in goes on to the page; anybody else begins anew, once: an attacker's answer makes nobody sign in as
+    /// the attacker.
     async fn without_attempt(&self, ask: &Ask<'_>, provider: &Provider, way: Way) -> Result<Answer, LoginError> {
         if ask.caller.is_some() && !way.wanted.again {
             let mut response = see_other(way.wanted.back().as_str());
