@@ -1,5 +1,6 @@
-//! Reading the configuration file. One decision: its own folder, made absolute, is where its relative paths begin, so that the
-//! gateway starts from any working directory. Knows nothing of what is in it.
+//! Reading the configuration file. One decision: the folder that it was named in, made absolute, is where its relative paths begin,
+//! so that the gateway starts from any working directory; links are not followed, for what stands behind one (`current -> v2`, a
+//! mounted ConfigMap) is exchanged, and the sessions beside it are not. Knows nothing of what is in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(super) enum LoadError {
 pub(super) fn load(path: &Path) -> Result<Config, LoadError> {
     let failed = |source| LoadError::File { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(failed)?;
-    let full = path.canonicalize().map_err(failed)?;
+    let full = std::path::absolute(path).map_err(failed)?;
     let base = full.parent().unwrap_or(Path::new("/"));
     Ok(Config::parse(&text, &name(path), base)?)
 }

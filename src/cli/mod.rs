@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Args, Clone)]
 struct ConfigFile {
-    /// The configuration file; paths in it are relative to its folder.
+    /// The configuration file; paths in it are relative to the folder it is named in here, links not followed.
     #[arg(long, default_value = "gateway.toml", value_name = "FILE")]
     config: PathBuf,
 }

@@ -1,5 +1,6 @@
 //! The running program, and the signal that makes it read its file again.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -25,8 +26,14 @@ impl Program {
     fn start(folder: &Path, text: &str) -> Program {
         let file = folder.join("gateway.toml");
         std::fs::write(&file, text).unwrap();
+        Program::of(file, "/")
+    }
+
+    /// From a file as it is named in this working directory.
+    fn of(file: impl Into<std::path::PathBuf>, directory: impl AsRef<Path>) -> Program {
+        let file = file.into();
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        let service = Service::start(command.arg("--config").arg(&file).current_dir("/"));
+        let service = Service::start(command.arg("--config").arg(&file).current_dir(directory));
         let port = service.says_port("https://localhost:");
         Program { service, file, port }
     }
@@ -136,4 +143,46 @@ async fn many_reloads_under_load_lose_no_request_and_leak_nothing() {
         assert!(Instant::now() < until, "{:?} of {threads} threads and {descriptors} descriptors", counts());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What a deployment by links (`current -> v2`) and a mounted ConfigMap do: the paths of the file are the same as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_link_that_leads_elsewhere_is_read_through_and_needs_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let file = shipped("embedded:data");
+    let other = file.replace("path     = \"/public\"", "path     = \"/other\"");
+    for (version, text) in [("v1", &file), ("v2", &other)] {
+        std::fs::create_dir(path(version)).unwrap();
+        std::fs::write(path(version).join("gateway.toml"), text).unwrap();
+    }
+    symlink("v1", path("current")).unwrap();
+    let program = tokio::task::block_in_place(|| Program::of("current/gateway.toml", folder.path()));
+    std::fs::create_dir(path("v2/certs")).unwrap();
+    for made in ["users.toml", "certs/gateway.pem", "certs/gateway.key"] {
+        std::fs::copy(path("v1").join(made), path("v2").join(made)).unwrap();
+    }
+    symlink("v2", path("next")).unwrap();
+    std::fs::rename(path("next"), path("current")).unwrap();
+    program.service.hang_up();
+    let said = tokio::task::block_in_place(|| program.service.says("portcullis: "));
+    assert_eq!(said, "configuration reloaded");
+    let mut client = Client::One(one(program.port).await);
+    assert_eq!(status(&mut client, "/other", NOBODY).await, 200);
+}
+
+#[test]
+fn what_is_made_stands_beside_the_link_that_was_named_not_beside_what_it_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["etc", "opt"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    std::fs::write(path("opt/gateway.toml"), shipped("embedded:data")).unwrap();
+    symlink("../opt/gateway.toml", path("etc/gateway.toml")).unwrap();
+    let program = Program::of("etc/gateway.toml", folder.path());
+    let made = |name: &str| path(name).exists();
+    assert!(made("etc/data/sessions.redb") && made("etc/certs/gateway.pem") && made("etc/users.toml"));
+    assert_eq!(std::fs::read_dir(path("opt")).unwrap().count(), 1, "nothing but the file itself");
+    drop(program);
 }
