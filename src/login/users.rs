@@ -2,9 +2,9 @@
 //! beside itself and renamed, so that nobody ever reads half of it. Knows nothing of sign-ins.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,21 @@ pub enum UsersError {
     File {
         /// Which.
         path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It would belong to somebody else, who may be the only one that the gateway is not.
+    #[error(
+        "{path}: belongs to user {uid} and group {gid}, to whom this user cannot give it; do it as root or as its owner"
+    )]
+    Owner {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// And whose.
+        gid: u32,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -120,34 +135,87 @@ impl Users {
         Ok(users)
     }
 
-    /// Change the file under a lock, so that two changes at once both count. A missing file is an empty one.
+    /// Change the file under a lock, so that two changes at once both count. A missing file is an empty one. Whose it was, it
+    /// stays: an operator who is root must not take it away from a gateway that is not.
     ///
     /// # Errors
     /// [`UsersError`]; the file is as it was.
     pub fn change<T>(path: &Path, change: impl FnOnce(&mut Users) -> T) -> Result<T, UsersError> {
         let failed = |source| UsersError::File { path: path.to_owned(), source };
-        let lock_path = path.with_extension("lock");
-        let lock = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(lock_path).map_err(failed)?;
-        lock.lock().map_err(failed)?;
-        let mut users = if path.exists() { Users::read(path)? } else { Users::default() };
+        let before = found(path).map_err(failed)?;
+        let _lock = lock(path, before.as_ref())?;
+        let before = found(path).map_err(failed)?;
+        let mut users = if before.is_some() { Users::read(path)? } else { Users::default() };
         let outcome = change(&mut users);
-        users.write(path)?;
+        users.write(path, before.as_ref())?;
         Ok(outcome)
     }
 
-    fn write(&self, path: &Path) -> Result<(), UsersError> {
+    fn write(&self, path: &Path, before: Option<&Metadata>) -> Result<(), UsersError> {
         let failed = |source| UsersError::File { path: path.to_owned(), source };
         let body = toml::to_string(self)
             .map_err(|source| UsersError::Encode { path: path.to_owned(), source: Box::new(source) })?;
         let text = format!("# Local users of portcullis. Change with `portcullis user add|passwd|remove`.\n\n{body}");
         let half = path.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        // For its owner alone: hashes are guessed at leisure by whoever can read them.
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&half, path).map_err(failed)
+        // What a change left that broke off. Never written to: whoever owns the folder could have put a link there.
+        let _ = fs::remove_file(&half);
+        let mut file = private(&half).map_err(failed)?;
+        let written = give(&file, path, before).and_then(|()| {
+            if let Some(before) = before {
+                // Only now, and no wider than before: hashes are guessed at leisure by whoever can read them.
+                file.set_permissions(Permissions::from_mode(before.mode() & 0o777)).map_err(failed)?;
+            }
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+            fs::rename(&half, path).map_err(failed)
+        });
+        written.inspect_err(|_| drop(fs::remove_file(&half)))
     }
+}
+
+fn found(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A new file, for its owner alone.
+fn private(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Give a new file to whom the user file belongs; where there is none, to whom the folder does, if that can be done.
+fn give(file: &File, path: &Path, before: Option<&Metadata>) -> Result<(), UsersError> {
+    let failed = |source| UsersError::File { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (uid, gid) = match before {
+        Some(before) => (before.uid(), before.gid()),
+        None => fs::metadata(folder).map(|folder| (folder.uid(), folder.gid())).map_err(failed)?,
+    };
+    let is = file.metadata().map_err(failed)?;
+    if (is.uid(), is.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    match fchown(file, Some(uid), Some(gid)) {
+        Err(source) if before.is_some() => Err(UsersError::Owner { path: path.to_owned(), uid, gid, source }),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for its turn; until the file is dropped, nobody else changes the user file.
+fn lock(path: &Path, before: Option<&Metadata>) -> Result<File, UsersError> {
+    let lock = path.with_extension("lock");
+    let failed = |source| UsersError::File { path: lock.clone(), source };
+    let file = match private(&lock) {
+        Ok(made) => give(&made, path, before).map(|()| made).inspect_err(|_| drop(fs::remove_file(&lock))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::OpenOptions::new().append(true).open(&lock).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }?;
+    file.lock().map_err(failed)?;
+    Ok(file)
 }
 
 #[cfg(test)]

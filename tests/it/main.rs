@@ -64,4 +64,5 @@ mod tools;
 mod transfer;
 mod unasked;
 mod upstreams;
+mod user_file;
 mod wire;

@@ -1,0 +1,92 @@
+//! The user file as those who share it find it after a change: whose it is, who may read it, and what is said of it where it is
+//! broken. Who is root here takes it from somebody else; who is not still sees that nothing is opened to others.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cli::portcullis;
+use crate::support::{add_user, shipped};
+
+const PASSWORD: &str = "correct horse battery\n";
+/// Neither of them anybody's who runs tests.
+const GATEWAY: u32 = 65534;
+const GROUP: u32 = 65533;
+
+fn standing(path: &Path) -> (u32, u32, u32) {
+    let found = fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    (found.uid(), found.gid(), found.mode() & 0o777)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// An operator, perhaps root, changes the file of a gateway that is somebody else.
+#[test]
+fn a_changed_user_file_stays_whose_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    add_user(path, &shipped("memory"), "alice", PASSWORD, &["admin"]);
+    let file = path.join("users.toml");
+    assert_eq!(standing(&file).2, 0o600, "a new one is its owner's alone");
+    fs::remove_file(path.join("users.lock")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let is_root = standing(&file).0 == 0;
+    if is_root {
+        chown(&file, Some(GATEWAY), Some(GROUP)).unwrap();
+    }
+    let before = standing(&file);
+    // What a change left that broke off, open to everybody.
+    fs::write(path.join("users.new"), "half").unwrap();
+    for arguments in [
+        &["user", "add", "bob", "--password-stdin"][..],
+        &["user", "passwd", "bob", "--password-stdin"],
+        &["user", "remove", "bob"],
+    ] {
+        let (code, _, said) = portcullis(path, arguments, PASSWORD);
+        assert_eq!((code, standing(&file)), (0, before), "{arguments:?}: {said}");
+    }
+    assert_eq!(standing(&path.join("users.lock")), (before.0, before.1, 0o600));
+    assert_eq!(names(path), ["gateway.toml", "users.lock", "users.toml"]);
+    if !is_root {
+        return;
+    }
+    // And where nobody is there yet, it is for whom the folder is.
+    fs::remove_file(&file).unwrap();
+    fs::remove_file(path.join("users.lock")).unwrap();
+    chown(path, Some(GATEWAY), Some(GROUP)).unwrap();
+    let (code, _, said) = portcullis(path, &["user", "add", "bob", "--password-stdin"], PASSWORD);
+    assert_eq!(code, 0, "{said}");
+    for name in ["users.toml", "users.lock"] {
+        assert_eq!(standing(&path.join(name)), (GATEWAY, GROUP, 0o600), "{name}");
+    }
+    // Who is not root cannot give it to its owner.
+    fs::remove_file(path.join("users.lock")).unwrap();
+    chown(&file, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let (text, there) = (fs::read(&file).unwrap(), names(path));
+    let program = tempfile::tempdir().unwrap();
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_portcullis"), program.path().join("portcullis")).unwrap();
+    for locked in [false, true] {
+        if locked {
+            fs::write(path.join("users.lock"), "").unwrap();
+            chown(path.join("users.lock"), Some(GATEWAY), Some(GROUP)).unwrap();
+        }
+        let mut command = Command::new(program.path().join("portcullis"));
+        command.args(["user", "remove", "bob"]).current_dir(path).uid(GATEWAY).gid(GROUP).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("belongs to user 0 and group 0"), "{said}");
+        assert!(fs::read(&file).unwrap() == text && standing(&file) == (0, 0, 0o644), "it is as it was");
+    }
+    fs::remove_file(path.join("users.lock")).unwrap();
+    assert_eq!(names(path), there);
+}
