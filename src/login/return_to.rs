@@ -23,7 +23,7 @@ impl ReturnTo {
     /// From what was asked for. Any doubt leads to the start page: `//evil.example` is another host to a browser.
     pub fn here(path: &str, query: Option<&str>) -> ReturnTo {
         let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-        let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'\\' | b'"' | b'<' | b'>' | b'#');
+        let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'"' | b'<' | b'>' | b'#');
         let canonical = CanonicalPath::parse(path).is_ok_and(|path| !path.decoded().starts_with(RESERVED_PREFIX));
         if canonical && whole.len() <= LONGEST && whole.bytes().all(plain) {
             ReturnTo(whole)
@@ -69,6 +69,8 @@ mod tests {
     fn the_way_back_keeps_path_and_query() {
         let back = ReturnTo::here("/a/b", Some("x=1&y=%20"));
         assert_eq!(back.as_str(), "/a/b?x=1&y=%20");
+        // Browsers send it so, and read it as a slash in front of the query alone.
+        assert_eq!(ReturnTo::here("/a", Some(r"file=C:\b")).as_str(), r"/a?file=C:\b");
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl<'r> RequestHead<'r> {
         }
         let path = CanonicalPath::parse(target(parts)?).map_err(HeadError::Path)?;
         let query = parts.uri.query();
-        if query.is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte) || byte == b'\\')) {
+        if query.is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte))) {
             return Err(HeadError::Query);
         }
         let (navigation, grpc) = (is_navigation(&parts.method, fields), is_grpc(fields));

@@ -130,6 +130,8 @@ async fn odd_heads_reach_the_application_in_one_reading() {
             "gzip",
         ),
         ("GET /a#b HTTP/1.1Z", "GET /a", "#b"),
+        // Browsers leave it as it is behind the `?`, where nobody takes it for a slash.
+        ("GET /a?b=C:\\\\d HTTP/1.1Z", "GET /a?b=C:\\d", "/d"),
     ];
     for (bytes, sees, never) in rows {
         let said = raw(port, &unescape(bytes), "").await;
