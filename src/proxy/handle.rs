@@ -127,7 +127,7 @@ async fn stops(
     let (parts, now) = (&*parts, record.at);
 
     // 2: read the head.
-    headers::fits(&parts.uri, &fields, runtime.head_limit)?;
+    headers::fits(&parts.uri, &fields, runtime.head_limits)?;
     let head = RequestHead::read(parts, &fields, connection.sni.as_deref()).map_err(Refusal::Head)?;
     record.read(&head, &parts.uri);
     if own_pages::is_own(&head) {

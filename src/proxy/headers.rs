@@ -284,14 +284,26 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     }
 }
 
+/// What a request head may have.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes.
+    pub bytes: usize,
+    /// Lines.
+    pub lines: usize,
+}
+
 /// Whether a head is no longer than it may be. hyper's own limit is one of its buffer, which holds half as much again when bytes
-/// come fast.
+/// come fast, and over HTTP/2 it counts no lines. There browsers send a line for each cookie, which are one here.
 ///
 /// # Errors
 /// [`Refusal::HeadTooLarge`].
-pub fn fits(uri: &Uri, fields: &Fields<'_>, limit: usize) -> Result<(), Refusal> {
+pub fn fits(uri: &Uri, fields: &Fields<'_>, limits: HeadLimits) -> Result<(), Refusal> {
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target + fields.bytes() > limit { Err(Refusal::HeadTooLarge) } else { Ok(()) }
+    let lines = fields.headers().len();
+    let is_within = target + fields.bytes() <= limits.bytes
+        && (lines <= limits.lines || lines - fields.all(Field::Cookie).skip(1).count() <= limits.lines);
+    if is_within { Ok(()) } else { Err(Refusal::HeadTooLarge) }
 }
 
 /// What is left of `Max-Forwards` of an OPTIONS request, the only one with it that is not refused (RFC 9110 §7.6.2).

@@ -81,8 +81,8 @@ pub struct Runtime {
     pub clock: Arc<dyn Clock>,
     /// Proxies before us, and what applications are told of the way.
     pub forwarding: Forwarding,
-    /// Bytes a request head may have.
-    pub head_limit: usize,
+    /// What a request head may have.
+    pub head_limits: headers::HeadLimits,
     /// Bytes a request body may have.
     pub body_limit: Option<u64>,
     /// How long a client may send nothing of a body that it began, until the answer comes.

@@ -8,6 +8,7 @@ use crate::authn::{Authenticator, Carrier};
 use crate::clock::Clock;
 use crate::config::{Config, Forwarded};
 use crate::login::Login;
+use crate::proxy::headers::HeadLimits;
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::session::Sessions;
 use crate::token::ring::KeyRing;
@@ -63,7 +64,7 @@ pub(super) fn runtime(
         traffic: lasting.traffic.clone(),
         clock: lasting.clock.clone(),
         forwarding: forwarding(config),
-        head_limit: config.limits.header_bytes,
+        head_limits: HeadLimits { bytes: config.limits.header_bytes, lines: config.limits.header_count },
         body_limit: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
     })

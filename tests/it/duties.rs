@@ -263,6 +263,7 @@ fn a_head_that_is_too_large_is_told_so_and_nothing_of_it_is_dropped() {
     assert_eq!(running.alone("/public", &["--http1.1", "-H", &long]).status, 431);
     assert_eq!(running.alone("/public", &["--http2", "-H", &long]).status, 431);
     assert_eq!(running.alone("/public", &[&["--http1.1"], many.as_slice()].concat()).status, 431);
+    assert_eq!(running.alone("/public", &[&["--http2"], many.as_slice()].concat()).status, 431);
     let target = format!("/public/{}", "a".repeat(70_000));
     assert!(matches!(running.alone(&target, &["--http1.1"]).status, 414 | 431));
     let fits = format!("x-long: {}", "a".repeat(20_000));
