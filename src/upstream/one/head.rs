@@ -186,14 +186,16 @@ impl Said {
     fn judge(self, status: StatusCode, newest: bool, asked: &Method) -> (Option<Framing>, bool) {
         let framing = match (self.lengths, self.codings) {
             (1, 0) => self.length.map(Framing::Length),
-            // RFC 9112 §6.1: what speaks 1.0 does not know codings, whoever translated for it may not either.
-            (0, 1) if self.chunked && newest => Some(Framing::Chunked),
+            (0, 1) if self.chunked => Some(Framing::Chunked),
             _ => None,
         };
         let plain = self.lengths + self.codings == 0 || framing.is_some();
         let without_body = *asked == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304);
         let framing = if without_body { Some(Framing::Length(0)) } else { framing };
-        let kept = (newest || self.keep) && !self.close && status != StatusCode::SWITCHING_PROTOCOLS;
+        // RFC 9112 §6.1: what speaks 1.0 does not know codings. There are servers that use one all the same; what they say next is
+        // not waited for.
+        let knows = newest || self.codings == 0;
+        let kept = (newest || self.keep) && knows && !self.close && status != StatusCode::SWITCHING_PROTOCOLS;
         (framing, kept && plain && framing.is_some())
     }
 }
