@@ -145,6 +145,10 @@ impl From<LoginError> for Refusal {
     }
 }
 
+/// What an application said.
+const NO_SENSE: (StatusCode, &str, &str) =
+    (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.");
+
 impl Refusal {
     /// Status, stable code, title, sentence. The whole table of answers.
     fn words(&self) -> (StatusCode, &'static str, &'static str) {
@@ -205,11 +209,10 @@ impl Refusal {
             Refusal::Forward(error) if error.is_broken_upload() => {
                 (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.")
             }
+            Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
+            Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
-            }
-            Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => {
-                (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.")
             }
             Refusal::Unsigned | Refusal::Panic => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway made a mistake.")

@@ -98,6 +98,11 @@ impl ForwardError {
         self.is_unsent() || matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Upload(_))))
     }
 
+    /// Whether the server answered, and what it said cannot be read.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Malformed(_))))
+    }
+
     /// Whether it tells against the server: it was not there, or broke off.
     fn is_failure(&self) -> bool {
         !matches!(self, ForwardError::NoUpgrade(_))

@@ -167,10 +167,11 @@ impl<B: Sendable> Pool<B> {
             let running = server.begin();
             // A client that breaks its upload off must not be able to take a server out.
             let failed = |sending: &Sending, error: BrokenOff| {
-                if !sending.is_broken() {
+                let error = ForwardError::Exchange(error);
+                if !sending.is_broken() && !error.is_broken_upload() {
                     server.failed(self.upstream.ejection);
                 }
-                ForwardError::Exchange(error)
+                error
             };
             match self.wire(index, http1, from).await {
                 Err(error) => {

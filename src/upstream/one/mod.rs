@@ -65,9 +65,6 @@ pub enum Malformed {
     /// A head, trailers, chunk extensions.
     #[error("it is larger than allowed")]
     TooLarge,
-    /// The request's body has another length than its head says.
-    #[error("the request's body is not as long as announced")]
-    Upload,
 }
 
 /// Why an exchange ended early.

@@ -316,7 +316,7 @@ async fn a_body_of_another_length_than_announced_is_no_request() {
         drop(feed);
         let request = Request::post("/").header("content-length", announced).body(body).unwrap();
         let answer = soon(exchange(one, request)).await;
-        assert!(matches!(answer, Err(Broken::Malformed(_))), "{announced} {sent}");
+        assert!(matches!(answer, Err(Broken::Upload(_))), "{announced} {sent}");
         let mut text = String::new();
         soon(server.read_to_string(&mut text)).await.unwrap();
         assert!(!text.contains("four") || announced == "5", "{text}");

@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::io::AsyncWrite;
 
 use super::framing::Framing;
-use super::{Broken, Malformed, Sendable, head, request};
+use super::{Broken, Sendable, head, request};
 
 /// What a connection keeps for the next head.
 const KEPT_BYTES: usize = 8 * 1024;
@@ -146,7 +146,7 @@ impl<B: Sendable> Upload<B> {
         match &mut self.framing {
             Framing::Length(left) => {
                 // More than announced would be read as the next request.
-                *left = left.checked_sub(data.len() as u64).ok_or(Malformed::Upload)?;
+                *left = left.checked_sub(data.len() as u64).ok_or_else(other_length)?;
             }
             Framing::Chunked => {
                 out.before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
@@ -165,7 +165,7 @@ impl<B: Sendable> Upload<B> {
         self.ended = true;
         match self.framing {
             Framing::Length(0) => return Ok(()),
-            Framing::Length(_) => return Err(Malformed::Upload.into()),
+            Framing::Length(_) => return Err(other_length()),
             Framing::Chunked => {}
         }
         out.after.extend_from_slice(b"0\r\n");
@@ -175,4 +175,9 @@ impl<B: Sendable> Upload<B> {
         out.after.extend_from_slice(b"\r\n");
         Ok(())
     }
+}
+
+/// Of a body that is not what its head says.
+fn other_length() -> Broken {
+    Broken::Upload("it is not as long as announced".into())
 }
