@@ -17,7 +17,7 @@ use crate::policy::{
     AccessRule, Asked, BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
 };
 use crate::session::Over;
-use crate::upstream::{Head, PooledBody, Waiting};
+use crate::upstream::{Head, PooledBody, Reached, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
@@ -51,7 +51,7 @@ pub struct Passage<'r> {
     pub access_token: Option<Box<AccessToken>>,
 }
 
-/// Forward and wait for the response head.
+/// Forward and wait for the response head; `reached` is told how far it came.
 ///
 /// # Errors
 /// [`Refusal`]: too large, unreachable, too slow, going in circles, or a WebSocket from another site.
@@ -60,6 +60,7 @@ pub async fn forward(
     permit: &Permit,
     passage: &mut Passage<'_>,
     (parts, body): (&Parts, Incoming),
+    reached: &Reached,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
     let Passage { connection, trace, head, fields, asked, .. } = *passage;
@@ -101,7 +102,7 @@ pub async fn forward(
     let pool = &worker.pools[permit.route().upstream.0];
     let again = || Asked::new(head.method, head.host.as_str(), head.path.raw(), asked.1.since_epoch());
     let beside = tie.as_ref().map(|tie| move || tie.ended(again));
-    let waiting = Waiting { from: asked.0, limit: options.response_timeout, beside };
+    let waiting = Waiting { from: asked.0, limit: options.response_timeout, beside, reached };
     let answered = pool.send((&mut rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.map_err(|over| ended(runtime, permit, tie.as_ref().map(Tie::evidence), over))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;

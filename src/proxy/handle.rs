@@ -174,7 +174,7 @@ async fn stops(
             let mut passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
             record.waits = Some(asked.0);
-            let response = forward(worker, &permit, &mut passage, (parts, body.take())).await;
+            let response = forward(worker, &permit, &mut passage, (parts, body.take()), &record.reached).await;
             record.waited(response.as_ref().err().is_none_or(Refusal::was_sent));
             response
         }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::authn::Known;
 use crate::clock::Timestamp;
 use crate::policy::{Asked, Caller, Rejection, RequestHead, Route};
+use crate::upstream::Reached;
 
 use super::busy::Exchange;
 use super::line::{LineBuffer, key};
@@ -69,6 +70,8 @@ pub struct Record {
     pub upstream: Option<Duration>,
     /// Since when the upstream's response head is waited for, while it is.
     pub waits: Option<Instant>,
+    /// How far it came there.
+    pub reached: Reached,
     /// What was done.
     pub decision: Outcome,
     /// Why, a stable name.
@@ -97,6 +100,7 @@ impl Record {
             route: None,
             upstream: None,
             waits: None,
+            reached: Reached::default(),
             decision: Outcome::Refuse,
             reason: "client_left",
             caller: None,
@@ -182,8 +186,8 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         let (took, record, worker) = (self.started.elapsed(), &mut *self.record, &*self.worker);
         if record.waits.is_some() {
-            // Given up there: it may have reached the application.
-            record.waited(true);
+            // Given up there: the application may have done something.
+            record.waited(record.reached.is_any());
         }
         let route = record.route.as_ref().map(|route| route.index);
         worker.tally.add(route, record.decision, record.status, took);

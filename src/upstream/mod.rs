@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use health::{Health, watch};
 pub use one::{Broken, Malformed, Sendable, Switched};
 pub use outcomes::Outcomes;
-pub use pool::{Pool, Waiting};
+pub use pool::{Pool, Reached, Waiting};
 pub use pooled::{PooledBody, Upload};
 pub use request::{Head, Line, Plain, Value};
 pub use server::{Address, Ejection, Protocol, Server};

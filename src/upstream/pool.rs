@@ -32,14 +32,37 @@ pub struct Pool<B> {
 /// answers when something happens may take an hour, and an upload may; most answer sooner, and need not be registered.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
+/// Which server was handed a request: known as well to whoever gives it up.
+#[derive(Debug)]
+pub struct Reached(AtomicUsize);
+
+impl Default for Reached {
+    fn default() -> Reached {
+        Reached(AtomicUsize::new(usize::MAX))
+    }
+}
+
+impl Reached {
+    /// Whether it was any.
+    pub fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != usize::MAX
+    }
+
+    fn set(&self, index: usize) {
+        self.0.store(index, Ordering::Relaxed);
+    }
+}
+
 /// How a response head is waited for.
-pub struct Waiting<F> {
+pub struct Waiting<'w, F> {
     /// Now: the clock is read once for all that is asked of it.
     pub from: Instant,
     /// No longer than this, or than the upstream's own limit.
     pub limit: Option<Duration>,
     /// What else may come, made and looked at when the answer does not come soon.
     pub beside: Option<F>,
+    /// Told how far it came.
+    pub reached: &'w Reached,
 }
 
 /// Connections to one server.
@@ -127,13 +150,14 @@ impl<B: Sendable> Pool<B> {
         (head, body): (&mut Head<'_>, B),
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
-        waiting: Waiting<impl FnOnce() -> W>,
+        waiting: Waiting<'_, impl FnOnce() -> W>,
     ) -> Result<Result<Response<PooledBody>, ForwardError>, W::Output> {
-        let Waiting { from, limit, beside } = waiting;
+        let Waiting { from, limit, beside, reached } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let end = |limit| tokio::time::Instant::from_std(from + limit);
         let outcome = self.upstream.outcomes.begin();
-        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from));
+        let sent = upload.clone();
+        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from, reached));
         // One timer for both: most are answered before either is needed.
         let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
         let mut answered = timeout_at(end(first), exchange.as_mut()).await;
@@ -147,7 +171,15 @@ impl<B: Sendable> Pool<B> {
             })
             .await?;
         }
-        let answered = answered.unwrap_or(Err(ForwardError::ResponseTimeout));
+        let answered = answered.unwrap_or_else(|_| {
+            // A server that takes requests and says nothing is no better than one that refuses them; while the client still sends,
+            // it may be the client that is slow.
+            let silent = self.upstream.servers.get(reached.0.load(Ordering::Relaxed));
+            if let Some(server) = silent.filter(|_| sent.is_none_or(|upload| upload.is_done())) {
+                server.failed(self.upstream.ejection);
+            }
+            Err(ForwardError::ResponseTimeout)
+        });
         outcome.tell(&answered);
         Ok(answered)
     }
@@ -158,6 +190,7 @@ impl<B: Sendable> Pool<B> {
         sending: Sending,
         http1: bool,
         from: Instant,
+        reached: &Reached,
     ) -> Result<Response<PooledBody>, ForwardError> {
         let mut tried = Vec::new();
         let mut failure = None;
@@ -182,6 +215,7 @@ impl<B: Sendable> Pool<B> {
                     failure = Some(error);
                 }
                 Ok(Wire::One { mut one, opened }) => {
+                    reached.set(index);
                     let begun = one.begin(head, body);
                     // Written, and not kept while the answer is waited for.
                     head.lines = Vec::new();
@@ -191,6 +225,7 @@ impl<B: Sendable> Pool<B> {
                     return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                 }
                 Ok(Wire::Two { mut sender, reused }) => {
+                    reached.set(index);
                     let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
                     match sender.try_send_request(sent).await {
                         Ok(answered) => {

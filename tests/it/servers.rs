@@ -309,6 +309,38 @@ async fn uploads_that_break_off_take_no_server_out() {
     }
 }
 
+/// Whoever takes requests and says nothing is left alone like whoever refuses them; a client that is slow to send takes nobody out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_does_not_answer_in_time_is_left_alone() {
+    for scheme in ["http", "h2c"] {
+        let silent = |_| std::future::pending::<Response<Frames>>();
+        let fine = |_| async { Response::new(whole("fine")) };
+        let (silent, fine) = match scheme {
+            "h2c" => (Application::start_two(silent), Application::start_two(fine)),
+            _ => (Application::start(silent), Application::start(fine)),
+        };
+        let servers =
+            format!("servers = [\"{scheme}://127.0.0.1:{}\", \"{scheme}://127.0.0.1:{}\"]", silent.port, fine.port);
+        let upstream = format!("{servers}\nresponse_timeout = \"300ms\"\neject_after = 2\neject_for = \"1h\"");
+        let running = behind(tempfile::tempdir().unwrap(), &upstream);
+        let [_, mut client] = Client::both(port(&running)).await;
+        let mut feeds = Vec::new();
+        for _ in 0..8 {
+            let (feed, body) = fed();
+            let answer = client.ask(Request::post("/"), "/", body).await;
+            feeds.push((feed, answer.status()));
+        }
+        let timeouts = feeds.iter().filter(|(_, status)| *status == StatusCode::GATEWAY_TIMEOUT).count();
+        assert!(timeouts > 2, "{scheme}: {timeouts} uploads");
+        let mut asked = Vec::new();
+        for _ in 0..12 {
+            asked.push(client.ask(Request::get("/"), "/", whole("")).await.status());
+        }
+        let timeouts = asked.iter().filter(|status| **status == StatusCode::GATEWAY_TIMEOUT).count();
+        assert!(timeouts == 2 && asked[6..].iter().all(|status| *status == StatusCode::OK), "{scheme}: {asked:?}");
+    }
+}
+
 async fn echo_or_nothing(request: Request<hyper::body::Incoming>) -> Response<Frames> {
     let complete = request.into_body().collect().await.is_ok();
     Response::new(whole(if complete { "all" } else { "part" }))
