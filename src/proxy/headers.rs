@@ -128,17 +128,11 @@ pub struct Returning<'r> {
     pub named: &'r NamedFields,
 }
 
-/// Names of lines that the gateway writes, to lend.
-static CONNECTION: HeaderName = header::CONNECTION;
-static COOKIE: HeaderName = header::COOKIE;
-static FORWARDED: HeaderName = header::FORWARDED;
+/// Names of lines that the gateway writes and `http` does not know, to lend.
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static HOST: HeaderName = header::HOST;
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static TE: HeaderName = header::TE;
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static VIA: HeaderName = header::VIA;
 
 /// And what stands in them.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -181,21 +175,21 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
     let authority = authority(fields, outgoing);
     forwarded(&mut lines, outgoing, authority.as_ref());
     match &options.host {
-        HostHeader::Fixed(host) => lines.push((&HOST, Value::Lent(host))),
-        HostHeader::Keep => lines.extend(authority.map(|authority| (&HOST, authority))),
+        HostHeader::Fixed(host) => lines.push((&header::HOST, Value::Lent(host))),
+        HostHeader::Keep => lines.extend(authority.map(|authority| (&header::HOST, authority))),
     }
     if fields.has(Field::Cookie) {
-        lines.extend(outgoing.cookie.without_own(fields).map(|cookie| (&COOKIE, cookie.into())));
+        lines.extend(outgoing.cookie.without_own(fields).map(|cookie| (&header::COOKIE, cookie.into())));
     }
     if let Some(switch) = outgoing.switch {
         switch.ask(&mut lines);
     } else if wants_trailers(fields) {
         // Said anew for this hop (RFC 9110 §10.1.4); gRPC servers ask for it.
-        lines.push((&TE, Value::Lent(&TRAILERS)));
-        lines.push((&CONNECTION, Value::Lent(&TE_ALONE)));
+        lines.push((&header::TE, Value::Lent(&TRAILERS)));
+        lines.push((&header::CONNECTION, Value::Lent(&TE_ALONE)));
     }
     let via = if outgoing.version == Version::HTTP_2 { &VIA_TWO } else { &VIA_ONE };
-    lines.push((&VIA, Value::Lent(via)));
+    lines.push((&header::VIA, Value::Lent(via)));
     lines.extend(Plain::of(outgoing.ids.id()).map(|id| (&REQUEST_ID, Value::Plain(id))));
     if !lines.iter().any(|(name, _)| **name == TRACEPARENT) {
         lines.extend(Plain::of(outgoing.ids.trace()).map(|trace| (&TRACEPARENT, Value::Plain(trace))));
@@ -271,7 +265,7 @@ fn forwarded<'r>(lines: &mut Vec<Line<'r>>, outgoing: &Outgoing<'r>, authority: 
         lines.push((&FORWARDED_PROTO, Value::Lent(&HTTPS)));
     }
     if matches!(style, ForwardedStyle::Standard | ForwardedStyle::Both) {
-        lines.extend(trace.standard_line(outgoing.authority).map(|line| (&FORWARDED, Value::Own(line))));
+        lines.extend(trace.standard_line(outgoing.authority).map(|line| (&header::FORWARDED, Value::Own(line))));
     }
 }
 

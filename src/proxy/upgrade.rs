@@ -15,11 +15,7 @@ use super::reply::Refusal;
 /// RFC 6455 §1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Lines that ask for it, to lend.
-static CONNECTION: HeaderName = header::CONNECTION;
-static UPGRADE: HeaderName = header::UPGRADE;
-static KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
-static VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
+/// What stands in the lines that ask for it, to lend.
 static ASKED: HeaderValue = HeaderValue::from_static("upgrade");
 static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 static THIRTEEN: HeaderValue = HeaderValue::from_static("13");
@@ -74,20 +70,21 @@ pub fn asked(
 impl Switch {
     /// The lines that ask the application.
     pub fn ask<'r>(&'r self, lines: &mut Vec<Line<'r>>) {
-        lines.push((&CONNECTION, Value::Lent(&ASKED)));
+        lines.push((&header::CONNECTION, Value::Lent(&ASKED)));
         match self {
-            Switch::One(protocol) => lines.push((&UPGRADE, Value::Lent(protocol))),
+            Switch::One(protocol) => lines.push((&header::UPGRADE, Value::Lent(protocol))),
             Switch::Two { key } => lines.extend([
-                (&UPGRADE, Value::Lent(&WEBSOCKET)),
-                (&KEY, Value::Lent(key)),
-                (&VERSION, Value::Lent(&THIRTEEN)),
+                (&header::UPGRADE, Value::Lent(&WEBSOCKET)),
+                (&header::SEC_WEBSOCKET_KEY, Value::Lent(key)),
+                (&header::SEC_WEBSOCKET_VERSION, Value::Lent(&THIRTEEN)),
             ]),
         }
     }
 
     /// Whether one of those is this field, which the client then does not write.
     pub fn takes(&self, name: &HeaderName) -> bool {
-        matches!(self, Switch::Two { .. }) && (*name == KEY || *name == VERSION)
+        let is_one = matches!(*name, header::SEC_WEBSOCKET_KEY | header::SEC_WEBSOCKET_VERSION);
+        is_one && matches!(self, Switch::Two { .. })
     }
 
     /// Whether the application's 101 is an answer to that (RFC 6455 §4.1). Over HTTP/1.1 the client checks it, who knows the key.

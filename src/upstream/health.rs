@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,6 @@ use super::{Address, Server, Upstream, connect, wire};
 /// Of a health page nobody reads more.
 const PAGE_BYTES: usize = 64 * 1024;
 
-static HOST: HeaderName = header::HOST;
-static USER_AGENT: HeaderName = header::USER_AGENT;
 static NAME: HeaderValue = HeaderValue::from_static("portcullis-health");
 
 /// How servers are asked.
@@ -71,7 +69,7 @@ async fn probe(server: &Server, path: &str) -> bool {
     };
     let Ok(host) = HeaderValue::from_str(&host) else { return false };
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    let lines = vec![(&HOST, Value::Own(host)), (&USER_AGENT, Value::Lent(&NAME))];
+    let lines = vec![(&header::HOST, Value::Own(host)), (&header::USER_AGENT, Value::Lent(&NAME))];
     let (head, body) = (Head { method: &Method::GET, path, query, lines }, Empty::<Bytes>::new());
     let Ok(connected) = connect::connect(server, false).await else { return false };
     if connected.http2 {
