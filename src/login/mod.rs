@@ -139,6 +139,14 @@ pub fn needs_caller(path: &str) -> bool {
         || page.strip_prefix("oidc/").is_some_and(of_provider)
 }
 
+/// Whether a page reads what it is sent. No other waits for a body.
+pub fn needs_body(method: &Method, path: &str) -> bool {
+    let page = path.strip_prefix(PREFIX).unwrap_or_default();
+    let of_provider = |page: &str| page.ends_with("/backchannel-logout");
+    *method == Method::POST
+        && (matches!(page, "login" | "logout" | "sessions/end") || page.strip_prefix("oidc/").is_some_and(of_provider))
+}
+
 /// Read and check a user file, as `portcullis check` does.
 ///
 /// # Errors

@@ -56,7 +56,8 @@ pub struct RequestBody(Option<Box<Streamed>>);
 struct Streamed {
     upload: Arc<Shared>,
     left: Option<u64>,
-    rules: RequestTrailers,
+    /// `None` where nobody reads trailers.
+    rules: Option<RequestTrailers>,
     stall: Stall,
     idle: Option<Duration>,
     abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -127,6 +128,15 @@ impl Progress {
 impl RequestBody {
     /// The client's body, bounded.
     pub fn new(body: Incoming, rules: RequestTrailers, limits: BodyLimits) -> (RequestBody, Progress) {
+        RequestBody::bounded(body, Some(rules), limits)
+    }
+
+    /// One that goes no further than the gateway, where its trailers mean nothing.
+    pub fn ours(body: Incoming, limits: BodyLimits) -> RequestBody {
+        RequestBody::bounded(body, None, limits).0
+    }
+
+    fn bounded(body: Incoming, rules: Option<RequestTrailers>, limits: BodyLimits) -> (RequestBody, Progress) {
         let abandoned = CancellationToken::new();
         let shared = Arc::new(Shared {
             body: Mutex::new(Some(body)),
@@ -211,7 +221,10 @@ impl Streamed {
         if is_end {
             self.upload.done.store(true, Ordering::Release);
         }
-        Poll::Ready(Some(Ok(cleaned(frame, &self.rules))))
+        Poll::Ready(Some(Ok(match &self.rules {
+            Some(rules) => cleaned(frame, rules),
+            None => frame,
+        })))
     }
 
     /// The client is waited for. A client that stops half-way holds a connection here and one to the application.

@@ -1,13 +1,12 @@
 //! Requests under `/.portcullis/`: handed to `login` with what it may know. One decision: they are never forwarded, whatever
-//! the routes say, and their bodies are read here, capped. Knows nothing of what the pages do.
+//! the routes say, and a body is read here, whole and bounded, where the page wants one. Knows nothing of what the pages do.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 
 use crate::authn::{Asking, Known};
 use crate::login;
@@ -15,15 +14,16 @@ use crate::policy::{Accept, Authentication, Fields, RESERVED_PREFIX, RequestHead
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
-use super::Worker;
-use super::body::ResponseBody;
+use super::body::{BodyLimits, RequestBody, ResponseBody};
 use super::handle::set_cookies;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, SIGN_IN, gateway_headers};
 use super::request_id::RequestId;
+use super::unread::Unread;
+use super::{Runtime, Worker};
 
 /// A sign-in form has two fields and a sealed state.
-const FORM_BYTES: usize = 16 * 1024;
+const FORM_BYTES: u64 = 16 * 1024;
 
 /// Where the public keys are.
 const KEYS: &str = "/.portcullis/jwks.json";
@@ -39,20 +39,25 @@ pub fn is_own(head: &RequestHead<'_>) -> bool {
 /// Answer.
 ///
 /// # Errors
-/// [`Refusal`]: body too large or broken, ambiguous cookies, the store away.
+/// [`Refusal`]: body too large, broken or not coming, ambiguous cookies, the store away.
 pub async fn answer(
     worker: &Arc<Worker>,
     client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
-    (fields, body): (&Fields<'_>, Incoming),
+    (fields, unread): (&Fields<'_>, Unread),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, headers) = (&worker.runtime, fields.headers());
-    let now = runtime.clock.now();
     if let Some(ring) = runtime.ring.as_ref().filter(|_| asks_for_keys(head)) {
         return published_keys(ring, headers);
     }
     let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
+    // Before it is asked who calls: a session that ends while its form is still coming sends none.
+    let (body, _unread) = match login::needs_body(head.method, head.path.decoded()) {
+        true => (read(runtime, unread).await?, None),
+        false => (Bytes::new(), Some(unread)),
+    };
+    let now = runtime.clock.now();
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
         let asking = Asking { fields, accept, activity: Activity::Active, client };
@@ -62,7 +67,6 @@ pub async fn answer(
     } else {
         Known::anonymous()
     };
-    let body = read(body).await?;
     let caller = match (known.session(), &known.authentication) {
         (Some(view), Authentication::Identified(caller)) => {
             Some(login::Known { view, roles: &caller.identity.role_names, headers: &caller.headers })
@@ -124,10 +128,11 @@ fn published_keys(ring: &KeyRing, headers: &HeaderMap) -> Result<Response<Respon
     Ok(response)
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
-    match Limited::new(body, FORM_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        // Too large, or broken off; in the second case nobody reads the answer.
-        Err(_) => Err(Refusal::TooLarge),
+/// As bounded as one that is forwarded: whoever stops half-way would hold a connection for ever (CWE-400).
+async fn read(runtime: &Runtime, body: Unread) -> Result<Bytes, Refusal> {
+    if body.announced() > FORM_BYTES {
+        return Err(Refusal::TooLarge);
     }
+    let limits = BodyLimits { bytes: Some(FORM_BYTES), wait: runtime.body_timeout, idle: None };
+    Ok(RequestBody::ours(body.take(), limits).collect().await?.to_bytes())
 }

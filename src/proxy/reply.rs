@@ -15,11 +15,14 @@ use crate::session::StoreError;
 use crate::token::TokenError;
 use crate::upstream::ForwardError;
 
-use super::body::ResponseBody;
+use super::body::{BodyError, ResponseBody};
 use super::request_id::RequestId;
 
 /// The way to authenticate that a 401 of the gateway's own pages names (RFC 9110 §11.6.1).
 pub const SIGN_IN: &str = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
+
+/// A client's body that breaks off is told so in the same words, on its way to an application and where it is read here.
+const BODY_BROKEN: (StatusCode, &str, &str) = (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.");
 
 /// Why the gateway answers instead of the application.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,9 @@ pub enum Refusal {
     /// The client stopped in the middle of its body.
     #[error("the client stopped sending")]
     BodyTimeout,
+    /// A body that is read here ended before its end, or is framed as nothing is.
+    #[error(transparent)]
+    BodyBroken(BodyError),
     /// The request came through here before.
     #[error("the request goes in circles")]
     Loop,
@@ -95,6 +101,16 @@ pub enum Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         Refusal::Authn(AuthnError::Store(error))
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Refusal {
+        match error {
+            BodyError::TooLarge => Refusal::TooLarge,
+            BodyError::Stalled => Refusal::BodyTimeout,
+            broken @ (BodyError::Client(_) | BodyError::Unwanted) => Refusal::BodyBroken(broken),
+        }
     }
 }
 
@@ -196,6 +212,7 @@ impl Refusal {
             }
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
             Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request's body stopped coming."),
+            Refusal::BodyBroken(_) => BODY_BROKEN,
             Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
             Refusal::Protocol => (StatusCode::NOT_IMPLEMENTED, "protocol", "This protocol is not spoken here."),
             Refusal::Authn(AuthnError::Store(_)) => (
@@ -206,9 +223,7 @@ impl Refusal {
             Refusal::Forward(ForwardError::ResponseTimeout | ForwardError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
             }
-            Refusal::Forward(error) if error.is_broken_upload() => {
-                (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.")
-            }
+            Refusal::Forward(error) if error.is_broken_upload() => BODY_BROKEN,
             Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
             Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
@@ -253,7 +268,7 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // What follows a head that was not understood cannot be trusted to begin where we think it does.
-            Refusal::Head(_) | Refusal::BodyTimeout => {
+            Refusal::Head(_) | Refusal::BodyTimeout | Refusal::BodyBroken(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Refusal::Method(methods) => {

@@ -26,6 +26,11 @@ impl Unread {
         Unread { body: Some(body), http2 }
     }
 
+    /// Bytes that are to come at least, as far as it was announced.
+    pub fn announced(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.size_hint().lower())
+    }
+
     /// For whoever wants it.
     pub fn take(mut self) -> Incoming {
         self.body.take().expect("it is there until it is taken, which ends this")

@@ -38,6 +38,7 @@ mod oidc_reload;
 mod oidc_sessions;
 mod options;
 mod oracle;
+mod own_pages;
 mod own_tokens;
 mod packaging;
 mod policy;
