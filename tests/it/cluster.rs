@@ -44,6 +44,12 @@ fn elsewhere(cluster: &RedisCluster) -> &'static str {
         .expect("people are on several masters")
 }
 
+/// When each node was heard last in a part, in milliseconds of its master.
+fn heard(cluster: &RedisCluster, place: &Place) -> Vec<u64> {
+    let nodes = cluster.servers()[place.master].admin(&["HVALS", &format!("portcullis:nodes{}", place.tag)]);
+    nodes.lines().filter_map(|node| node.rsplit_once(' ')).map(|(_, at)| at.parse().unwrap()).collect()
+}
+
 /// What was answered to a request, and when its check can have begun at the earliest.
 type Asked = (Instant, u16);
 
@@ -158,8 +164,14 @@ async fn a_part_that_moves_to_another_master_signs_nobody_out() {
     moving.take(&moving.left()[..half]);
     let (port, session) = (fleet.nodes[0].admin, hex(doomed.key));
     let revoking = tokio::spawn(async move { operator(port, serde_json::json!({ "session": session })).await });
-    // Long enough that leases could run out.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // Every node goes on elsewhere for longer than leases run: who waits for the silent would be done.
+    let there = cluster.place_of(other);
+    let asked = heard(&cluster, &there).into_iter().max().unwrap();
+    eventually("leases could run out", async || {
+        let heard = heard(&cluster, &there);
+        heard.len() == fleet.nodes.len() && heard.iter().all(|at| *at >= asked + 2_500)
+    })
+    .await;
     assert!(!revoking.is_finished(), "nobody could have been told of it");
     moving.finish();
     let answered = soon(revoking).await.unwrap();
