@@ -49,7 +49,7 @@ pub use busy::Busy;
 pub use client::{ForwardedStyle, Forwarding};
 pub use current::{Current, Place};
 pub use handle::handle;
-pub use record::{AuditLine, Format, Records, audit};
+pub use record::{AuditLine, Format, Records, audit, unreadable};
 pub use redirect::redirect;
 pub use request_id::{RequestId, RequestIds};
 pub use traffic::{BUCKETS_US, Outcome, Tally, Total, Traffic};

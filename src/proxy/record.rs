@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use serde::Serialize;
 
 use crate::authn::Known;
@@ -21,7 +21,7 @@ use super::line::{LineBuffer, key};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::watch::Cut;
-use super::{Runtime, Worker};
+use super::{Connection, Runtime, Worker};
 
 /// The status of a request whose client did not wait for one: no answer has it; operators know it from other proxies' logs.
 const LEFT: u16 = 499;
@@ -119,6 +119,17 @@ impl Record {
     pub fn read(&mut self, head: &RequestHead<'_>, uri: &Uri) {
         self.target = Some((head.host.as_str().into(), uri.clone()));
     }
+}
+
+/// Record a request that this status answered before anybody could read it: who looks for a way in begins with those.
+pub fn unreadable(worker: Arc<Worker>, connection: &Connection, status: StatusCode) {
+    let (now, id) = (worker.runtime.clock.now(), worker.ids.next());
+    // A token like any other, and no method.
+    let method = Method::from_bytes(b"-").unwrap_or_default();
+    let reason = if status == StatusCode::BAD_REQUEST { "head_malformed" } else { "head_too_large" };
+    let record = Record::new(now, id, connection.shown.clone(), Version::HTTP_11, method);
+    let record = Record { reason, status: status.as_u16(), body: "complete", ..record };
+    drop(Recorder::new(worker, Instant::now(), record, connection.busy.begin()));
 }
 
 /// Counts the request and writes the record when it is dropped.

@@ -6,13 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::proxy::{Connection, Place as WorkerPlace};
+use crate::proxy::{Connection, Place as WorkerPlace, unreadable};
 use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
@@ -51,11 +52,29 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let http2 = tls.alpn_protocol() == Some(b"h2");
     let accepted = Arc::new(Connection::new(peer, sni));
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
-    let result =
-        if http2 { Box::pin(two(&serve, stream, accepted)).await } else { one(&serve, stream, accepted).await };
+    let result = if http2 {
+        Box::pin(two(&serve, stream, accepted)).await
+    } else {
+        let result = one(&serve, stream, accepted.clone()).await;
+        if let Some(status) = result.as_ref().err().and_then(answered) {
+            unreadable(serve.place.worker(), &accepted, status);
+        }
+        result
+    };
     if let Err(error) = result {
         counter(&serve.counters, &error).add();
         tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// What hyper answered a head of HTTP/1.1 with that it could not read, where it did.
+fn answered(error: &hyper::Error) -> Option<StatusCode> {
+    match () {
+        // It tells the two apart in its words alone.
+        () if error.is_parse_too_large() && error.to_string().contains("URI") => Some(StatusCode::URI_TOO_LONG),
+        () if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        () if error.is_parse() => Some(StatusCode::BAD_REQUEST),
+        () => None,
     }
 }
 

@@ -268,6 +268,11 @@ fn a_head_that_is_too_large_is_told_so_and_nothing_of_it_is_dropped() {
     assert!(matches!(running.alone(&target, &["--http1.1"]).status, 414 | 431));
     let fits = format!("x-long: {}", "a".repeat(20_000));
     assert!(running.alone("/public", &["-H", &fits]).body.contains(&"a".repeat(20_000)));
+    let Running { gateway, lines, .. } = running;
+    gateway.stop();
+    // The one over HTTP/2 that was too long was answered by the library.
+    let told = lines.0.lock().unwrap().iter().filter(|line| line.contains("\"reason\":\"head_too_large\"")).count();
+    assert_eq!(told, 4);
 }
 
 /// attacks: line 18. The longest way back still fits into the cookies of an attempt, which browsers drop beyond 4096 bytes.
