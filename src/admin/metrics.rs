@@ -69,7 +69,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, totals: &[Total]) -> Result<(),
     let help = "From the request's head to the last byte of its answer";
     let mut times = encoder.encode_descriptor("request_seconds", help, None, MetricType::Histogram)?;
     for total in totals {
-        let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::MAX]);
+        let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = ends.zip(total.times).collect();
         let labels = [("route", total.route.as_str())];
         let count = total.times.iter().sum();

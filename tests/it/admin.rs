@@ -68,6 +68,11 @@ fn metrics_say_what_was_done_with_every_request() {
     for (name, value) in rows {
         assert_eq!(sample(&said.body, name), value, "{name}");
     }
+    assert_eq!(
+        said.body.matches("request_seconds_bucket{route=\"app\"").count(),
+        15,
+        "fourteen ends and the one that has none"
+    );
     let calls: u64 = sample(&said.body, "portcullis_session_store_calls_total").parse().unwrap();
     assert!(calls >= 2, "the session was written and loaded: {calls}");
     assert_eq!(running.curl("/metrics", &["-H", "accept: text/plain"]).status, 200, "the application's own path");
