@@ -52,12 +52,18 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> An
             Ok(asked) => tokens::revoke(admin, asked).await,
             Err(refusal) => refusal,
         },
-        ("/healthz" | "/readyz" | "/metrics" | "/sessions" | "/sessions/revoke", _)
-        | ("/token/keys" | "/token/rotate" | "/token/revoke", _) => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n")
-        }
+        ("/healthz" | "/readyz" | "/metrics", _) => another_method("GET, HEAD"),
+        ("/sessions" | "/token/keys", _) => another_method("GET"),
+        ("/sessions/revoke" | "/token/rotate" | "/token/revoke", _) => another_method("POST"),
         _ => text(StatusCode::NOT_FOUND, "there is nothing at this path\n"),
     }
+}
+
+/// RFC 9110 §15.5.6: what is allowed is said.
+fn another_method(allowed: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n");
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 /// A JSON body, or what is answered where it is none.
