@@ -38,14 +38,17 @@ pub enum UsersError {
         #[source]
         source: io::Error,
     },
-    /// Not a user file.
-    #[error("{path}: is not a user file")]
+    /// Not a user file. The place alone is told: the line may hold a hash, and what is said here stands in logs.
+    #[error("{path}:{line}:{column}: is not a user file: {message}")]
     Malformed {
         /// Which.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// Where, from 1.
+        line: usize,
+        /// Where in the line, in characters, from 1.
+        column: usize,
+        /// Why.
+        message: String,
     },
     /// A name that is no canonical user name.
     #[error("{path}: user.{name}: not a user name; write lower-case letters, digits and . _ @ + -, at most 128")]
@@ -122,8 +125,7 @@ impl Users {
     /// [`UsersError`], naming file and user.
     pub fn read(path: &Path) -> Result<Users, UsersError> {
         let text = fs::read_to_string(path).map_err(|source| UsersError::File { path: path.to_owned(), source })?;
-        let users: Users = toml::from_str(&text)
-            .map_err(|source| UsersError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
+        let users: Users = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
         for (name, user) in &users.user {
             if canonical(name).as_ref() != Some(name) {
                 return Err(UsersError::Name { path: path.to_owned(), name: name.clone() });
@@ -170,6 +172,20 @@ impl Users {
         });
         written.inspect_err(|_| drop(fs::remove_file(&half)))
     }
+}
+
+/// What is wrong, and where. `toml` itself quotes the line, and of what should have been something else, all of it.
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> UsersError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (line, begun) = (before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap_or_default());
+    let message = error.message();
+    let quotes = ["invalid type: ", "invalid value: "].iter().any(|start| message.starts_with(start));
+    let message = match message.rsplit_once(", expected ") {
+        Some((_, expected)) if quotes => format!("expected {expected}"),
+        _ if quotes => "something else is expected".to_owned(),
+        _ => message.lines().collect::<Vec<_>>().join("; "),
+    };
+    UsersError::Malformed { path: path.to_owned(), line, column: begun.chars().count() + 1, message }
 }
 
 fn found(path: &Path) -> io::Result<Option<Metadata>> {

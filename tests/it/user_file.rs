@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::portcullis;
 use crate::support::{add_user, shipped};
+use crate::tools::Service;
 
 const PASSWORD: &str = "correct horse battery\n";
 /// Neither of them anybody's who runs tests.
@@ -89,4 +90,42 @@ fn a_changed_user_file_stays_whose_it_was() {
     }
     fs::remove_file(path.join("users.lock")).unwrap();
     assert_eq!(names(path), there);
+}
+
+/// What is said of a broken file stands in logs, and a hash is guessed at leisure by whoever reads them.
+#[test]
+fn a_broken_user_file_is_told_by_its_place_and_without_its_hashes() {
+    const SECRET: &str = "bm90IGEgcGFzc3dvcmQ";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let text = shipped("memory") + "[log]\nformat = \"json\"\n";
+    add_user(path, &text, "alice", PASSWORD, &["admin"]);
+    let file = path.join("users.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    let hash = good.lines().find_map(|line| line.strip_prefix("password = \"")?.strip_suffix('"')).unwrap();
+    let broken = [
+        ("[user.alice]\npassword = \"HASH\nroles = []\n", "users.toml:2:"),
+        ("[user.alice]\npassword = HASH\n", "users.toml:2:23: "),
+        ("[user.alice]\npassword \"HASH\"\n", "users.toml:2:"),
+        ("[user.alice]\npassword = [\"HASH\"]\n", "users.toml:2:12: "),
+        ("[user.alice]\nroles = \"HASH, expected HASH\"\n", "users.toml:2:9: "),
+        ("[user]\nalice = \"HASH\"\n", "users.toml:2:9: is not a user file: expected struct User"),
+    ];
+    for (broken, place) in broken {
+        fs::write(&file, broken.replace("HASH", &format!("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ${SECRET}"))).unwrap();
+        for command in [&["check"][..], &["run"], &["user", "list"], &["user", "remove", "alice"]] {
+            let (code, said, wrong) = portcullis(path, command, "");
+            let all = said + &wrong;
+            assert!(code != 0 && all.contains(place), "{command:?}: {all}");
+            assert!(!all.contains(SECRET) && !all.contains("argon2id"), "{command:?}: {all}");
+        }
+    }
+    // A line of the log is whole: what would follow stands in it.
+    fs::write(&file, &good).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let gateway = Service::start(command.arg("run").current_dir(path));
+    gateway.says("listening on");
+    fs::write(&file, good.replace(&format!("{hash}\""), hash)).unwrap();
+    let said = gateway.says("the user file is kept as it was last read");
+    assert!(said.contains("users.toml:4:") && !said.contains(&hash[hash.len() - 20..]), "{said}");
 }
