@@ -92,6 +92,12 @@ fn add(config: &Config, local: &LocalLogin, name: &str, user: User, stdin: bool)
         let declared: Vec<&str> = config.roles.iter().collect();
         return Err(format!("role `{unknown}` is not declared in `roles`; declared: {}", declared.join(", ")));
     }
+    for (what, text) in [("display name", &user.name), ("e-mail address", &user.email)] {
+        // No header carries it, and an application that is told by other means would take one line for two.
+        if text.as_ref().is_some_and(|text| text.is_empty() || text.chars().any(char::is_control)) {
+            return Err(format!("the {what} is empty or has control characters in it"));
+        }
+    }
     let password = hashed(local, &name, stdin)?;
     let added = Users::change(&local.users, |users| match users.user.contains_key(&name) {
         true => false,

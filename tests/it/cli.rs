@@ -74,6 +74,10 @@ fn a_user_is_added_listed_given_another_password_and_removed() {
     assert_eq!(user(&add, "short\n").0, 1, "a password of five letters");
     assert_eq!(user(&["add", "a b", "--password-stdin"], "correct horse battery\n").0, 1, "a name with a blank");
     assert_eq!(user(&["add", "bob", "--role", "root", "--password-stdin"], "correct horse battery\n").0, 1);
+    for (what, value) in [("--email", "a@b\nX: y"), ("--display-name", "Bob\u{85}"), ("--email", "")] {
+        let (code, _, said) = user(&["add", "bob", what, value, "--password-stdin"], "correct horse battery\n");
+        assert!(code == 1 && said.contains("control characters"), "{what} {value:?}: {said}");
+    }
     let (code, _, said) = user(&add, "correct horse battery\n");
     assert_eq!((code, said.trim()), (0, "added `alice`"));
     assert_eq!(user(&add, "correct horse battery\n").0, 1, "there already");
