@@ -6,6 +6,7 @@
 
 mod listener;
 mod metrics;
+mod people;
 mod ready;
 mod reloads;
 mod router;

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::proxy::{AuditLine, audit};
-use crate::session::{Activity, Listed, Revocation, Revoked, SessionKey, StoreError, UserKey, Wait};
+use crate::session::{Activity, Listed, Revocation, Revoked, SessionKey, StoreError, Wait};
 
 use super::Admin;
+use super::people::{Person, who_signs_in};
 use super::router::{Answer, json, text};
 
 /// The provider where none is named: the user file.
@@ -52,8 +53,11 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
         }
     }
     let Some(user) = user else { return text(StatusCode::BAD_REQUEST, "`user` is missing\n") };
-    let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
-    match admin.sessions.list(key, admin.clock.now()).await {
+    let person = match who_signs_in(admin, provider.as_deref().unwrap_or(LOCAL), &user).await {
+        Ok(person) => person,
+        Err(refusal) => return refusal,
+    };
+    match admin.sessions.list(person.key, admin.clock.now()).await {
         Ok(found) => json(StatusCode::OK, &found.iter().map(shown).collect::<Vec<_>>()),
         Err(error) => unavailable(&error),
     }
@@ -63,14 +67,14 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
 /// says the same of all nodes.
 pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     let now = admin.clock.now();
-    let (what, subject) = match named(admin, asked, now).await {
+    let Named { what, subject, provider } = match named(admin, asked, now).await {
         Ok(named) => named,
         Err(refusal) => return refusal,
     };
     match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
             let line = AuditLine::of_operator("sessions_revoked", &subject, now);
-            audit(&*admin.runtime().records, &line);
+            audit(&*admin.runtime().records, &AuditLine { provider: provider.as_deref(), ..line });
             json(StatusCode::OK, &told(&revoked))
         }
         Err(error) => unavailable(&error),
@@ -78,27 +82,40 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
 }
 
 /// What a request names, and how it is written down.
-async fn named(admin: &Admin, asked: Revoke, now: Timestamp) -> Result<(Revocation, String), Answer> {
+struct Named {
+    what: Revocation,
+    subject: String,
+    provider: Option<String>,
+}
+
+/// See [`Named`].
+async fn named(admin: &Admin, asked: Revoke, now: Timestamp) -> Result<Named, Answer> {
     let Revoke { session, others_of, user, provider, everyone } = asked;
     let bad = |words: &'static str| text(StatusCode::BAD_REQUEST, words);
+    let unplaced = |what, subject| Named { what, subject, provider: None };
     let by_key = |handle: &str| key(handle).ok_or("a session is named by 32 hexadecimal digits\n");
     match (session, others_of, user, everyone) {
         (Some(session), None, None, false) if provider.is_none() => {
-            Ok((Revocation::Session(by_key(&session).map_err(bad)?), session))
+            Ok(unplaced(Revocation::Session(by_key(&session).map_err(bad)?), session))
         }
         (None, Some(session), None, false) if provider.is_none() => {
             let spared = by_key(&session).map_err(bad)?;
             let record = admin.sessions.record(spared, Activity::Passive, now).await;
             match record.map_err(|error| unavailable(&error))? {
-                Ok(record) => Ok((Revocation::User { user: record.user(), except: Some(spared) }, record.subject)),
+                Ok(record) => Ok(Named {
+                    what: Revocation::User { user: record.user(), except: Some(spared) },
+                    subject: record.subject,
+                    provider: Some(record.provider),
+                }),
                 Err(_) => Err(text(StatusCode::NOT_FOUND, "there is no such session\n")),
             }
         }
         (None, None, Some(user), false) => {
-            let key = UserKey::of(provider.as_deref().unwrap_or(LOCAL), &user);
-            Ok((Revocation::User { user: key, except: None }, user))
+            let place = provider.as_deref().unwrap_or(LOCAL);
+            let Person { key, subject, provider } = who_signs_in(admin, place, &user).await?;
+            Ok(Named { what: Revocation::User { user: key, except: None }, subject, provider: Some(provider) })
         }
-        (None, None, None, true) if provider.is_none() => Ok((Revocation::Everyone, "everyone".to_owned())),
+        (None, None, None, true) if provider.is_none() => Ok(unplaced(Revocation::Everyone, "everyone".to_owned())),
         _ => Err(bad("name one of `session`, `others_of`, `user` (with `provider`) and `everyone`\n")),
     }
 }

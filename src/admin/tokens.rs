@@ -8,9 +8,10 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::proxy::{AuditLine, audit};
-use crate::session::{Revocation, TokenId, UserKey, Wait};
+use crate::session::{Revocation, TokenId, Wait};
 
 use super::Admin;
+use super::people::{Person, no_issuer, who_brings};
 use super::router::{Answer, json, text};
 use super::sessions::unavailable;
 
@@ -55,22 +56,30 @@ pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
     let now = admin.clock.now();
     let runtime = admin.runtime();
     let tokens = runtime.authenticator.tokens();
-    let (what, subject) = match asked {
+    let (what, subject, issuer) = match asked {
         Revoke { jti: Some(jti), user: None, issuer: Some(issuer), everyone: false } => {
             let Some(longest) = tokens.longest_of(&issuer).or_else(|| runtime.longest_of_own(&issuer)) else {
-                return text(StatusCode::BAD_REQUEST, "no tokens of this issuer are accepted\n");
+                return no_issuer(admin, &issuer);
             };
-            (Revocation::Token { id: TokenId::of(&issuer, &jti), until: now.plus(longest) }, jti)
+            (Revocation::Token { id: TokenId::of(&issuer, &jti), until: now.plus(longest) }, jti, Some(issuer))
         }
         Revoke { jti: None, user: Some(user), issuer: Some(issuer), everyone: false } => {
-            (Revocation::User { user: UserKey::of(&issuer, &user), except: None }, user)
+            match who_brings(admin, &issuer, &user).await {
+                Ok(Person { key, provider, subject }) => {
+                    (Revocation::User { user: key, except: None }, subject, Some(provider))
+                }
+                Err(refusal) => return refusal,
+            }
         }
-        Revoke { jti: None, user: None, issuer: None, everyone: true } => (Revocation::Everyone, "everyone".to_owned()),
+        Revoke { jti: None, user: None, issuer: None, everyone: true } => {
+            (Revocation::Everyone, "everyone".to_owned(), None)
+        }
         _ => return text(StatusCode::BAD_REQUEST, ACCEPTED),
     };
     match admin.sessions.revoke(what, Wait::Fully, now).await {
         Ok(revoked) => {
-            audit(&*admin.runtime().records, &AuditLine::of_operator("tokens_revoked", &subject, now));
+            let line = AuditLine::of_operator("tokens_revoked", &subject, now);
+            audit(&*admin.runtime().records, &AuditLine { provider: issuer.as_deref(), ..line });
             json(StatusCode::OK, &serde_json::json!({ "sessions_ended": revoked.ended }))
         }
         Err(error) => unavailable(&error),

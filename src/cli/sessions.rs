@@ -20,10 +20,10 @@ use super::{BAD_INPUT, CANNOT_START, chain, load, say};
 pub(super) enum Command {
     /// List a user's sessions, latest activity first.
     List {
-        /// Whose.
+        /// Whose: a local user's name, or the subject (`sub`) that the provider knows them by.
         #[arg(long)]
         user: String,
-        /// Where they signed in: `local`, or an OpenID provider's name.
+        /// Where they signed in: `local`, or an OpenID provider's name or issuer.
         #[arg(long, default_value = "local")]
         provider: String,
     },
@@ -34,10 +34,10 @@ pub(super) enum Command {
     /// End sessions, and wait until no node serves them any more.
     #[command(group = clap::ArgGroup::new("what").required(true))]
     Revoke {
-        /// All of a user's.
+        /// All of a user's; named as in `list`.
         #[arg(long, group = "what")]
         user: Option<String>,
-        /// Where the user signed in: `local`, or an OpenID provider's name.
+        /// Where the user signed in: `local`, or an OpenID provider's name or issuer.
         #[arg(long, default_value = "local", conflicts_with_all = ["session", "others_of", "all"])]
         provider: String,
         /// One, by the handle that `list` shows.
@@ -100,7 +100,11 @@ fn asked(file: &Path, command: Command) -> ExitCode {
                 (_, _, Some(session)) => json!({ "others_of": session }),
                 _ => json!({ "everyone": true }),
             };
-            operator.ask(Method::POST, "/sessions/revoke", Some(&what))
+            let told = operator.ask(Method::POST, "/sessions/revoke", Some(&what))?;
+            if told["ended"] == 0 {
+                say("portcullis: no session was found; none was ended");
+            }
+            Ok(told)
         }
     });
     match done {

@@ -30,7 +30,7 @@ pub(super) struct Revoke {
     /// Everything of this subject that was issued until now.
     #[arg(long)]
     user: Option<String>,
-    /// Whose token or user it is (`iss`); local users without.
+    /// Whose token or user it is (`iss`, or an OpenID provider's name); local users without.
     #[arg(long, conflicts_with = "all")]
     issuer: Option<String>,
     /// Everything of everybody that was issued until now, sessions included.
@@ -55,13 +55,18 @@ fn asked(file: &Path, command: Command) -> Result<(), ExitCode> {
         Command::Keys => show(&operator.ask(Method::GET, "/token/keys", None)?),
         Command::Revoke(Revoke { jti, user, issuer, .. }) => {
             let issuer = issuer.unwrap_or_else(|| LOCAL.to_owned());
+            let is_one = jti.is_some();
             let body = match (jti, user) {
                 (Some(jti), _) => json!({ "jti": jti, "issuer": issuer }),
                 (_, Some(user)) => json!({ "user": user, "issuer": issuer }),
                 _ => json!({ "everyone": true }),
             };
             let said = operator.ask(Method::POST, "/token/revoke", Some(&body))?;
-            print(&format!("revoked; sessions that ended with it: {}", said["sessions_ended"]));
+            print(&match said["sessions_ended"].as_u64() {
+                _ if is_one => "revoked".to_owned(),
+                Some(0) => "revoked; no session was found, so none ended with it".to_owned(),
+                _ => format!("revoked; sessions that ended with it: {}", said["sessions_ended"]),
+            });
         }
     }
     Ok(())

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use crate::authn::{Directory, Standing};
 use crate::session::SessionKey;
 
-use super::LOCAL;
 use super::oidc::Cache;
-use super::users::{User, Users, UsersError};
+use super::users::{User, Users, UsersError, canonical};
+use super::{LOCAL, Login};
 
 /// What became of a user between two readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,24 @@ impl Directory for People {
             None => Standing::AsAtSignIn,
             Some(local) => local.roles(subject).map_or(Standing::Gone, Standing::Roles),
         }
+    }
+}
+
+/// People, as an operator names them.
+impl Login {
+    /// Their provider and subject, as sessions know them, by the place where they sign in: `local`, or the name or the issuer of
+    /// an OpenID provider. `None` where nobody signs in there.
+    pub fn person(&self, place: &str, user: &str) -> Option<(String, String)> {
+        if place == LOCAL {
+            self.users.as_ref()?;
+            return Some((LOCAL.to_owned(), canonical(user).unwrap_or_else(|| user.to_owned())));
+        }
+        self.oidc.issuer(place).map(|issuer| (issuer.to_owned(), user.to_owned()))
+    }
+
+    /// The names of all places where people sign in.
+    pub fn places(&self) -> Vec<&str> {
+        self.users.iter().map(|_| LOCAL).chain(self.oidc.titles().map(|(name, _)| name)).collect()
     }
 }
 

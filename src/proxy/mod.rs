@@ -101,6 +101,11 @@ impl Runtime {
         self.identities.as_ref().filter(|own| own.issuer() == issuer).map(|_| RETIRING)
     }
 
+    /// In whose name this gateway signs what it says of people, where it does.
+    pub fn own_issuer(&self) -> Option<&str> {
+        self.identities.as_ref().map(SignedIdentities::issuer)
+    }
+
     /// Whether what was asked for would be let through here; by whom, `evidence` says, and in a session, `view` as it is now.
     pub fn still_allows(&self, asked: &Asked, evidence: Option<&Evidence>, view: Option<&View>) -> bool {
         asked.passes(&self.routes, |accept| {

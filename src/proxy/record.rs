@@ -289,6 +289,9 @@ pub struct AuditLine<'r> {
     /// Who, as far as known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<&'r str>,
+    /// Where they sign in, or who issues their tokens, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<&'r str>,
     /// Why, a stable name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'r str>,
@@ -298,13 +301,15 @@ impl<'r> AuditLine<'r> {
     /// What a request did, that this client sent.
     pub fn of_request(event: &'r str, (id, peer): (RequestId, IpAddr), now: Timestamp) -> AuditLine<'r> {
         let (request_id, peer) = (id.to_string(), peer.to_string());
-        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject: None, reason: None }
+        let (subject, provider, reason) = (None, None, None);
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, reason }
     }
 
     /// What an operator did, to whom.
     pub fn of_operator(event: &'r str, subject: &'r str, now: Timestamp) -> AuditLine<'r> {
         let (request_id, peer) = ("-".to_owned(), "operator".to_owned());
-        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject: Some(subject), reason: None }
+        let (subject, provider, reason) = (Some(subject), None, None);
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, reason }
     }
 }
 
@@ -312,7 +317,8 @@ impl<'r> AuditLine<'r> {
 pub fn audit(records: &dyn Records, line: &AuditLine<'_>) {
     write(records, line, |line| {
         let (subject, reason) = (line.subject.unwrap_or("-"), line.reason.unwrap_or("-"));
-        format!("{} audit {} {subject} {reason} {} {}", line.time, line.event, line.peer, line.request_id)
+        let provider = line.provider.map(|provider| format!(" at {provider}")).unwrap_or_default();
+        format!("{} audit {} {subject}{provider} {reason} {} {}", line.time, line.event, line.peer, line.request_id)
     });
 }
 

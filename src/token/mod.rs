@@ -282,6 +282,11 @@ impl Tokens {
         }
     }
 
+    /// Whose tokens are accepted.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.verifiers.iter().map(|verifier| verifier.expected.issuer.as_str())
+    }
+
     /// The longest life of an issuer's tokens; `None` where none of its are accepted.
     pub fn longest_of(&self, issuer: &str) -> Option<Duration> {
         self.of_issuer(issuer).map(|verifier| verifier.expected.longest + verifier.expected.leeway)

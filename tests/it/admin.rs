@@ -157,13 +157,18 @@ fn sessions_are_listed_and_ended_by_whoever_holds_the_token_and_nobody_else() {
     assert_eq!(list.status, 200);
     let list: serde_json::Value = serde_json::from_str(&list.body).unwrap();
     assert_eq!((list.as_array().unwrap().len(), &list[0]["user"]), (1, &"demo".into()), "{list}");
-    assert_eq!(told("/sessions?user=demo&provider=other", &[]).body, "[]");
+    assert_eq!(told("/sessions?user=DEMO", &[]).body, told("/sessions?user=demo", &[]).body, "as at the sign-in");
+    let nowhere = (400, "nobody signs in at `crop`; there are: local\n".to_owned());
+    let said = told("/sessions?user=demo&provider=crop", &[]);
+    assert_eq!((said.status, said.body), nowhere);
     let key = list[0]["session"].as_str().unwrap();
     let short = format!("{{\"session\": \"{}\"}}", &key[1..]);
     let both = format!("{{\"session\": \"{key}\", \"everyone\": true}}");
     for wrong in ["", "{}", "{\"session\": \"x\"}", &short, &both, "{\"provider\": \"local\", \"everyone\": true}"] {
         assert_eq!(told("/sessions/revoke", &["-d", wrong]).status, 400, "{wrong}");
     }
+    let said = told("/sessions/revoke", &["-d", "{\"user\": \"demo\", \"provider\": \"crop\"}"]);
+    assert_eq!((said.status, said.body), nowhere, "nothing is revoked, and nothing is said to be");
     for (path, status) in [("/sessions", 400), ("/sessions?x=1", 400), ("/sessions/revoke", 405), ("/nothing", 404)] {
         let said = told(path, &[]);
         assert_eq!(
@@ -177,10 +182,11 @@ fn sessions_are_listed_and_ended_by_whoever_holds_the_token_and_nobody_else() {
     assert!(told("/sessions/revoke", &["-d", &revoke]).body.contains("\"ended\":1,\"everywhere\":true"));
     assert_eq!(running.curl("/a", &[]).status, 401);
     assert_eq!(running.sign_in("/a", &running.password).status, 303);
-    assert!(told("/sessions/revoke", &["-d", "{\"user\": \"demo\"}"]).body.contains("\"ended\":1,"));
+    assert!(told("/sessions/revoke", &["-d", "{\"user\": \" Demo\"}"]).body.contains("\"ended\":1,"));
     assert_eq!(running.curl("/a", &[]).status, 401);
     let lines = running.lines.0.lock().unwrap().join("\n");
-    assert!(lines.contains("\"event\":\"sessions_revoked\",\"subject\":\"demo\""), "{lines}");
+    let line = "\"event\":\"sessions_revoked\",\"subject\":\"demo\",\"provider\":\"local\"";
+    assert!(lines.contains(line) && !lines.contains("crop"), "{lines}");
 }
 
 /// Beyond loopback numbers are for the operator too; what a load balancer asks is not.

@@ -352,6 +352,12 @@ fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
     assert_eq!(statuses(), [200, 200, 200]);
     let (code, _, said) = command(&running, &["revoke", "--jti", "a", "--issuer", "https://other.example"]);
     assert!(code == 1 && said.contains("no tokens of this issuer"), "{said}");
+    // A typo is no revocation, whatever it is that is named.
+    let (code, told, said) = command(&running, &["revoke", "--user", "robot", "--issuer", "https://typo.example"]);
+    let there = "`https://typo.example`; there are: https://id.example, https://gateway.example, local";
+    assert!(code == 1 && told.is_empty() && said.contains(there), "{told}{said}");
+    let (code, _, said) = command(&running, &["revoke", "--user", "demo", "--issuer", "https://gateway.example"]);
+    assert!(code == 1 && said.contains("say where: local"), "{said}");
     assert_eq!(command(&running, &["revoke", "--jti", "a"]).0, 2, "an id is its issuer's");
     assert_eq!(command(&running, &["revoke"]).0, 2);
     let (code, _, said) = command(&running, &["revoke", "--jti", "a", "--issuer", "https://id.example"]);
@@ -361,14 +367,20 @@ fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
     assert_eq!(reason(&running), "token_revoked");
     // Everything of the bearer until now, and nothing that comes after.
     clock.advance(Duration::from_secs(2));
-    assert_eq!(command(&running, &["revoke", "--user", "robot", "--issuer", "https://id.example"]).0, 0);
+    let (code, told, _) = command(&running, &["revoke", "--user", "robot", "--issuer", "https://id.example"]);
+    assert!(code == 0 && told.contains("no session was found"), "{told}");
     assert_eq!(statuses(), [401, 401, 401]);
     clock.advance(Duration::from_secs(2));
     let later = token(&issuer, "one", &*clock, "");
     assert_eq!(ask(&running, "/api", &later).status, 200);
     // A restart forgets nothing of it.
-    let Running { gateway, folder, .. } = running;
+    let Running { gateway, folder, lines, .. } = running;
     gateway.stop();
+    let lines = lines.0.lock().unwrap().join("\n");
+    for subject in ["a", "robot"] {
+        let line = format!("\"tokens_revoked\",\"subject\":\"{subject}\",\"provider\":\"https://id.example\"");
+        assert!(lines.contains(&line), "{line} in {lines}");
+    }
     let running = run_with(folder, &text, clock.clone(), None);
     let statuses = [&one, &two, &bare, &later].map(|token| ask(&running, "/api", token).status);
     assert_eq!(statuses, [401, 401, 401, 200]);

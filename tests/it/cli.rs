@@ -157,7 +157,7 @@ fn sessions_are_listed_and_revoked_by_the_command() {
         assert!(code == 0 && said.contains("\"ended\":0") && signed_in(), "the only one is spared: {said}");
         let (code, said, _) = match what {
             "--session" => sessions(&["revoke", what, &handle]),
-            "--user" => sessions(&["revoke", what, "demo"]),
+            "--user" => sessions(&["revoke", what, "DEMO"]),
             _ => sessions(&["revoke", what]),
         };
         assert_eq!(code, 0, "{said}");
@@ -176,6 +176,12 @@ fn sessions_are_listed_and_revoked_by_the_command() {
         assert!(told["waited_ms"].is_u64() && !signed_in(), "{said}");
         let (code, _, said) = sessions(&["revoke", "--others-of", &handle]);
         assert!(code == 1 && said.contains("no such session"), "{said}");
+    }
+    let (code, told, said) = sessions(&["revoke", "--user", "nobody"]);
+    assert!(code == 0 && told.contains("\"ended\":0") && said.contains("no session was found"), "{told}{said}");
+    for arguments in [["list", "--user"], ["revoke", "--user"]] {
+        let (code, _, said) = sessions(&[&arguments[..], &["demo", "--provider", "crop"]].concat());
+        assert!(code == 1 && said.contains("nobody signs in at `crop`; there are: local"), "{arguments:?}: {said}");
     }
     for (arguments, expected) in [
         (vec!["revoke"], 2),

@@ -8,6 +8,7 @@ use portcullis::session::store::Memory;
 use portcullis::session::{SessionStore, UserKey};
 use serde_json::{Value, json};
 
+use crate::cli::portcullis;
 use crate::held::{End, KINDS, Streaming};
 use crate::oidc::{audit, form, jar, set_jar};
 use crate::providers::{Provider, before, gateway, gateway_in, parameter, people, section, text};
@@ -394,4 +395,45 @@ async fn a_role_that_a_provider_takes_back_ends_what_is_open_at_every_node() {
     for held in &mut spared {
         assert_eq!(held.next().await, None, "what asks for no role goes on");
     }
+}
+
+/// An operator names a provider as the file does; its people are known by its issuer, also when it is in the file no more.
+#[test]
+fn the_sessions_of_a_providers_people_are_found_by_its_name() {
+    let provider = Provider::start();
+    let local = "[login.local]\nusers = \"users.toml\"\ndemo_user = \"demo\"\n";
+    let with = |logins: &str, admin: &str| {
+        let text = text(logins).replace("\"memory\"", "\"embedded:data\"");
+        text.replace("[server]\n", &format!("[server]\nadmin = \"{admin}\"\n"))
+    };
+    let both = format!("{local}{}", section("corp", &provider.issuer(), "user_prefix = \"corp:\""));
+    let running = gateway(&with(&both, "127.0.0.1:0"));
+    provider.configure(&running, &json!({}));
+    let address = running.gateway.admin_address().unwrap().to_string();
+    std::fs::write(running.folder.path().join("gateway.toml"), with(&both, &address)).unwrap();
+    let sessions = |what: &str, place: &str| {
+        portcullis(running.folder.path(), &["sessions", what, "--user", "alice", "--provider", place], "")
+    };
+    let issuer = provider.issuer();
+    let is_in = || running.curl("/", &[]).status == 200;
+    for place in ["corp", &issuer, "taken out"] {
+        set_jar(&running, "");
+        running.sign_in_there("/.portcullis/oidc/corp/start", "alice");
+        assert!(is_in(), "{place}");
+        let place = match place {
+            "taken out" => {
+                running.reload(&with(local, "127.0.0.1:0")).unwrap();
+                assert!(is_in(), "a session goes on");
+                &issuer
+            }
+            place => place,
+        };
+        let (code, list, said) = sessions("list", place);
+        assert!(code == 0 && list.contains("\"user\":\"alice\""), "{place}: {list}{said}");
+        let (code, told, said) = sessions("revoke", place);
+        assert!(code == 0 && told.contains("\"ended\":1,") && said.is_empty(), "{place}: {told}{said}");
+        assert!(!is_in(), "{place}");
+    }
+    let (code, _, said) = sessions("revoke", &issuer);
+    assert!(code == 1 && said.contains("there are: local"), "nobody is left there: {said}");
 }

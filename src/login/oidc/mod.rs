@@ -79,6 +79,12 @@ impl Oidc {
         (provider.settings.issuer == view.provider()).then_some(provider)
     }
 
+    /// The issuer of a provider that is named so, or that has this issuer.
+    pub(super) fn issuer(&self, named: &str) -> Option<&str> {
+        let by_issuer = || self.providers.iter().find(|provider| provider.settings.issuer == named);
+        self.provider(named).or_else(by_issuer).map(|provider| provider.settings.issuer.as_str())
+    }
+
     /// Name and title of each, in the order of the file.
     pub(super) fn titles(&self) -> impl Iterator<Item = (&str, &str)> {
         self.providers.iter().map(|provider| (provider.name(), provider.settings.title.as_str()))
