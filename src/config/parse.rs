@@ -65,8 +65,8 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let signing = signing(root, session.as_ref());
     let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
     let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });
-    let identity_headers = own_signed(identity_headers, routes.as_ref());
-    require_issuer(root, signing.as_ref(), routes.as_ref());
+    let identity_headers = own_signed(identity_headers, routes.table.as_ref());
+    require_issuer(root, signing.as_ref(), &routes.good);
     let (limits, log) = (limits(root), log(root));
     Some(Config {
         roles,
@@ -79,7 +79,7 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
         oidc: logins.oidc?,
         identity_headers: identity_headers?,
         upstreams,
-        routes: routes?,
+        routes: routes.table?,
         limits,
         log,
     })

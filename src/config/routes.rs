@@ -26,59 +26,78 @@ pub(super) struct Credentials<'l> {
     pub(super) tokens: bool,
 }
 
-/// All routes, arranged. `None` where one of them is mistaken.
+/// The routes of a file.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// Those without a mistake of their own, each with its place in the file.
+    pub(super) good: Vec<(usize, Route)>,
+    /// All of them, arranged; `None` where something is mistaken.
+    pub(super) table: Option<RouteTable>,
+}
+
+/// All routes. Those that are right are compared with one another even where others are not.
 pub(super) fn routes(
     root: &mut Table<'_, '_>,
     roles: &RoleNames,
     upstreams: &[Upstream],
     can: &Credentials<'_>,
-) -> Option<RouteTable> {
+) -> Routes {
     let tables = root.array_of_tables("route");
     if tables.is_empty() {
         if !root.found("route") {
             root.missing("route", "write at least one [[route]]: without route there is no entry");
         }
-        return None;
+        return Routes::default();
     }
     let count = tables.len();
-    let mut good: Vec<Route> = Vec::new();
-    for table in tables {
-        let (span, path) = (table.span().clone(), table.path_of("name"));
-        let Some(route) = route(table, roles, upstreams, can) else { continue };
-        if let Some(twin) = good.iter().find(|other| other.name == route.name) {
-            root.problem(&span, &path, format!("`{}` is the name of the route at line {} too", route.name, twin.line));
+    let mut good: Vec<(usize, Route)> = Vec::new();
+    let mut names: Vec<(String, usize)> = Vec::new();
+    for (index, mut table) in tables.into_iter().enumerate() {
+        let (span, line, path) = (table.span().clone(), table.line(), table.path_of("name"));
+        let name = table.needed("name", "a name, such as \"admin\"").map(|at| at.value);
+        if let Some(name) = &name {
+            match names.iter().find(|(other, _)| other == name) {
+                Some((_, twin)) => {
+                    root.problem(&span, &path, format!("`{name}` is the name of the route at line {twin} too"));
+                }
+                None => names.push((name.clone(), line)),
+            }
         }
-        good.push(route);
+        good.extend(route(table, name, roles, upstreams, can).map(|route| (index, route)));
     }
-    if good.len() < count {
-        return None;
-    }
-    let lines: Vec<(String, usize)> = good.iter().map(|route| (route.name.clone(), route.line)).collect();
-    match RouteTable::new(good) {
-        Ok(table) => Some(table),
-        Err(clash) => {
-            let Clash { one, other, lenient } = *clash;
-            let at =
-                lines.iter().position(|(name, line)| *name == other.name && *line == other.line).unwrap_or_default();
-            let twin = format!("route `{}` at line {}", one.name, one.line);
-            let message = match lenient {
-                false => format!(
-                    "stands at the same host, path and method as {twin}; which of the two would win is not said"
-                ),
-                true => format!(
-                    "differs from `{}` of {twin} only by letter case or trailing dots, which many servers ignore; write one of them",
-                    one.path.as_str()
-                ),
-            };
-            root.problem_at_line(other.line, &format!("route[{at}].path"), message);
+    let arranged = RouteTable::new(good.iter().map(|(_, route)| route.clone()).collect());
+    let table = match arranged {
+        Ok(table) => (good.len() == count).then_some(table),
+        Err(clashes) => {
+            clashes.iter().for_each(|clash| told(root, clash, &good));
             None
         }
-    }
+    };
+    Routes { good, table }
 }
 
-fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], can: &Credentials<'_>) -> Option<Route> {
+fn told(root: &Table<'_, '_>, Clash { one, other, lenient }: &Clash, routes: &[(usize, Route)]) {
+    let is_it = |(_, route): &&(usize, Route)| route.name == other.name && route.line == other.line;
+    let at = routes.iter().find(is_it).map_or(0, |(index, _)| *index);
+    let twin = format!("route `{}` at line {}", one.name, one.line);
+    let message = match lenient {
+        false => format!("stands at the same host, path and method as {twin}; which of the two would win is not said"),
+        true => format!(
+            "differs from `{}` of {twin} only by letter case or trailing dots, which many servers ignore; write one of them",
+            one.path.as_str()
+        ),
+    };
+    root.problem_at_line(other.line, &format!("route[{at}].path"), message);
+}
+
+fn route(
+    mut table: Table<'_, '_>,
+    name: Option<String>,
+    roles: &RoleNames,
+    upstreams: &[Upstream],
+    can: &Credentials<'_>,
+) -> Option<Route> {
     let line = table.line();
-    let name = table.needed("name", "a name, such as \"admin\"");
     let host = host(&mut table);
     let path = path(&mut table);
     let methods = methods(&mut table);
@@ -98,12 +117,12 @@ fn route(mut table: Table<'_, '_>, roles: &RoleNames, upstreams: &[Upstream], ca
     if let (Some(RouteOptions { signed_identity: Some(signed), .. }), Some(name)) = (&mut options, &name)
         && signed.audience.is_empty()
     {
-        signed.audience.clone_from(&name.value);
+        signed.audience.clone_from(name);
     }
     let sign_in = sign_in(&mut table, access, can.logins);
     table.done();
     Some(Route {
-        name: name?.value,
+        name: name?,
         line,
         index: 0,
         host: host?,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{IdentityHeaders, RouteTable};
+use crate::policy::{IdentityHeaders, Route, RouteTable};
 
 use super::SessionConfig;
 use super::problems::did_you_mean;
@@ -135,11 +135,11 @@ pub(super) fn signing(root: &mut Table<'_, '_>, session: Option<&SessionConfig>)
 }
 
 /// Where a route signs identities, somebody has to be named who does.
-pub(super) fn require_issuer(root: &mut Table<'_, '_>, signing: Option<&Signing>, routes: Option<&RouteTable>) {
-    let mut all = routes.into_iter().flat_map(|table| table.routes());
-    let signed = all.find(|route| route.options.signed_identity.is_some());
-    if let Some(route) = signed.filter(|_| signing.is_some_and(|signing| signing.issuer.is_none())) {
-        let key = format!("route[{}].signed_identity", route.index);
+pub(super) fn require_issuer(root: &mut Table<'_, '_>, signing: Option<&Signing>, routes: &[(usize, Route)]) {
+    let signed = routes.iter().find(|(_, route)| route.options.signed_identity.is_some());
+    let is_unsigned = |signing: &Signing| signing.issuer.is_none() && !root.has_problem("signing.issuer");
+    if let Some((index, route)) = signed.filter(|_| signing.is_some_and(is_unsigned)) {
+        let key = format!("route[{index}].signed_identity");
         root.problem_at_line(route.line, &key, "nobody signs it; write [signing] with `issuer`");
     }
 }

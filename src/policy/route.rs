@@ -170,9 +170,9 @@ impl RouteTable {
     /// Arrange.
     ///
     /// # Errors
-    /// The first two routes that clash: same host, path and a shared method, or paths that a lenient server takes for one.
-    pub fn new(routes: Vec<Route>) -> Result<RouteTable, Box<Clash>> {
-        let mut table = RouteTable::default();
+    /// Each route that clashes with an earlier one: same host, path and a shared method, or paths that a lenient server takes for one.
+    pub fn new(routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
+        let (mut table, mut clashes) = (RouteTable::default(), Vec::new());
         for (index, route) in routes.into_iter().enumerate() {
             let route = Arc::new(Route { index, ..route });
             let written = route.path.as_str();
@@ -180,16 +180,16 @@ impl RouteTable {
             let bytes = written.len().max(folded.len());
             table.mixed |= folded != written;
             let paths = table.paths_mut(&route.host);
-            let clash =
-                |twin: &Route, lenient| Box::new(Clash { one: twin.clone(), other: Route::clone(&route), lenient });
+            let clash = |twin: &Route, lenient| Clash { one: twin.clone(), other: Route::clone(&route), lenient };
             let other = paths.folded.entry(folded).or_insert_with(|| written.to_owned());
             if other != written {
-                return Err(clash(&paths.places[other][0], true));
+                clashes.push(clash(&paths.places[other][0], true));
+                continue;
             }
             paths.longest = paths.longest.max(bytes);
             let place = paths.places.entry(written.to_owned()).or_default();
             if let Some(twin) = place.iter().find(|other| overlap(other, &route)) {
-                return Err(clash(twin, false));
+                clashes.push(clash(twin, false));
             }
             place.push(route.clone());
             // A route that lists methods is more specific than its neighbour that takes every one.
@@ -197,7 +197,7 @@ impl RouteTable {
             table.all.push(route);
         }
         table.under.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        Ok(table)
+        if clashes.is_empty() { Ok(table) } else { Err(clashes) }
     }
 
     fn paths_mut(&mut self, host: &HostPattern) -> &mut Paths {
