@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::session::secret;
 use super::table::{At, Table};
-use super::{AdminListener, Forwarded, Server, Tls};
+use super::{AdminListener, Forwarded, Secret, Server, Tls};
 
 pub(super) fn server(mut table: Table<'_, '_>, base: &Path) -> Option<Server> {
     let accepted = "an address and port such as \"0.0.0.0:8443\"";
@@ -41,17 +41,38 @@ pub(super) fn server(mut table: Table<'_, '_>, base: &Path) -> Option<Server> {
     }
     let forwarded = forwarded(&mut table);
     let admin = admin(&mut table, base);
+    let others = [("redirect_http", redirect_http.as_ref()), ("admin", admin.as_ref().map(|(at, _)| at))];
+    apart(&table, listen.as_ref(), others);
     table.done();
+    let (listen, redirect_http) = (listen?.value, redirect_http.map(|at| at.value));
+    let admin = admin.and_then(|(at, token)| Some(AdminListener { address: at.value, token: token? }));
     let proxy_protocol = proxy_protocol.is_some_and(|flag| flag.value);
-    Some(Server { listen: listen?, workers, redirect_http, admin, trusted_proxies, proxy_protocol, forwarded })
+    Some(Server { listen, workers, redirect_http, admin, trusted_proxies, proxy_protocol, forwarded })
+}
+
+/// The second listener on an address is one that cannot listen.
+fn apart(table: &Table<'_, '_>, listen: Option<&At<SocketAddr>>, others: [(&str, Option<&At<SocketAddr>>); 2]) {
+    let mut before: Vec<(&str, SocketAddr)> = listen.map(|at| ("listen", at.value)).into_iter().collect();
+    for (key, at) in others.into_iter().filter_map(|(key, at)| Some((key, at?))) {
+        if let Some((other, _)) = before.iter().find(|(_, address)| is_taken(at.value, *address)) {
+            table.problem(&at.span, key, format!("`{}` is taken by `{other}`; choose another port", at.value));
+        }
+        before.push((key, at.value));
+    }
+}
+
+/// Port 0 is another one every time. Whether `[::]` takes the addresses of IPv4 is the system's choice.
+fn is_taken(one: SocketAddr, by: SocketAddr) -> bool {
+    let everywhere = one.ip().is_unspecified() || by.ip().is_unspecified();
+    one.port() != 0 && one.port() == by.port() && one.is_ipv4() == by.is_ipv4() && (one.ip() == by.ip() || everywhere)
 }
 
 /// The operator's listener. What it tells and does is nobody else's, so an address that others reach needs a token.
-fn admin(table: &mut Table<'_, '_>, base: &Path) -> Option<AdminListener> {
+fn admin(table: &mut Table<'_, '_>, base: &Path) -> Option<(At<SocketAddr>, Option<Option<Secret>>)> {
     let accepted = "an address and port such as \"127.0.0.1:9090\"";
     let found = table.text("admin", accepted);
     let token = secret(table, "admin_token", base);
-    let Some(At { value, span, .. }) = found else {
+    let Some(At { value, span, key }) = found else {
         if token.as_ref().is_some_and(Option::is_some) && !table.has_problem("admin") {
             table.missing_beside("admin", &format!("`admin_token` opens it; write {accepted}"));
         }
@@ -65,16 +86,16 @@ fn admin(table: &mut Table<'_, '_>, base: &Path) -> Option<AdminListener> {
         let accepted = "write a loopback address, or `admin_token = { file = \"PATH\" }`";
         table.problem(&span, "admin", format!("`{value}` is within reach of others; {accepted}"));
     }
-    Some(AdminListener { address, token: token? })
+    Some((At { value: address, span, key }, token))
 }
 
-fn address(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<SocketAddr> {
-    let At { value, span, .. } = table.text(key, accepted)?;
+fn address(table: &mut Table<'_, '_>, key: &'static str, accepted: &str) -> Option<At<SocketAddr>> {
+    let At { value, span, key: path } = table.text(key, accepted)?;
     let address = value.parse().ok();
     if address.is_none() {
         table.problem(&span, key, format!("`{value}` is not an address and port; write {accepted}"));
     }
-    address
+    address.map(|value| At { value, span, key: path })
 }
 
 fn forwarded(table: &mut Table<'_, '_>) -> Forwarded {
