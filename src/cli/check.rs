@@ -18,13 +18,7 @@ pub(super) fn run(path: &Path, online: bool) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    let flaws = match startup::check(&config) {
-        Ok(flaws) => flaws,
-        Err(error) => {
-            say(&format!("{}: {}\n1 problem; nothing was started", path.display(), chain(&error)));
-            return ExitCode::from(BAD_INPUT);
-        }
-    };
+    let flaws = startup::check(&config);
     let file = load::name(path);
     for flaw in flaws.iter().filter(|flaw| !flaw.is_fatal) {
         say(&format!("{file}:{}: {}: warning: {}", flaw.at.line, flaw.at.key, flaw.at.message));

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
+use crate::startup::chain_of as chain;
 
 /// An authentication gateway in front of applications you cannot change.
 #[derive(Parser)]
@@ -138,18 +139,6 @@ fn whoami(listen: SocketAddr) -> ExitCode {
 /// A line on standard error; a closed one is nobody's problem.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn is_terminal() -> bool {

@@ -1,5 +1,5 @@
-//! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, reads its file again on
-//! SIGHUP, and ends on SIGTERM or SIGINT after a drain. Knows nothing of requests.
+//! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, after everything that is wrong
+//! with the files; it reads its configuration again on SIGHUP, and ends on SIGTERM or SIGINT after a drain. Knows nothing of requests.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::clock::SystemClock;
 use crate::config::{Config, LogFormat};
 use crate::proxy::Format;
-use crate::startup::{self, Gateway, Setup};
+use crate::startup::{self, Gateway, ReloadError, Setup};
 
 use super::load::LoadError;
 use super::records::StandardOutput;
@@ -30,10 +30,11 @@ pub fn run(path: &Path) -> ExitCode {
         }
     };
     log_to_standard_error(&config);
-    let started = start(config);
+    let started = start(config.clone());
     match started {
         Ok(gateway) => serve(gateway, path),
         Err(reason) => {
+            say_mistakes(&config, path);
             say(&format!("portcullis: cannot start: {reason}"));
             ExitCode::from(CANNOT_START)
         }
@@ -90,9 +91,14 @@ fn serve(gateway: Gateway, path: &Path) -> ExitCode {
 /// Read the file again, and say in one line what came of it, after what is wrong with it.
 fn reload(gateway: &Gateway, path: &Path) {
     let refused = match load::load(path) {
-        Ok(config) => match gateway.reload(config) {
+        Ok(config) => match gateway.reload(config.clone()) {
             Ok(()) => return say("portcullis: configuration reloaded"),
-            Err(error) => chain(&error),
+            Err(error) => {
+                if matches!(error, ReloadError::Start(_)) {
+                    say_mistakes(&config, path);
+                }
+                chain(&error)
+            }
         },
         Err(error) => {
             gateway.refuse_reload();
@@ -106,6 +112,12 @@ fn reload(gateway: &Gateway, path: &Path) {
         }
     };
     say(&format!("portcullis: not reloaded, everything stays as it was: {refused}"));
+}
+
+/// A start ends at the first file that is wrong; whoever mends it wants to know of the others.
+fn say_mistakes(config: &Config, path: &Path) {
+    let file = load::name(path);
+    startup::check(config).iter().filter(|flaw| flaw.is_fatal).for_each(|flaw| say(&format!("{file}:{}", flaw.at)));
 }
 
 fn announce(gateway: &Gateway) {

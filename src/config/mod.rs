@@ -5,6 +5,7 @@
 //! disk (certificates, secrets, the user file) is `startup`'s to find out.
 
 mod identity;
+mod lines;
 mod login;
 mod oidc;
 mod options;
@@ -31,6 +32,7 @@ use ipnet::IpNet;
 
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
 
+pub use lines::Lines;
 pub use problems::{ConfigErrors, Problem};
 pub use signing::{JwtSessions, SessionMode, Signing};
 pub use token::{ClaimNames, TokenIssuer, TokenKeys};
@@ -64,6 +66,8 @@ pub struct Config {
     pub limits: Limits,
     /// Records.
     pub log: Log,
+    /// Where keys stand in the file.
+    pub lines: Lines,
 }
 
 impl Config {
@@ -126,8 +130,6 @@ pub struct Tls {
     pub self_signed: bool,
     /// Certificates for other names: chain and key.
     pub also: Vec<(PathBuf, PathBuf)>,
-    /// The lines that name chain and key, of the first pair and of the others.
-    pub lines: Vec<[usize; 2]>,
 }
 
 /// `[session]`.

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use crate::policy::RoleNames;
 
 use super::identity::identity_headers;
+use super::lines::Lines;
 use super::login::login;
 use super::problems::{ConfigErrors, Problem};
 use super::routes::{Credentials, routes};
@@ -43,9 +44,9 @@ impl Config {
         let mut root = Table::new(&findings, String::new(), 0..0, parsed.into_inner());
         let config = read(&mut root, base);
         root.done();
-        let problems = findings.clone().into_problems();
+        let (lines, problems) = (findings.lines(), findings.clone().into_problems());
         match config {
-            Some(config) if problems.is_empty() => Ok(config),
+            Some(config) if problems.is_empty() => Ok(Config { lines, ..config }),
             _ => Err(ConfigErrors { file: file.to_owned(), problems }),
         }
     }
@@ -82,6 +83,7 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
         routes: routes.table?,
         limits,
         log,
+        lines: Lines::default(),
     })
 }
 

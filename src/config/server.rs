@@ -117,8 +117,6 @@ pub(super) fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
     let self_signed = table.flag("self_signed").is_some_and(|flag| flag.value);
     let file = "the path of a PEM file";
     let (certificate, private_key) = (table.text("certificate", file), table.text("private_key", file));
-    let line = |given: &Option<At<String>>| given.as_ref().map_or_else(|| table.line(), |at| table.line_of(&at.span));
-    let mut lines = vec![[line(&certificate), line(&private_key)]];
     let path = |given: Option<At<String>>, key: &str, default: &str| match given {
         Some(At { value, .. }) if !value.is_empty() => Some(base.join(value)),
         Some(At { span, .. }) => {
@@ -140,14 +138,13 @@ pub(super) fn tls(mut table: Table<'_, '_>, base: &Path) -> Option<Tls> {
             if found.is_none() && !other.has_problem(key) {
                 other.missing(key, &format!("write {file}"));
             }
-            found.map(|at| (base.join(at.value), other.line_of(&at.span)))
+            found.map(|at| base.join(at.value))
         };
         if let (Some(certificate), Some(private_key)) = (file("certificate"), file("private_key")) {
-            also.push((certificate.0, private_key.0));
-            lines.push([certificate.1, private_key.1]);
+            also.push((certificate, private_key));
         }
         other.done();
     }
     table.done();
-    Some(Tls { certificate: certificate?, private_key: private_key?, self_signed, also, lines })
+    Some(Tls { certificate: certificate?, private_key: private_key?, self_signed, also })
 }

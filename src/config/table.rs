@@ -11,6 +11,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::lines::Lines;
 use super::problems::{Problem, did_you_mean, listed};
 use super::questions::{Kind, NAME, Questions};
 
@@ -19,18 +20,20 @@ use super::questions::{Kind, NAME, Questions};
 pub(super) struct Findings<'t> {
     text: &'t str,
     problems: Rc<RefCell<Vec<Problem>>>,
+    /// The keys that were read, and the bytes they begin at.
+    places: Rc<RefCell<Vec<(String, usize)>>>,
     /// Where somebody wants to know what is asked for, and not what is found.
     questions: Option<Rc<RefCell<Questions>>>,
 }
 
 impl<'t> Findings<'t> {
     pub(super) fn new(text: &'t str) -> Findings<'t> {
-        Findings { text, problems: Rc::default(), questions: None }
+        Findings { text, problems: Rc::default(), places: Rc::default(), questions: None }
     }
 
     /// Of no text: every table that is asked for is there, with nothing in it, so that what is asked of it is heard as well.
     pub(super) fn listening(questions: Rc<RefCell<Questions>>) -> Findings<'t> {
-        Findings { text: "", problems: Rc::default(), questions: Some(questions) }
+        Findings { text: "", problems: Rc::default(), places: Rc::default(), questions: Some(questions) }
     }
 
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
@@ -41,6 +44,17 @@ impl<'t> Findings<'t> {
     pub(super) fn add(&self, span: &Range<usize>, key: impl Into<String>, message: impl Into<String>) {
         let problem = Problem { line: self.line(span), key: key.into(), message: message.into() };
         self.problems.borrow_mut().push(problem);
+    }
+
+    fn note(&self, key: &str, span: &Range<usize>) {
+        if self.questions.is_none() {
+            self.places.borrow_mut().push((key.to_owned(), span.start));
+        }
+    }
+
+    /// Where everything stands that was read.
+    pub(super) fn lines(&self) -> Lines {
+        Lines::new(self.text, self.places.take())
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
@@ -76,6 +90,7 @@ impl<'f, 't> Table<'f, 't> {
             let key: std::borrow::Cow<'t, str> = key.into_inner();
             (key.into_owned(), (span, value))
         };
+        findings.note(&path, &span);
         Table {
             findings,
             path,
@@ -101,10 +116,6 @@ impl<'f, 't> Table<'f, 't> {
     /// The line it begins on.
     pub(super) fn line(&self) -> usize {
         self.findings.line(&self.span)
-    }
-
-    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
-        self.findings.line(span)
     }
 
     /// A mistake of another table, by its whole key.
@@ -208,7 +219,9 @@ impl<'f, 't> Table<'f, 't> {
         self.known.push(key);
         let (span, value) = self.entries.remove(key)?;
         self.taken.push(key);
-        Some(At { value, span, key: self.path_of(key) })
+        let path = self.path_of(key);
+        self.findings.note(&path, &span);
+        Some(At { value, span, key: path })
     }
 
     fn typed<T>(

@@ -5,12 +5,11 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::admin::Token;
-use crate::config::{Config, LocalLogin, Problem, Secret, Store};
+use crate::config::{Config, LocalLogin, Secret, Store};
 use crate::login;
-use crate::server::{CertificateFiles, Certificates, Wrong, tls};
+use crate::server::{CertificateFiles, Certificates, tls};
 use crate::session::store::{Embedded, Memory};
 use crate::session::{KeyError, SessionKeys, SessionStore};
 
@@ -25,31 +24,6 @@ pub(super) fn load_certificates(config: &Config) -> Result<Arc<Certificates>, St
     let certificates = Certificates::load(certificate_files(config), tls::provider())?;
     certificates.warn();
     Ok(certificates)
-}
-
-/// Something wrong with a file that a start would use all the same.
-#[derive(Clone, Debug)]
-pub struct Flaw {
-    /// Where the configuration names it.
-    pub at: Problem,
-    /// Whether nobody can be served with it: browsers refuse it.
-    pub is_fatal: bool,
-}
-
-/// What is wrong with the certificates that would be shown, but for one that would be made.
-pub(super) fn flaws(config: &Config) -> Result<Vec<Flaw>, StartError> {
-    let to_be_made = config.tls.self_signed && tls::is_to_be_made(&config.tls.certificate, &config.tls.private_key);
-    let made = usize::from(to_be_made);
-    let certificates = Certificates::load(certificate_files(config)[made..].to_vec(), tls::provider())?;
-    let flaws = certificates.flaws(SystemTime::now()).into_iter().map(|flaw| {
-        let is_fatal = !matches!(flaw.wrong, Wrong::Readable(_));
-        let name = if is_fatal { "certificate" } else { "private_key" };
-        let pair = flaw.pair + made;
-        let key = if pair == 0 { format!("tls.{name}") } else { format!("tls.also[{}].{name}", pair - 1) };
-        let line = config.tls.lines.get(pair).map_or(1, |lines| lines[usize::from(!is_fatal)]);
-        Flaw { at: Problem { line, key, message: flaw.to_string() }, is_fatal }
-    });
-    Ok(flaws.collect())
 }
 
 pub(super) fn certificate_files(config: &Config) -> Vec<CertificateFiles> {

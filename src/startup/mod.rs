@@ -2,6 +2,7 @@
 //! text, and the only file that knows both `config` and the live layers; it hands them plain values.
 
 mod background;
+mod check;
 mod files;
 mod oidc;
 mod redis;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::DropGuard;
 
-use crate::admin::{Admin, Check, Draining, Listener, Reloads, Socket, Token, TokenError};
+use crate::admin::{Admin, Check, Draining, Listener, Reloads, Socket, TokenError};
 use crate::authn::{Carrier, CookieName};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Store};
@@ -33,17 +34,17 @@ use crate::token::ring::RingError;
 use crate::trust::ClientTlsError;
 use crate::whoami::Whoami;
 
-use self::redis::redis_options;
-pub use files::{Flaw, operator_token};
+pub use check::{Flaw, chain_of, check};
+pub use files::operator_token;
 pub use reload::ReloadError;
 
 use background::Background;
-use files::{admin_token, argon2, flaws, load_certificates, load_keys, make_demo, open_store, read_secret};
+use files::{admin_token, argon2, load_certificates, load_keys, make_demo, open_store};
 pub use oidc::Finding;
 use oidc::{oidc, providers};
 use runtime::{Lasting, runtime};
-use tokens::{own_tokens, ring, verifiers};
-use upstreams::{upstreams, whoami};
+use tokens::{own_tokens, ring};
+use upstreams::whoami;
 
 /// What a gateway is started from.
 pub struct Setup {
@@ -304,31 +305,6 @@ fn site(config: &Config) -> &str {
         Store::Redis(store) => &store.site,
         Store::Memory | Store::Embedded(_) => "",
     }
-}
-
-/// Everything `start` reads, without listening: what `portcullis check` adds to the text's own mistakes.
-///
-/// # Errors
-/// [`StartError`] of the first file that is missing or wrong.
-pub fn check(config: &Config) -> Result<Vec<Flaw>, StartError> {
-    let flaws = flaws(config)?;
-    if let Some(secret) = &config.session.secret {
-        SessionKeys::from_secret(&read_secret("session.secret", secret)?)?;
-    }
-    if let Some(secret) = config.server.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
-        Token::new(&read_secret("server.admin_token", secret)?)?;
-    }
-    if let Store::Redis(store) = &config.session.store {
-        redis_options(store, config.limits.store_timeout)?;
-    }
-    upstreams(config, None, None)?;
-    verifiers(config)?;
-    providers(config)?;
-    match &config.local {
-        Some(local) if local.users.exists() || local.demo_user.is_none() => login::check_users(&local.users)?,
-        _ => {}
-    }
-    Ok(flaws)
 }
 
 /// Ask the OpenID providers for what a sign-in would need, and say what is wrong with it.

@@ -10,9 +10,10 @@ use crate::fetch::{Client, Settings};
 use crate::login::oidc::{Cache, ClientAuth, Oidc, Provider, ProviderSettings, Rules};
 use crate::session::SessionKeys;
 use crate::token::{Algorithm, Assertion};
-use crate::trust::ClientTlsFiles;
+use crate::trust::{ClientTlsError, ClientTlsFiles};
 
 use super::StartError;
+use super::check::chain_of;
 use super::files::read_secret;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -52,13 +53,7 @@ pub(super) async fn ask_all(providers: &[Provider]) -> Vec<Finding> {
         match provider.inspect().await {
             Ok(notes) => findings.extend(notes.into_iter().map(|note| finding(note, false))),
             Err(error) => {
-                let mut told = error.to_string();
-                let mut cause = std::error::Error::source(&error);
-                while let Some(error) = cause {
-                    told = format!("{told}: {error}");
-                    cause = error.source();
-                }
-                findings.push(finding(told, true));
+                findings.push(finding(chain_of(&error), true));
             }
         }
     }
@@ -67,8 +62,7 @@ pub(super) async fn ask_all(providers: &[Provider]) -> Vec<Finding> {
 
 fn settings(login: &OidcLogin, config: &Config) -> Result<ProviderSettings, StartError> {
     let failed = |source: Cause| StartError::Oidc { login: login.name.clone(), source };
-    let tls = ClientTlsFiles { ca: login.ca.clone(), identity: login.identity.clone() };
-    let client = Client::new(&Settings { tls, ..Settings::default() }).map_err(|error| failed(error.into()))?;
+    let client = client(login).map_err(|error| failed(error.into()))?;
     Ok(ProviderSettings {
         name: login.name.clone(),
         title: login.title.clone(),
@@ -100,7 +94,14 @@ fn settings(login: &OidcLogin, config: &Config) -> Result<ProviderSettings, Star
     })
 }
 
-fn client_auth(configured: &OidcClientAuth) -> Result<ClientAuth, Cause> {
+/// What asks it.
+pub(super) fn client(login: &OidcLogin) -> Result<Client, ClientTlsError> {
+    let tls = ClientTlsFiles { ca: login.ca.clone(), identity: login.identity.clone() };
+    Client::new(&Settings { tls, ..Settings::default() })
+}
+
+/// How this gateway proves its name there.
+pub(super) fn client_auth(configured: &OidcClientAuth) -> Result<ClientAuth, Cause> {
     let text = |secret| -> Result<Zeroizing<String>, Cause> {
         Ok(Zeroizing::new(String::from_utf8(read_secret("client_secret", secret)?)?))
     };

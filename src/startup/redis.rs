@@ -22,7 +22,7 @@ pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Resu
     let deployment = match &store.deployment {
         RedisDeployment::Single => Deployment::Single,
         RedisDeployment::Sentinel { master, login: theirs } => {
-            Deployment::Sentinel { master: master.clone(), login: login(theirs)? }
+            Deployment::Sentinel { master: master.clone(), login: login(theirs, "session.redis.sentinel_password")? }
         }
         RedisDeployment::Cluster => Deployment::Cluster,
     };
@@ -30,7 +30,7 @@ pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Resu
         addresses: store.addresses.iter().map(|(host, port)| Address { host: host.clone(), port: *port }).collect(),
         deployment,
         database: store.database,
-        login: login(&store.login)?,
+        login: login(&store.login, "session.redis.password")?,
         tls: tls(store)?,
         prefix: store.prefix.clone(),
         partitions: store.partitions,
@@ -39,8 +39,8 @@ pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Resu
     })
 }
 
-fn login(login: &RedisLogin) -> Result<Login, StartError> {
-    let password = login.password.as_ref().map(|secret| read_secret("session.redis.password", secret)).transpose()?;
+fn login(login: &RedisLogin, key: &'static str) -> Result<Login, StartError> {
+    let password = login.password.as_ref().map(|secret| read_secret(key, secret)).transpose()?;
     let password = password.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(Login { user: login.user.clone(), password })
 }

@@ -86,7 +86,8 @@ pub(super) fn verifiers(config: &Config) -> Result<Vec<Verifier>, StartError> {
     config.tokens.iter().map(verifier).collect()
 }
 
-fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {
+/// One of them.
+pub(super) fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {
     let claims = issuer.claims.clone();
     Ok(Verifier {
         expected: Expected {

@@ -37,7 +37,7 @@ pub(super) fn upstreams(
     config.upstreams.iter().map(live).collect()
 }
 
-fn is_secure(server: &UpstreamServer) -> bool {
+pub(super) fn is_secure(server: &UpstreamServer) -> bool {
     matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. })
 }
 
@@ -51,7 +51,8 @@ fn unchanged(upstream: &crate::config::Upstream, config: &Config, before: Before
     before.runtime.upstreams.get(index).cloned()
 }
 
-fn live_upstream(
+/// One of them, with what it learns from the one before.
+pub(super) fn live_upstream(
     upstream: &crate::config::Upstream,
     config: &Config,
     (whoami, before): (Option<&Whoami>, Option<Before<'_>>),

@@ -10,6 +10,7 @@ mod bearer;
 mod between;
 mod browser;
 mod certificates;
+mod check;
 mod cli;
 mod cluster;
 mod coherence;

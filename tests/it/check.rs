@@ -1,0 +1,196 @@
+//! What `portcullis check` says of files beyond the text, and a start that ends at one of them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::cli::portcullis;
+use crate::support::shipped;
+
+/// Each file that is named and is not there stands in `no`.
+const NOTHING_THERE: &str = r#"
+roles = ["admin"]
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+admin_token = { file = "no/admin-token" }
+[tls]
+certificate = "no/gateway.pem"
+private_key = "no/gateway.key"
+[[tls.also]]
+certificate = "no/other.pem"
+private_key = "no/other.key"
+[session]
+store = "rediss://127.0.0.1:1"
+secret = { file = "no/secret" }
+[session.redis]
+sentinel = "main"
+sentinel_password = { file = "no/sentinel" }
+password = { file = "no/password" }
+ca = "no/redis.pem"
+[login.local]
+users = "no/users.toml"
+[login.oidc.corp]
+issuer = "https://id.example.com"
+client_id = "portcullis"
+client_secret = { file = "no/corp" }
+user_prefix = "corp:"
+[login.oidc.other]
+issuer = "https://other.example.com"
+client_id = "portcullis"
+client_auth = "private_key_jwt"
+client_key = "no/client.key"
+user_prefix = "other:"
+[login.oidc.other.tls]
+ca = "no/other-ca.pem"
+[[token]]
+issuer = "https://a.example.com"
+audience = "gateway"
+algorithms = ["HS256"]
+secret = { file = "no/hs256" }
+[[token]]
+issuer = "https://b.example.com"
+audience = "gateway"
+algorithms = ["ES256"]
+jwks = "no/keys.json"
+[[token]]
+issuer = "https://c.example.com"
+audience = "gateway"
+algorithms = ["ES256"]
+key = "no/key.pem"
+[[token]]
+issuer = "https://d.example.com"
+audience = "gateway"
+algorithms = ["ES256"]
+jwks = "https://d.example.com/keys"
+ca = "no/issuer.pem"
+[identity_headers]
+preset = "x-forwarded"
+[upstream.app]
+servers = ["https://127.0.0.1:9000"]
+[upstream.app.tls]
+ca = "no/app.pem"
+certificate = "no/client.pem"
+private_key = "no/client-key.pem"
+[[route]]
+name = "app"
+path = "/"
+access = "authenticated"
+upstream = "app"
+"#;
+
+/// How many.
+const MISSING: usize = 20;
+
+fn write(folder: &Path, text: &str) {
+    fs::write(folder.join("gateway.toml"), text).unwrap();
+}
+
+/// What is said of a text in this folder, and the exit code.
+fn checked(folder: &Path, text: &str) -> (i32, String) {
+    write(folder, text);
+    let (code, _, said) = portcullis(folder, &["check"], "");
+    (code, said)
+}
+
+/// The line of the shipped file that holds this, from 1.
+fn line(text: &str, holds: &str) -> usize {
+    1 + text.lines().position(|line| line.contains(holds)).unwrap()
+}
+
+#[test]
+fn every_file_that_is_missing_is_told_at_once_with_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = checked(folder.path(), NOTHING_THERE);
+    let (mut table, mut expected, mut issuers) = (String::new(), Vec::new(), 0);
+    for (number, line) in (1..).zip(NOTHING_THERE.lines()) {
+        match line {
+            "[[token]]" => (table, issuers) = (format!("token[{issuers}]"), issuers + 1),
+            "[[tls.also]]" => table = "tls.also[0]".to_owned(),
+            _ if line.starts_with('[') => table = line.trim_matches(['[', ']']).to_owned(),
+            _ if line.contains("\"no/") => {
+                let (key, value) = line.split_once(" = ").unwrap();
+                let file = folder.path().join(value.split('"').nth(1).unwrap());
+                let why = "cannot be read: No such file or directory (os error 2)";
+                expected.push(format!("gateway.toml:{number}: {table}.{key}: `{}` {why}", file.display()));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(expected.len(), MISSING);
+    expected.push(format!("{MISSING} problems in gateway.toml; nothing was started"));
+    assert_eq!((code, said.lines().collect::<Vec<_>>()), (2, expected.iter().map(String::as_str).collect()), "{said}");
+    // A start ends at the first one, and says the others as well.
+    let (code, _, said) = portcullis(folder.path(), &["run"], "");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        (code, &lines[..MISSING]),
+        (1, &expected.iter().map(String::as_str).collect::<Vec<_>>()[..MISSING]),
+        "{said}"
+    );
+    assert!(lines[MISSING..].len() == 1 && lines[MISSING].starts_with("portcullis: cannot start: "), "{said}");
+}
+
+/// One table of tokens has no number in its path.
+#[test]
+fn a_file_that_holds_something_else_is_told_at_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["gateway.pem", "gateway.key", "secret", "users.toml", "keys.json", "ca.pem"] {
+        fs::write(path(name), "nothing").unwrap();
+    }
+    let text = shipped("memory")
+        .replace("self_signed = true", "certificate = \"gateway.pem\"\nprivate_key = \"gateway.key\"")
+        .replace("[session]", "[session]\nsecret = { file = \"secret\" }")
+        .replace("demo_user", "# demo_user")
+        .replace("[\"builtin:whoami\"]", "[\"https://127.0.0.1:9\"]\ntls = { ca = \"ca.pem\" }")
+        + "\n[token]\nissuer = \"https://a.example\"\naudience = \"a\"\nalgorithms = [\"ES256\"]\njwks = \"keys.json\"\n";
+    let (code, said) = checked(folder.path(), &text);
+    let begin = [
+        ("\ncertificate = \"gateway.pem\"", "tls.certificate"),
+        ("secret = { file", "session.secret"),
+        ("users     = ", "login.local.users"),
+        ("tls = { ca", "upstream.app.tls"),
+        ("jwks = ", "token.jwks"),
+    ]
+    .map(|(holds, key)| format!("gateway.toml:{}: {key}: ", line(&text, holds.trim_start())));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((code, lines.len()), (2, begin.len() + 1), "{said}");
+    assert!(begin.iter().zip(lines).all(|(begin, line)| line.starts_with(begin)), "{begin:?}\n{said}");
+    assert!(said.contains("5 problems in gateway.toml"), "{said}");
+}
+
+#[test]
+fn what_a_start_would_refuse_of_what_an_earlier_one_made_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("embedded:data").replace("[server]", "[server]\nadmin = \"127.0.0.1:0\"");
+    assert_eq!(checked(folder.path(), &text).0, 0);
+    assert!(!folder.path().join("data").exists(), "a check makes nothing");
+    fs::create_dir(folder.path().join("data")).unwrap();
+    fs::write(folder.path().join("data/keys"), "no key").unwrap();
+    let token = folder.path().join("data/admin-token");
+    fs::write(&token, "0123456789abcdefghijklmnopqrstuv\n").unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = checked(folder.path(), &text);
+    let lines: Vec<&str> = said.lines().collect();
+    let [operator, keys, count] = lines[..] else { panic!("{said}") };
+    let (admin, store) = (line(&text, "admin = \"127"), line(&text, "store        ="));
+    assert!(
+        operator.starts_with(&format!("gateway.toml:{admin}: server.admin: {}: others can read it", token.display()))
+    );
+    assert!(keys.starts_with(&format!("gateway.toml:{store}: session.store: ")), "{keys}");
+    assert_eq!((code, count), (2, "2 problems in gateway.toml; nothing was started"));
+    fs::remove_file(folder.path().join("data/keys")).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(checked(folder.path(), &text).0, 0);
+}
+
+#[test]
+fn a_first_user_that_nobody_can_be_called_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("\"demo\"", "\"De mo\"");
+    let (code, said) = checked(folder.path(), &text);
+    let begin = format!("gateway.toml:{}: login.local.demo_user: `De mo` is not a user name", line(&text, "De mo"));
+    assert!(code == 2 && said.starts_with(&begin), "{said}");
+    assert_eq!(portcullis(folder.path(), &["run"], "").0, 1, "nor does a start make one");
+}
