@@ -33,7 +33,7 @@ use ipnet::IpNet;
 use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
 
 pub use lines::Lines;
-pub use problems::{ConfigErrors, Problem};
+pub use problems::{ConfigErrors, Problem, did_you_mean};
 pub use signing::{JwtSessions, SessionMode, Signing};
 pub use token::{ClaimNames, TokenIssuer, TokenKeys};
 

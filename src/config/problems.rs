@@ -54,7 +54,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for ConfigErrors {}
 
 /// `; did you mean `x`?` where one of the known words is near.
-pub(super) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     let near = known.into_iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min();
     match near {
         Some((distance, known)) if distance <= 2 && distance < known.len() => format!("; did you mean `{known}`?"),

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::admin::Token;
 use crate::config::{
     Config, LocalLogin, OidcClientAuth, OidcLogin, Problem, RedisDeployment, RedisStore, Secret, Store, TokenIssuer,
-    TokenKeys, Upstream,
+    TokenKeys, Upstream, did_you_mean,
 };
 use crate::login::users::{Users, canonical};
 use crate::server::tls::TlsError;
@@ -46,6 +46,21 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     config.local.iter().for_each(|local| looking.users(local));
     looking.flaws.sort_by(|one, other| one.at.cmp(&other.at));
     looking.flaws
+}
+
+/// Say of local users' roles what a check says.
+pub(super) fn warn(config: &Config) {
+    let users = config.local.as_ref().and_then(|local| Users::read(&local.users).ok());
+    for (user, role) in users.iter().flat_map(|users| undeclared(config, users)) {
+        tracing::warn!(%user, %role, "a role of a local user is not declared, so it counts for nothing");
+    }
+}
+
+/// Roles of local users that the configuration does not declare: whom, and which.
+fn undeclared(config: &Config, users: &Users) -> Vec<(String, String)> {
+    let roles = users.user.iter().flat_map(|(name, user)| user.roles.iter().map(move |role| (name, role)));
+    let unknown = roles.filter(|(_, role)| config.roles.id(role).is_none());
+    unknown.map(|(name, role)| (name.clone(), role.clone())).collect()
 }
 
 struct Looking<'c> {
@@ -264,7 +279,15 @@ impl Looking<'_> {
         }
         match Users::read(&local.users) {
             Err(error) => self.wrong(key, chain_of(&error)),
-            Ok(_) => {}
+            Ok(users) => {
+                for (name, role) in undeclared(self.config, &users) {
+                    let near = did_you_mean(&role, self.config.roles.iter());
+                    let told = format!(
+                        "user.{name} has the role `{role}`, which `roles` does not declare, so it counts for nothing{near}"
+                    );
+                    self.say(key, told, false);
+                }
+            }
         }
     }
 }

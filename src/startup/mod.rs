@@ -34,6 +34,7 @@ use crate::token::ring::RingError;
 use crate::trust::ClientTlsError;
 use crate::whoami::Whoami;
 
+use check::warn;
 pub use check::{Flaw, chain_of, check};
 pub use files::operator_token;
 pub use reload::ReloadError;
@@ -217,6 +218,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
+    warn(&config);
     let tokens_of_sessions = Arc::new(login::oidc::Cache::default());
     let directory = Arc::new(People::new(users.clone(), tokens_of_sessions.clone()));
     let socket = config.server.admin.as_ref().map(|admin| bind_admin(admin.address)).transpose()?;

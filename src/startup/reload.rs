@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::config::{Config, Limits, LocalLogin, Log, Server, SessionConfig, SessionMode, Signing, Store};
 use crate::proxy::{AuditLine, audit};
 
+use super::check::warn;
 use super::files::certificate_files;
 use super::oidc::providers;
 use super::runtime::{Before, runtime};
@@ -86,6 +87,7 @@ impl Gateway {
         self.current.replace(new.clone());
         workers.renew(&new);
         standing.attended = attended;
+        warn(&config);
         standing.config = config;
         standing.whoami = standing.whoami.take().or(another);
         Ok(())

@@ -3,9 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::cli::portcullis;
-use crate::support::shipped;
+use crate::support::{add_user, shipped};
+use crate::tools::Service;
 
 /// Each file that is named and is not there stands in `no`.
 const NOTHING_THERE: &str = r#"
@@ -193,4 +195,28 @@ fn a_first_user_that_nobody_can_be_called_is_told() {
     let begin = format!("gateway.toml:{}: login.local.demo_user: `De mo` is not a user name", line(&text, "De mo"));
     assert!(code == 2 && said.starts_with(&begin), "{said}");
     assert_eq!(portcullis(folder.path(), &["run"], "").0, 1, "nor does a start make one");
+}
+
+/// It is no mistake of the gateway's file, and nobody but the operator would notice.
+#[test]
+fn a_role_of_a_user_that_is_not_declared_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("demo_user", "# demo_user");
+    add_user(folder.path(), &text, "alice", "correct horse battery", &["admin"]);
+    assert_eq!(portcullis(folder.path(), &["check"], "").2.lines().count(), 1);
+    let users = folder.path().join("users.toml");
+    fs::write(&users, fs::read_to_string(&users).unwrap().replace("\"admin\"", "\"amdin\"")).unwrap();
+    let (code, said) = checked(folder.path(), &text);
+    let expected = format!(
+        "gateway.toml:{}: login.local.users: warning: user.alice has the role `amdin`, which `roles` does not declare, so it \
+         counts for nothing; did you mean `admin`?",
+        line(&text, "users     =")
+    );
+    assert!(code == 0 && said.lines().next() == Some(&expected), "{said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let service = Service::start(command.arg("--config").arg(folder.path().join("gateway.toml")));
+    assert!(service.says("a role of a local user is not declared").contains("amdin"));
+    service.says("listening on");
+    service.hang_up();
+    assert!(service.says("a role of a local user is not declared").contains("amdin"));
 }
