@@ -4,6 +4,7 @@
 //! are reported at once. It reads no file but the text it is handed and knows no tokio, hyper, rustls or moka; what needs the
 //! disk (certificates, secrets, the user file) is `startup`'s to find out.
 
+mod doubts;
 mod identity;
 mod lines;
 mod login;

@@ -44,6 +44,7 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     }
     config.oidc.iter().for_each(|login| looking.provider(login));
     config.local.iter().for_each(|local| looking.users(local));
+    looking.flaws.extend(config.doubts().into_iter().map(|at| Flaw { at, is_fatal: false }));
     looking.flaws.sort_by(|one, other| one.at.cmp(&other.at));
     looking.flaws
 }

@@ -220,3 +220,20 @@ fn a_role_of_a_user_that_is_not_declared_is_warned_of() {
     service.hang_up();
     assert!(service.says("a role of a local user is not declared").contains("amdin"));
 }
+
+#[test]
+fn a_preflight_for_a_method_that_the_route_refuses_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |methods: &str| {
+        let preflight = format!("\npreflight = {{ origins = [\"https://a.example\"], methods = {methods} }}");
+        shipped("memory")
+            .replace("methods  = [\"GET\", \"HEAD\"]", &format!("methods  = [\"GET\", \"HEAD\"]{preflight}"))
+    };
+    let text = with("[\"GET\", \"PUT\"]");
+    let (code, said) = checked(folder.path(), &text);
+    let begin =
+        format!("gateway.toml:{}: route[2].preflight.methods: warning: `PUT` is not in ", line(&text, "preflight = "));
+    assert!(code == 0 && said.lines().count() == 2 && said.starts_with(&begin), "{said}");
+    let (code, said) = checked(folder.path(), &with("[\"GET\"]"));
+    assert!(code == 0 && said.lines().count() == 1, "{said}");
+}
