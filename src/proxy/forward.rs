@@ -23,6 +23,7 @@ use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
 use super::events::Events;
 use super::headers::{self, NamedFields, Outgoing, RequestTrailers, Returning, request_headers, response_headers};
+use super::record::TunnelRecord;
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
 use super::upgrade::Switch;
@@ -113,14 +114,13 @@ pub async fn forward(
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         let answered = switch.is_some_and(|switch| switch.is_answered(response.headers()));
-        match client_side.zip(response.body_mut().take_switched().filter(|_| answered)) {
-            // Registered before the client is told.
-            Some(ends) => match Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
-                Ok(held) => tunnel::open(worker, ends, held, options.idle_timeout, connection.busy.begin()),
-                Err(_) => drop(ends),
-            },
-            // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
-            None => return Err(Refusal::UnaskedUpgrade),
+        // A 101 that nobody asked for: what follows on that connection is not HTTP (RFC 9110 §15.2.2).
+        let theirs = response.body_mut().take_switched().filter(|_| answered);
+        let ends = client_side.zip(theirs).ok_or(Refusal::UnaskedUpgrade)?;
+        // Registered before the client is told.
+        if let Ok(held) = Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
+            let record = TunnelRecord::new(runtime, passage.id);
+            tunnel::open(worker, ends, held, options.idle_timeout, (connection.busy.begin(), record));
         }
     }
     Ok(answer(worker, permit, response, switch.filter(|_| switching), tie))

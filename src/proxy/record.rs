@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use serde::Serialize;
 
 use crate::authn::Known;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::policy::{Asked, Caller, Rejection, RequestHead, Route};
 use crate::upstream::Reached;
 
@@ -328,6 +329,58 @@ pub fn reuse(runtime: &Runtime, known: &Known, by: (RequestId, IpAddr), now: Tim
         let line = AuditLine::of_request("session_ended", by, now);
         let reason = Some(Rejection::Reused.as_str());
         audit(&*runtime.records, &AuditLine { subject: Some(subject), reason, ..line });
+    }
+}
+
+/// The end of a WebSocket, written when this is dropped: the line of the request that opened it was written when it stood. It holds
+/// nothing of the configuration that it began with.
+pub struct TunnelRecord {
+    records: Option<Arc<dyn Records>>,
+    clock: Arc<dyn Clock>,
+    id: RequestId,
+    began: Instant,
+    /// Bytes that the client sent, and that it was sent.
+    pub bytes: [AtomicU64; 2],
+    why: &'static str,
+}
+
+#[derive(Serialize)]
+struct TunnelLine {
+    kind: &'static str,
+    time: String,
+    request_id: String,
+    end: &'static str,
+    received: u64,
+    sent: u64,
+    total_ms: f64,
+}
+
+impl TunnelRecord {
+    /// Of one that begins now.
+    pub fn new(runtime: &Runtime, id: RequestId) -> TunnelRecord {
+        let records = runtime.access_log.then(|| runtime.records.clone());
+        let (clock, began, bytes) = (runtime.clock.clone(), Instant::now(), [const { AtomicU64::new(0) }; 2]);
+        TunnelRecord { records, clock, id, began, bytes, why: "aborted" }
+    }
+
+    /// It came to its end by this, a stable name.
+    pub fn ended(mut self, why: &'static str) {
+        self.why = why;
+    }
+}
+
+impl Drop for TunnelRecord {
+    fn drop(&mut self) {
+        let Some(records) = &self.records else { return };
+        let (time, request_id) = (time(self.clock.now()), self.id.to_string());
+        let [received, sent] = self.bytes.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
+        // To three places, as everywhere in the log.
+        let total_ms = self.began.elapsed().as_micros() as f64 / 1000.0;
+        let line = TunnelLine { kind: "tunnel", time, request_id, end: self.why, received, sent, total_ms };
+        write(&**records, &line, |line| {
+            let TunnelLine { time, request_id, end, .. } = line;
+            format!("{time} tunnel {end} {total_ms}ms {received}B in {sent}B out {request_id}")
+        });
     }
 }
 

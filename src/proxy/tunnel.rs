@@ -15,6 +15,7 @@ use crate::upstream::Switched;
 
 use super::Worker;
 use super::busy::Exchange;
+use super::record::TunnelRecord;
 use super::watch::Held;
 
 /// Bytes a tunnel may hold in each direction.
@@ -32,7 +33,7 @@ pub fn open(
     (client, application): (OnUpgrade, Switched),
     held: Held,
     idle: Option<Duration>,
-    busy: Exchange,
+    (busy, record): (Exchange, TunnelRecord),
 ) {
     let stop = worker.stop.clone();
     worker.tunnels.spawn(async move {
@@ -41,17 +42,16 @@ pub fn open(
             Ok(client) => client,
             Err(error) => return tracing::debug!(%error, "a tunnel did not come to stand"),
         };
-        let moved = Moved::new();
+        let moved = Moved::new(&record.bytes);
         let end = async {
             tokio::select! {
                 over = held.ended() => End { code: held.close_code(), why: over.as_str(), grace: FRAME_GRACE_AT_END },
-                () = moved.stands_still(idle) => End::away("nothing moved"),
-                () = stop.cancelled() => End::away("the gateway stops"),
+                () = moved.stands_still(idle) => End::away("idle"),
+                () = stop.cancelled() => End::away("gateway_stops"),
             }
         };
-        if let Some(end) = carry(client, application, (&moved, &held), end).await {
-            tracing::debug!(why = end.why, "a tunnel was cut");
-        }
+        let end = carry(client, application, (&moved, &held), end).await;
+        record.ended(end.map_or("closed", |end| end.why));
     });
 }
 
@@ -78,15 +78,17 @@ impl End {
     }
 }
 
-/// When something moved last.
-struct Moved {
+/// When something moved last, and how much did.
+struct Moved<'r> {
     began: Instant,
     last: AtomicU64,
+    /// From the client, and to it.
+    bytes: &'r [AtomicU64; 2],
 }
 
-impl Moved {
-    fn new() -> Moved {
-        Moved { began: Instant::now(), last: AtomicU64::new(0) }
+impl<'r> Moved<'r> {
+    fn new(bytes: &'r [AtomicU64; 2]) -> Moved<'r> {
+        Moved { began: Instant::now(), last: AtomicU64::new(0), bytes }
     }
 
     fn mark(&self) {
@@ -109,7 +111,7 @@ impl Moved {
 async fn carry(
     client: Upgraded,
     application: Switched,
-    (moved, held): (&Moved, &Held),
+    (moved, held): (&Moved<'_>, &Held),
     end: impl Future<Output = End>,
 ) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
@@ -119,13 +121,17 @@ async fn carry(
     let ended = {
         let counts = held.counts();
         let up = pump((&mut from_client, &mut to_application), &mut up, (moved, held), |bytes| {
+            moved.bytes[0].fetch_add(bytes.len() as u64, Ordering::Relaxed);
             // What a person sends counts as use of the session; the pongs of their browser do not.
             theirs.advance(bytes);
             if counts && std::mem::take(&mut theirs.data) {
                 held.used();
             }
         });
-        let back = |bytes: &[u8]| frames.advance(bytes);
+        let back = |bytes: &[u8]| {
+            moved.bytes[1].fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            frames.advance(bytes);
+        };
         let down = pump((&mut from_application, &mut to_client), &mut down, (moved, held), back);
         let both = async { tokio::try_join!(up, down) };
         tokio::select! {
@@ -181,7 +187,7 @@ impl Piece {
 async fn pump(
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     piece: &mut Piece,
-    (moved, held): (&Moved, &Held),
+    (moved, held): (&Moved<'_>, &Held),
     mut seen: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     loop {

@@ -303,4 +303,13 @@ async fn websocket_messages_go_both_ways() {
     }
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = soon(socket.next()).await {}
+    drop(socket);
+    // Its end has a line of its own, beside that of the request.
+    let lines = || running.lines.0.lock().unwrap().clone();
+    eventually("both are recorded", async || lines().len() == 2).await;
+    let [request, end] = [0, 1].map(|n| serde_json::from_str::<serde_json::Value>(&lines()[n]).unwrap());
+    assert_eq!(end["request_id"], request["request_id"]);
+    assert_eq!((&request["status"], &end["kind"], &end["end"]), (&101.into(), &"tunnel".into(), &"closed".into()));
+    let moved = ["received", "sent"].map(|way| end[way].as_u64().unwrap());
+    assert!(moved.iter().all(|bytes| (300_005..310_000).contains(bytes)) && end["total_ms"].is_number(), "{end}");
 }
