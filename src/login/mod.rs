@@ -4,6 +4,7 @@
 //! Knows nothing of upstreams, routes or TLS; it is handed what it may know in [`Ask`].
 
 mod account;
+mod ask;
 mod directory;
 mod form;
 pub mod oidc;
@@ -15,7 +16,6 @@ mod throttle;
 pub mod users;
 mod wanted;
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,14 +25,15 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Carrier, cookies};
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counter;
-use crate::session::{Revocation, SessionKeys, Sessions, UserKey, View, Wait};
+use crate::session::{Revocation, SessionKeys, Sessions, UserKey, Wait};
 
+pub use ask::{Ask, Known, needs_body, needs_caller};
 pub use directory::{LocalUsers, People};
 pub use password::Argon2Params;
 pub use users::UsersError;
@@ -60,43 +61,6 @@ pub struct Settings {
     pub cookie: String,
     /// Parameters of new hashes.
     pub argon2: Argon2Params,
-}
-
-/// A request for a page of the gateway.
-pub struct Ask<'r> {
-    /// Method.
-    pub method: &'r Method,
-    /// The whole path, decoded.
-    pub path: &'r str,
-    /// Query.
-    pub query: Option<&'r str>,
-    /// Headers.
-    pub headers: &'r HeaderMap,
-    /// `host[:port]` as the client named it.
-    pub authority: &'r str,
-    /// The client's address.
-    pub peer: IpAddr,
-    /// The body, capped.
-    pub body: Bytes,
-    /// Who asks, where the page wants to know.
-    pub caller: Option<Known<'r>>,
-    /// The session cookie, unverified.
-    pub session_cookie: Option<&'r str>,
-    /// Now.
-    pub now: Timestamp,
-    /// To be quoted to whoever runs the gateway.
-    pub request_id: &'r str,
-}
-
-/// Who asks.
-#[derive(Clone, Copy)]
-pub struct Known<'r> {
-    /// The session.
-    pub view: &'r Arc<View>,
-    /// Its names for roles that are declared.
-    pub roles: &'r [String],
-    /// The headers that would be forwarded.
-    pub headers: &'r [(HeaderName, HeaderValue)],
 }
 
 /// A page, and what is to be remembered of it.
@@ -129,22 +93,6 @@ pub struct Login {
     passwords: Arc<Passwords>,
     throttle: Arc<Throttle>,
     key: hmac::Key,
-}
-
-/// Whether a page wants to know who asks. Style sheets and the sign-in itself must work while the store is away.
-pub fn needs_caller(path: &str) -> bool {
-    let page = path.strip_prefix(PREFIX).unwrap_or_default();
-    let of_provider = |page: &str| page.ends_with("/start") || page.ends_with("/callback");
-    matches!(page, "login" | "logout" | "whoami" | "sessions" | "sessions/end")
-        || page.strip_prefix("oidc/").is_some_and(of_provider)
-}
-
-/// Whether a page reads what it is sent. No other waits for a body.
-pub fn needs_body(method: &Method, path: &str) -> bool {
-    let page = path.strip_prefix(PREFIX).unwrap_or_default();
-    let of_provider = |page: &str| page.ends_with("/backchannel-logout");
-    *method == Method::POST
-        && (matches!(page, "login" | "logout" | "sessions/end") || page.strip_prefix("oidc/").is_some_and(of_provider))
 }
 
 /// Read and check a user file, as `portcullis check` does.
