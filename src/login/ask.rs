@@ -1,5 +1,5 @@
-//! A request for a page of the gateway. One decision: what a page needs, who asks or a body, is known from its method and path
-//! alone. Knows nothing of what the pages do.
+//! A request for a page of the gateway. One decision: what a page needs is known from its method and path alone – who asks, a
+//! body, and whether it changes something, and then has to outlive whoever asked. Knows nothing of what the pages do.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,6 +49,76 @@ pub struct Known<'r> {
     pub headers: &'r [(HeaderName, HeaderValue)],
 }
 
+/// The same, for as long as its page takes: whoever asked may be gone before.
+pub struct KeptAsk {
+    method: Method,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+    authority: String,
+    peer: IpAddr,
+    body: Bytes,
+    caller: Option<KeptKnown>,
+    session_cookie: Option<String>,
+    now: Timestamp,
+    request_id: String,
+}
+
+struct KeptKnown {
+    view: Arc<View>,
+    roles: Vec<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Ask<'_> {
+    /// Keep it.
+    pub fn kept(&self) -> KeptAsk {
+        let known = |known: Known<'_>| KeptKnown {
+            view: known.view.clone(),
+            roles: known.roles.to_vec(),
+            headers: known.headers.to_vec(),
+        };
+        KeptAsk {
+            method: self.method.clone(),
+            path: self.path.to_owned(),
+            query: self.query.map(str::to_owned),
+            headers: self.headers.clone(),
+            authority: self.authority.to_owned(),
+            peer: self.peer,
+            body: self.body.clone(),
+            caller: self.caller.map(known),
+            session_cookie: self.session_cookie.map(str::to_owned),
+            now: self.now,
+            request_id: self.request_id.to_owned(),
+        }
+    }
+}
+
+impl KeptKnown {
+    fn known(&self) -> Known<'_> {
+        Known { view: &self.view, roles: &self.roles, headers: &self.headers }
+    }
+}
+
+impl KeptAsk {
+    /// As a page is asked.
+    pub fn ask(&self) -> Ask<'_> {
+        Ask {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+            authority: &self.authority,
+            peer: self.peer,
+            body: self.body.clone(),
+            caller: self.caller.as_ref().map(KeptKnown::known),
+            session_cookie: self.session_cookie.as_deref(),
+            now: self.now,
+            request_id: &self.request_id,
+        }
+    }
+}
+
 /// Whether a page wants to know who asks. Style sheets and the sign-in itself must work while the store is away.
 pub fn needs_caller(path: &str) -> bool {
     let page = path.strip_prefix(PREFIX).unwrap_or_default();
@@ -63,4 +133,11 @@ pub fn needs_body(method: &Method, path: &str) -> bool {
     let of_provider = |page: &str| page.ends_with("/backchannel-logout");
     *method == Method::POST
         && (matches!(page, "login" | "logout" | "sessions/end") || page.strip_prefix("oidc/").is_some_and(of_provider))
+}
+
+/// Whether a page may change something: every POST, and what a provider makes browsers ask for by GET.
+pub fn changes(method: &Method, path: &str) -> bool {
+    let of_provider = |page: &str| page.ends_with("/callback") || page.ends_with("/frontchannel-logout");
+    let page = path.strip_prefix(PREFIX).unwrap_or_default();
+    *method == Method::POST || page.strip_prefix("oidc/").is_some_and(of_provider)
 }

@@ -33,7 +33,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::counter::Counter;
 use crate::session::{Revocation, SessionKeys, Sessions, UserKey, Wait};
 
-pub use ask::{Ask, Known, needs_body, needs_caller};
+pub use ask::{Ask, KeptAsk, Known, changes, needs_body, needs_caller};
 pub use directory::{LocalUsers, People};
 pub use password::Argon2Params;
 pub use users::UsersError;

@@ -141,6 +141,8 @@ pub struct Worker {
     pub ids: RequestIds,
     /// Tunnels, which outlive the request that opened them.
     pub tunnels: TaskTracker,
+    /// What requests change, which goes to its end without them.
+    pub acts: TaskTracker,
     /// Cancelled when tunnels have to end.
     pub stop: CancellationToken,
 }
@@ -148,9 +150,9 @@ pub struct Worker {
 impl Worker {
     /// The `index`-th worker, with empty pools.
     pub fn new(index: usize, current: &Arc<Current>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
-        let (runtime, current) = (current.load(), current.clone());
+        let (runtime, current, acts) = (current.load(), current.clone(), TaskTracker::new());
         let pools = runtime.upstreams.iter().cloned().map(Pool::new).map(Arc::new).collect();
-        Worker::over(runtime, current, index, pools, (tunnels, stop))
+        Worker::over(runtime, current, index, pools, (tunnels, acts, stop))
     }
 
     /// The same worker under another runtime: it keeps its connections to applications that did not change.
@@ -160,7 +162,7 @@ impl Worker {
             kept.unwrap_or_else(|| Arc::new(Pool::new(upstream.clone())))
         };
         let pools = runtime.upstreams.iter().map(pool).collect();
-        let ends = (self.tunnels.clone(), self.stop.clone());
+        let ends = (self.tunnels.clone(), self.acts.clone(), self.stop.clone());
         Worker::over(runtime.clone(), self.current.clone(), self.index, pools, ends)
     }
 
@@ -169,11 +171,11 @@ impl Worker {
         current: Arc<Current>,
         index: usize,
         pools: Vec<Arc<Pool<RequestBody>>>,
-        (tunnels, stop): (TaskTracker, CancellationToken),
+        (tunnels, acts, stop): (TaskTracker, TaskTracker, CancellationToken),
     ) -> Worker {
         let tally = runtime.traffic.tally(index, runtime.routes.routes().iter().map(|route| route.name.as_str()));
         let (line, recent, ids) = (Mutex::default(), Recent::default(), RequestIds::new());
-        Worker { runtime, current, index, pools, tally, line, recent, ids, tunnels, stop }
+        Worker { runtime, current, index, pools, tally, line, recent, ids, tunnels, acts, stop }
     }
 
     /// No request begins here any more. Those that did may go on for days: what would be kept for others is given back.

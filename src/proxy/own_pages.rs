@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use crate::authn::{Asking, Known};
-use crate::login;
+use crate::login::{self, Ask, KeptAsk};
 use crate::policy::{Accept, Authentication, Fields, RESERVED_PREFIX, RequestHead};
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
@@ -74,7 +74,7 @@ pub async fn answer(
         _ => None,
     };
     let request_id = id.to_string();
-    let ask = login::Ask {
+    let ask = Ask {
         method: head.method,
         path: head.path.decoded(),
         query: head.query,
@@ -87,12 +87,10 @@ pub async fn answer(
         now,
         request_id: &request_id,
     };
-    let login::Answer { response, audit } = runtime.login.answer(ask).await?;
-    if let Some(audit) = audit {
-        let line = AuditLine::of_request(audit.event, (id, client), now);
-        let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
-        record::audit(&*runtime.records, &line);
-    }
+    let response = match login::changes(ask.method, ask.path) {
+        true => carried_out(worker, ask.kept(), id).await?,
+        false => answered(runtime, ask, id).await?,
+    };
     let mut response = response.map(ResponseBody::whole);
     gateway_headers(response.headers_mut());
     if response.status() == StatusCode::UNAUTHORIZED {
@@ -100,6 +98,27 @@ pub async fn answer(
     }
     if let Some(cookies) = &known.cookies {
         set_cookies(cookies, response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// What changes something, once begun, goes to its end, its line in the audit included, whether or not its client waits. Otherwise
+/// whoever leaves early guesses passwords that nobody counts, and begins and ends sessions unseen (CWE-778).
+async fn carried_out(worker: &Arc<Worker>, ask: KeptAsk, id: RequestId) -> Result<Response<Bytes>, Refusal> {
+    let runtime = worker.runtime.clone();
+    // A task of its own, which the gateway's stop waits for. What panics in it is this request's alone.
+    let act = worker.acts.spawn(Box::pin(async move { answered(&runtime, ask.ask(), id).await }));
+    act.await.unwrap_or(Err(Refusal::Panic))
+}
+
+/// The page, and its line in the audit.
+async fn answered(runtime: &Runtime, ask: Ask<'_>, id: RequestId) -> Result<Response<Bytes>, Refusal> {
+    let (client, now) = (ask.peer, ask.now);
+    let login::Answer { response, audit } = runtime.login.answer(ask).await?;
+    if let Some(audit) = audit {
+        let line = AuditLine::of_request(audit.event, (id, client), now);
+        let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
+        record::audit(&*runtime.records, &line);
     }
     Ok(response)
 }

@@ -185,6 +185,7 @@ fn run(serving: Serving, own: Own, shared: Shared) {
     };
     runtime.block_on(async move {
         let Own { place, tunnels, cut } = own;
+        let acts = place.worker().acts.clone();
         let Shared { limits, proxy_protocol, port, drain, open, addresses, counters } = shared;
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,
@@ -201,12 +202,18 @@ fn run(serving: Serving, own: Own, shared: Shared) {
         drop(listener);
         connections.close();
         tunnels.close();
-        let requests = tokio::time::timeout(drain_timeout, connections.wait());
+        // What the last requests changed goes on without them.
+        let requests = async {
+            connections.wait().await;
+            acts.close();
+            acts.wait().await;
+        };
+        let requests = tokio::time::timeout(drain_timeout, requests);
         let sockets = tokio::time::timeout(drain_timeout.min(TUNNEL_GRACE), tunnels.wait());
         let _ = tokio::join!(requests, sockets);
-        let (connections, sockets) = (connections.len(), tunnels.len());
-        if connections + sockets > 0 {
-            tracing::warn!(connections, sockets, "cut at the end of the drain");
+        let (connections, sockets, acts) = (connections.len(), tunnels.len(), acts.len());
+        if connections + sockets + acts > 0 {
+            tracing::warn!(connections, sockets, acts, "cut at the end of the drain");
         }
         cut.cancel();
         let _ = tokio::time::timeout(CLOSE_GRACE, tunnels.wait()).await;

@@ -189,7 +189,7 @@ async fn an_answer_to_head_keeps_its_length_and_has_no_body() {
 }
 
 /// A clock that panics when it is read for the n-th time from now.
-struct Fragile(AtomicU64);
+pub struct Fragile(pub AtomicU64);
 
 impl Clock for Fragile {
     fn now(&self) -> Timestamp {

@@ -18,7 +18,8 @@ use crate::wire::soon;
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 
-fn logout_token(provider: &Provider, change: &Value, sid: &str) -> String {
+/// What the provider says when alice signs out there.
+pub fn logout_token(provider: &Provider, change: &Value, sid: &str) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
     let mut payload = json!({
         "iss": provider.issuer(), "aud": "portcullis", "iat": now, "exp": now + 120, "sub": "alice", "sid": sid,
@@ -46,7 +47,7 @@ fn rand() -> String {
 }
 
 /// The provider's name for the session that alice has.
-fn sid_of(running: &Running, provider: &Provider) -> String {
+pub fn sid_of(running: &Running, provider: &Provider) -> String {
     let user = UserKey::of(&provider.issuer(), "alice");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let list = runtime.block_on(running.gateway.sessions().list(user, SystemClock.now())).unwrap();

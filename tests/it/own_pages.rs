@@ -1,10 +1,24 @@
 //! The gateway's own pages as requests for them come and go: bodies that do not come, and clients that do not wait.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use portcullis::clock::{Clock, SystemClock, TestClock, Timestamp};
+use portcullis::session::UserKey;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 
-use crate::support::{Running, run_text, shipped};
-use crate::wire::{Client, fed, raw, soon, whole};
+use crate::exchange::Fragile;
+use crate::oidc_sessions::{logout_token, sid_of};
+use crate::providers::{Provider, section, text};
+use crate::sessions::Faulty;
+use crate::shared_store::eventually;
+use crate::support::{Running, between, run_text, run_with, shipped};
+use crate::wire::{Client, connect, fed, raw, soon, whole};
 
 /// The shipped configuration with this under `[limits]`.
 fn limited(limits: &str) -> Running {
@@ -82,4 +96,222 @@ async fn a_page_that_wants_no_body_answers_without_one() {
         let answer = soon(two.ask(request, &format!("/.portcullis/{page}"), body)).await;
         assert_eq!(answer.status().as_u16(), status, "{page} over HTTP/2");
     }
+}
+
+/// The cookies of this test's browser, as it sends them.
+fn cookies(running: &Running) -> String {
+    let jar = running.jar();
+    let fields = jar.lines().map(|line| line.split('\t').skip(5).collect::<Vec<_>>());
+    fields.filter(|pair| pair.len() == 2).map(|pair| pair.join("=")).collect::<Vec<_>>().join("; ")
+}
+
+fn fields(fields: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+}
+
+/// The form of a sign-in, as a new browser sends it.
+fn sign_in_form(running: &Running, password: &str) -> (String, String) {
+    std::fs::write(running.folder.path().join("jar"), "").unwrap();
+    let page = running.curl("/.portcullis/login", &[]);
+    let state = between(&page.body, "name=\"state\" value=\"", "\"");
+    (cookies(running), fields(&[("user", "demo"), ("state", state), ("password", password)]))
+}
+
+/// The lines of the audit, each with its event, subject and reason.
+fn audited(running: &Running) -> Vec<[String; 3]> {
+    let lines = running.lines.0.lock().unwrap();
+    let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told =
+        |line: Value| ["event", "subject", "reason"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
+    lines.filter(|line| line["kind"] == "audit").map(told).collect()
+}
+
+/// Requests whose client did not wait for the answer.
+fn left(running: &Running) -> usize {
+    running.lines.0.lock().unwrap().iter().filter(|line| line.contains("\"status\":499")).count()
+}
+
+/// A clock that stands still and tells when a worker reads it.
+struct Telling(TestClock, mpsc::UnboundedSender<()>);
+
+impl Clock for Telling {
+    fn now(&self) -> Timestamp {
+        if std::thread::current().name().is_some_and(|name| name.starts_with("worker-")) {
+            self.1.send(()).unwrap();
+        }
+        self.0.now()
+    }
+}
+
+/// Whoever closes each connection right behind a guess must not guess for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_wrong_password_counts_although_nobody_waited_for_the_answer() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let clock = Arc::new(Telling(TestClock::at(SystemClock.now()), tell));
+    let running = run_with(tempfile::tempdir().unwrap(), &shipped("memory"), clock, None);
+    let (cookies, form) = block_in_place(|| sign_in_form(&running, "wrong"));
+    let request = format!(
+        "POST /.portcullis/login HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    for guess in 1..=11 {
+        let mut stream = connect(running.port(), "http/1.1").await;
+        while told.try_recv().is_ok() {}
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // By the record, by the page, and by the throttle: the password is hashed next.
+        for _ in 0..3 {
+            soon(told.recv()).await.unwrap();
+        }
+        drop(stream);
+        eventually("the guess is written down", async || audited(&running).len() == guess).await;
+    }
+    let wrong = ["sign_in_failed", "demo", "wrong_credentials"].map(str::to_owned);
+    assert_eq!(audited(&running), vec![wrong; 11]);
+    assert!(left(&running) > 0, "they leave before they are answered");
+    let next = block_in_place(|| running.sign_in("/", "wrong"));
+    assert_eq!(next.status, 429, "{}", next.body);
+}
+
+/// A gateway over a store that can be held; it is waited for as long as a test takes.
+fn held(text: &str) -> (Arc<Faulty>, Running) {
+    let store = Arc::new(Faulty::default());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "a secret: with + signs\n").unwrap();
+    let text = format!("{text}\n[limits]\nstore_timeout = \"59s\"\n");
+    (store.clone(), run_with(folder, &text, Arc::new(SystemClock), Some(store)))
+}
+
+/// Ask, and leave while the store is making the change. The gateway has seen it when this returns.
+async fn leave((store, running): (&Faulty, &Running), asking: impl Future<Output = ()> + Send + 'static) {
+    let before = left(running);
+    store.hold_change();
+    let asked = tokio::spawn(asking);
+    soon(store.held()).await;
+    asked.abort();
+    eventually("the gateway sees it leave", async || left(running) > before).await;
+}
+
+/// Send a form to a page.
+async fn send(mut client: Client, cookies: String, page: &'static str, form: String) {
+    let request = Request::post("/").header("cookie", cookies);
+    drop(client.try_ask(request, &format!("/.portcullis/{page}"), whole(form)).await);
+    std::future::pending().await
+}
+
+/// Ask at the very address that the provider knows.
+async fn ask_at(port: u16, line: String, cookies: String, form: String) {
+    let mut stream = connect(port, "http/1.1").await;
+    let head =
+        format!("{line} HTTP/1.1\r\nHost: localhost:{port}\r\nCookie: {cookies}\r\nContent-Length: {}", form.len());
+    stream.write_all(format!("{head}\r\n\r\n{form}").as_bytes()).await.unwrap();
+    std::future::pending().await
+}
+
+/// How many sessions somebody has.
+async fn sessions(running: &Running, user: UserKey) -> usize {
+    running.gateway.sessions().list(user, SystemClock.now()).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_changes_sessions_goes_to_its_end_although_nobody_waited_for_the_answer() {
+    let (store, running) = held(&shipped("memory"));
+    let demo = UserKey::of("local", "demo");
+    let here = (&*store, &running);
+    for protocol in 0..2 {
+        let client = || async { Client::both(running.port()).await.into_iter().nth(protocol).unwrap() };
+        let done = async |event: &str, reason: &str| {
+            let line = [event, "demo", reason].map(str::to_owned);
+            store.release();
+            eventually(event, async || audited(&running).last() == Some(&line)).await;
+        };
+        let (cookies, form) = block_in_place(|| sign_in_form(&running, &running.password));
+        leave(here, send(client().await, cookies, "login", form)).await;
+        done("sign_in", "").await;
+        assert_eq!(sessions(&running, demo).await, 1);
+
+        assert_eq!(block_in_place(|| running.sign_in("/", &running.password)).status, 303);
+        assert_eq!(sessions(&running, demo).await, 2);
+        let (cookies, page) = block_in_place(|| (running.cookie(), running.curl("/.portcullis/sessions", &[])));
+        let csrf = between(&page.body, "name=\"csrf\" value=\"", "\"");
+        let form = fields(&[("csrf", csrf), ("handle", "others")]);
+        leave(here, send(client().await, cookies.clone(), "sessions/end", form)).await;
+        done("session_ended", "all_others").await;
+        assert_eq!(sessions(&running, demo).await, 1);
+
+        let form = fields(&[("csrf", csrf)]);
+        leave(here, send(client().await, cookies, "logout", form)).await;
+        done("sign_out", "").await;
+        assert_eq!(sessions(&running, demo).await, 0);
+    }
+}
+
+/// The same where a provider has its say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_provider_brings_about_goes_to_its_end_although_nobody_waited_for_the_answer() {
+    let provider = Provider::start();
+    let (store, running) = held(&text(&section("corp", &provider.issuer(), "frontchannel_logout = true")));
+    block_in_place(|| provider.configure(&running, &json!({})));
+    let alice = UserKey::of(&provider.issuer(), "alice");
+    let (here, port) = ((&*store, &running), running.port());
+    let done = async |event: &str, subject: &str, reason: &str, kept: usize| {
+        let line = [event, subject, reason].map(str::to_owned);
+        store.release();
+        eventually(event, async || audited(&running).last() == Some(&line)).await;
+        assert_eq!(sessions(&running, alice).await, kept, "{event}");
+    };
+    for round in 0..2 {
+        let callback = block_in_place(|| {
+            std::fs::write(running.folder.path().join("jar"), "").unwrap();
+            let page = running.to_provider("/");
+            running.answer(&page, "login=alice")
+        });
+        let line = format!("GET {}", callback.strip_prefix(&running.base()).unwrap());
+        leave(here, ask_at(port, line, cookies(&running), String::new())).await;
+        done("sign_in", "alice", "", 1).await;
+        if round == 0 {
+            let token = block_in_place(|| logout_token(&provider, &json!({ "sid": null }), ""));
+            let line = "POST /.portcullis/oidc/corp/backchannel-logout".to_owned();
+            leave(here, ask_at(port, line, String::new(), fields(&[("logout_token", &token)]))).await;
+            done("sign_out", "alice", "backchannel", 0).await;
+        } else {
+            let sid = block_in_place(|| sid_of(&running, &provider));
+            let query = fields(&[("iss", &provider.issuer()), ("sid", &sid)]);
+            let line = format!("GET /.portcullis/oidc/corp/frontchannel-logout?{query}");
+            leave(here, ask_at(port, line, String::new(), String::new())).await;
+            done("sign_out", "", "frontchannel", 0).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_gateways_stop_waits_for_what_nobody_else_waits_for() {
+    let (store, running) = held(&shipped("memory"));
+    let (cookies, form) = block_in_place(|| sign_in_form(&running, &running.password));
+    let [client, _] = Client::both(running.port()).await;
+    leave((&store, &running), send(client, cookies, "login", form)).await;
+    let Running { gateway, lines, folder, .. } = running;
+    let port = gateway.address().port();
+    let stopping = tokio::task::spawn_blocking(move || gateway.stop());
+    soon(async { while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {} }).await;
+    assert!(!stopping.is_finished(), "it waits for the sign-in");
+    store.release();
+    soon(stopping).await.unwrap();
+    let lines = lines.0.lock().unwrap().join("\n");
+    assert!(lines.contains("\"event\":\"sign_in\""), "{lines}");
+    drop(folder);
+}
+
+#[test]
+fn a_panic_in_a_sign_in_answers_500_and_hurts_nobody_else() {
+    let clock = Arc::new(Fragile(AtomicU64::new(0)));
+    let running = run_with(tempfile::tempdir().unwrap(), &shipped("memory"), clock.clone(), None);
+    let (cookies, form) = sign_in_form(&running, &running.password);
+    let send = || running.alone("/.portcullis/login", &["-b", &cookies, "-d", &form]);
+    // The first reading times the record, the second is made by the page, the third by the throttle.
+    clock.0.store(3, Ordering::SeqCst);
+    let said = send();
+    assert_eq!(said.status, 500, "{}", said.body);
+    assert_eq!(clock.0.load(Ordering::SeqCst), 0, "it was the throttle's");
+    assert_eq!(send().status, 303);
+    assert_eq!(audited(&running), [["sign_in".to_owned(), "demo".to_owned(), String::new()]]);
 }

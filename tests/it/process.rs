@@ -269,7 +269,7 @@ async fn what_the_drain_cuts_is_reported() {
     Client::both(port).await[0].ask(Request::get("/"), "/.portcullis/login", whole("")).await;
     service.terminate();
     let said = tokio::task::block_in_place(|| service.says("cut at the end of the drain "));
-    assert_eq!(said, "connections=1 sockets=2");
+    assert_eq!(said, "connections=1 sockets=2 acts=0");
     for mut socket in sockets {
         let message = soon(socket.next()).await.unwrap().unwrap();
         assert!(matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1001));

@@ -31,6 +31,8 @@ pub struct Faulty {
     touches: AtomicUsize,
     /// Loads still to be held back after reading.
     held: AtomicUsize,
+    /// Sessions still to be held back before they are created or ended.
+    held_changes: AtomicUsize,
     read: Notify,
     go: Notify,
 }
@@ -43,6 +45,32 @@ impl Faulty {
     /// From now on it does not answer.
     pub fn fail(&self) {
         self.set(FAILS);
+    }
+
+    /// Hold the next creation or revocation back until it is let go.
+    pub fn hold_change(&self) {
+        self.held_changes.store(1, Ordering::SeqCst);
+    }
+
+    /// It has come.
+    pub async fn held(&self) {
+        self.read.notified().await;
+    }
+
+    /// Let it go.
+    pub fn release(&self) {
+        self.go.notify_one();
+    }
+
+    fn change<'a, T: Send + 'a>(&'a self, change: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        if self.held_changes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |held| held.checked_sub(1)).is_err() {
+            return change;
+        }
+        Box::pin(async move {
+            self.read.notify_one();
+            self.go.notified().await;
+            change.await
+        })
     }
 
     /// Nothing reaches the store while it is away.
@@ -72,7 +100,7 @@ impl SessionStore for Faulty {
     }
 
     fn create(&self, creation: Creation) -> StoreFuture<'_, Vec<Event>> {
-        self.answer(|inner| inner.create(creation))
+        self.answer(|inner| self.change(inner.create(creation)))
     }
 
     fn touch(&self, touches: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, Vec<bool>> {
@@ -81,7 +109,7 @@ impl SessionStore for Faulty {
     }
 
     fn revoke(&self, what: Revocation, now: Timestamp) -> StoreFuture<'_, Committed> {
-        self.answer(|inner| inner.revoke(what, now))
+        self.answer(|inner| self.change(inner.revoke(what, now)))
     }
 
     fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>> {
