@@ -51,6 +51,9 @@ impl Collector for Reading {
         sessions(&mut encoder, admin, &runtime)?;
         connections(&mut encoder, admin)?;
         reloads(&mut encoder, &admin.reloads)?;
+        let help =
+            "Access and audit lines that were lost: standard output could not be written, or was read too slowly";
+        single(&mut encoder, "records_lost", help, MetricType::Counter, runtime.records.lost())?;
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         family(&mut encoder, "build_info", "What is running", MetricType::Gauge, [(build, 1)])
     }

@@ -39,6 +39,11 @@ pub trait Records: Send + Sync + 'static {
     fn format(&self) -> Format {
         Format::Json
     }
+
+    /// How many lines could not be kept.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 /// How a line looks.

@@ -104,6 +104,33 @@ impl Program {
     }
 }
 
+/// A full disk behind standard output is no reason not to serve, and none to be silent.
+#[test]
+fn lines_that_cannot_be_written_are_counted_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" run >/dev/full"]).arg(env!("CARGO_BIN_EXE_portcullis")).current_dir(folder.path());
+    let service = Service::start(&mut shell);
+    let admin = service.says_port("the operator's listener is http://127.0.0.1:");
+    let port = service.says_port("listening on https://localhost:");
+    let curl = |address: &str| {
+        let output = Command::new("curl").args(["-sk", "--fail", "--max-time", "20", address]).output().unwrap();
+        assert!(output.status.success(), "{address}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    curl(&format!("https://localhost:{port}/public"));
+    assert!(service.says("records are lost: standard output cannot be written").contains("lost=1"));
+    let metrics = curl(&format!("http://127.0.0.1:{admin}/metrics"));
+    assert!(metrics.contains("\nportcullis_records_lost_total 1\n"), "{metrics}");
+    for _ in 0..2 {
+        curl(&format!("https://localhost:{port}/public"));
+    }
+    service.terminate();
+    assert!(service.says("records were lost until the end").contains("lost=2"), "not one message for each line");
+}
+
 /// A sign-in and a sign-out that were answered are on the disk, whatever happens to the process.
 #[test]
 fn a_kill_loses_no_acknowledged_sign_in_and_no_sign_out() {
