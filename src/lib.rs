@@ -13,6 +13,7 @@
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
 //! | [`memory`] | much, bounded | what is remembered |
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
+//! | [`private`] | files for their owner alone | what is in them |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
@@ -55,6 +56,7 @@ pub mod login;
 pub mod memory;
 pub mod places;
 pub mod policy;
+pub mod private;
 pub mod proxy;
 pub mod server;
 pub mod session;

@@ -43,6 +43,7 @@ mod own_pages;
 mod own_tokens;
 mod packaging;
 mod policy;
+mod private;
 mod process;
 mod providers;
 mod redis_server;

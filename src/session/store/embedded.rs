@@ -2,6 +2,8 @@
 //! together – sign-ins and revocations are on the disk before their answer, last-seen rides along – and reads go beside it,
 //! straight from the page cache. It knows nothing of cookies, caches or limits of time.
 
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,6 +14,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::private;
 use crate::session::{
     Committed, Creation, Event, Keep, Kept, Listed, Revocation, Session, SessionKey, SessionStore, ShelfKey,
     StoreError, StoreFuture, UserKey,
@@ -56,6 +59,8 @@ struct File {
 
 impl File {
     fn open(path: &Path) -> Result<Database, redb::DatabaseError> {
+        // redb would make it for whomever the umask lets read: names and addresses of people, in a folder that may be open.
+        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         Database::builder().set_cache_size(CACHE_BYTES).create(path)
     }
 
@@ -117,6 +122,7 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]; `Locked` where another process has it open.
     pub fn open(path: &Path) -> Result<Embedded, OpenError> {
+        private::warn_of_readers(path);
         let database = File::open(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
             other => OpenError::Database(Box::new(other.into())),

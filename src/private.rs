@@ -1,0 +1,15 @@
+//! Files that are for their owner alone. One decision: one that others can read is used, and said aloud: a gateway that does not
+//! start again serves nobody, and whoever opened the file may have had to. Knows nothing of what is in them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Say it where others than a file's owner can read it. A file that is not there, or cannot be looked at, is somebody else's error.
+pub fn warn_of_readers(path: &Path) {
+    let mode = fs::metadata(path).map_or(0, |found| found.mode() & 0o777);
+    if mode & 0o044 != 0 {
+        let file = path.display();
+        tracing::warn!("`{file}` can be read by others (mode {mode:04o}); leave it to its owner (0600)");
+    }
+}
