@@ -3,6 +3,7 @@
 //! Knows nothing of files and commands.
 
 use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub enum TransferError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] StartError),
+    /// There is no store yet; opening one would make it.
+    #[error("{0}: there is no store to write out")]
+    NoStore(PathBuf),
     /// The store is not one that is written out.
     #[error("only a store of the gateway's own (`embedded:PATH`) is written out")]
     NotEmbedded,
@@ -54,6 +58,9 @@ enum Line {
 pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usize, TransferError> {
     let Store::Embedded(folder) = &config.session.store else { return Err(TransferError::NotEmbedded) };
     let path = folder.join("sessions.redb");
+    if !path.exists() {
+        return Err(TransferError::NoStore(path));
+    }
     let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
     let all = store.export(now)?;
     let mut write = |line: &Line| -> Result<(), TransferError> {

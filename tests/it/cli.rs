@@ -64,6 +64,19 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
 }
 
 #[test]
+fn a_store_that_is_not_there_is_not_made_by_writing_it_out() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("embedded:data")).unwrap();
+    let (code, written, said) = portcullis(folder.path(), &["sessions", "export"], "");
+    assert_eq!((code, written.as_str()), (1, ""), "{said}");
+    assert!(said.contains("data/sessions.redb: there is no store to write out"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is made");
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    assert_eq!(portcullis(folder.path(), &["sessions", "export"], "").0, 1);
+    assert_eq!(std::fs::read_dir(folder.path().join("data")).unwrap().count(), 0, "nor in a folder that is there");
+}
+
+#[test]
 fn a_user_is_added_listed_given_another_password_and_removed() {
     let folder = folder();
     let user = |arguments: &[&str], input: &str| {
