@@ -2,7 +2,7 @@
 //! say. Knows nothing of matching.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,6 @@ const SIGNED_IN: Duration = Duration::ZERO;
 /// What is asked.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The configuration file.
-    #[arg(long, default_value = "gateway.toml", value_name = "FILE")]
-    config: PathBuf,
     /// The request's method.
     #[arg(long, default_value = "GET")]
     method: http::Method,
@@ -45,11 +42,10 @@ pub(super) struct Arguments {
 }
 
 /// Explain on standard output.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let outcome = load::load(&arguments.config).map_err(|error| error.to_string()).and_then(|config| {
-        let file = arguments.config.display().to_string();
-        told(arguments, &config, &file)
-    });
+pub(super) fn run(path: &Path, arguments: &Arguments) -> ExitCode {
+    let outcome = load::load(path)
+        .map_err(|error| error.to_string())
+        .and_then(|config| told(arguments, &config, &path.display().to_string()));
     match outcome {
         Ok(text) => {
             let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());

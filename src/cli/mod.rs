@@ -16,36 +16,28 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::startup::chain_of as chain;
 
 /// An authentication gateway in front of applications you cannot change.
 #[derive(Parser)]
-#[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
+#[command(name = "portcullis", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    config: ConfigFile,
-}
-
-#[derive(Args, Clone)]
-struct ConfigFile {
     /// The configuration file; paths in it are relative to the folder it is named in here, links not followed.
-    #[arg(long, default_value = "gateway.toml", value_name = "FILE")]
+    #[arg(long, global = true, default_value = "gateway.toml", value_name = "FILE")]
     config: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Start the gateway (what is done without a command, too).
-    Run(ConfigFile),
+    Run,
     /// Say everything that is wrong with a configuration, and start nothing.
     Check {
-        #[command(flatten)]
-        config: ConfigFile,
         /// Ask the OpenID providers as well, and say what is wrong with them.
         #[arg(long)]
         online: bool,
@@ -54,22 +46,16 @@ enum Command {
     Explain(explain::Arguments),
     /// Local users.
     User {
-        #[command(flatten)]
-        config: ConfigFile,
         #[command(subcommand)]
         command: user::Command,
     },
     /// Tokens: their keys, and revoking them. Asks the running gateway.
     Token {
-        #[command(flatten)]
-        config: ConfigFile,
         #[command(subcommand)]
         command: token::Command,
     },
     /// Sessions of the running gateway.
     Sessions {
-        #[command(flatten)]
-        config: ConfigFile,
         #[command(subcommand)]
         command: sessions::Command,
     },
@@ -96,13 +82,14 @@ const BAD_INPUT: u8 = 2;
 /// Run the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Run(arguments.config)) {
-        Command::Run(file) => run::run(&file.config),
-        Command::Check { config, online } => check::run(&config.config, online),
-        Command::Explain(arguments) => explain::run(&arguments),
-        Command::User { config, command } => user::run(&config.config, command),
-        Command::Sessions { config, command } => sessions::run(&config.config, command),
-        Command::Token { config, command } => token::run(&config.config, command),
+    let config = &arguments.config;
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run::run(config),
+        Command::Check { online } => check::run(config, online),
+        Command::Explain(arguments) => explain::run(config, &arguments),
+        Command::User { command } => user::run(config, command),
+        Command::Sessions { command } => sessions::run(config, command),
+        Command::Token { command } => token::run(config, command),
         Command::Whoami { listen } => whoami(listen),
         Command::Schema => schema(),
         Command::Completions { shell } => {

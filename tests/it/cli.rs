@@ -64,6 +64,28 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
 }
 
 #[test]
+fn the_file_is_named_before_between_and_after_the_words_of_a_command() {
+    let folder = folder();
+    for arguments in [
+        "--config none.toml",
+        "--config none.toml check",
+        "run --config none.toml",
+        "check --config none.toml",
+        "explain --config none.toml https://localhost/",
+        "--config none.toml user list",
+        "user --config none.toml list",
+        "user list --config none.toml",
+        "user add alice --config none.toml --password-stdin",
+        "token keys --config none.toml",
+        "sessions list --user alice --config none.toml",
+    ] {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let (code, _, said) = portcullis(folder.path(), &words, "");
+        assert!(code == 2 && said.contains("none.toml: No such file"), "{arguments}: {said}");
+    }
+}
+
+#[test]
 fn a_store_that_is_not_there_is_not_made_by_writing_it_out() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("gateway.toml"), shipped("embedded:data")).unwrap();
