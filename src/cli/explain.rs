@@ -1,5 +1,5 @@
-//! `portcullis explain`. One decision: it asks the same matcher and the same decision as a request does, and prints what they
-//! say. Knows nothing of matching.
+//! `portcullis explain`. One decision: it asks the same matcher, the same decision and the same table of answers as a request does,
+//! and prints what they say. Knows nothing of matching.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,8 +11,10 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use crate::config::Config;
 use crate::policy::{
-    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Proof, RequestHead, SignedIn, explain,
+    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Preflight, Proof, RequestHead, Route,
+    SignedIn, explain,
 };
+use crate::proxy::{Refusal, is_own};
 
 use super::{BAD_INPUT, load, say};
 
@@ -31,14 +33,25 @@ pub(super) struct Arguments {
     /// A role the user holds; may be repeated.
     #[arg(long = "role", requires = "user")]
     roles: Vec<String>,
+    /// What the user brings: the cookie of a session, or a bearer token. A route reads what it accepts.
+    #[arg(long, requires = "user", value_enum, default_value = "session", value_name = "WHAT")]
+    by: By,
     /// Where the user signed in, a moment ago; without it at the first place of the file.
     #[arg(long, requires = "user", value_name = "NAME")]
     login: Option<String>,
-    /// A header the client sends, as `Name: value`; may be repeated.
+    /// A header the client sends, as `Name: value`; may be repeated. `--method OPTIONS` with `Origin` and
+    /// `Access-Control-Request-Method` is a preflight.
     #[arg(long = "header", value_name = "LINE")]
     headers: Vec<String>,
     /// The address asked for, as in `https://app.example.com/admin`.
     url: String,
+}
+
+/// What a user brings.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum By {
+    Session,
+    Token,
 }
 
 /// Explain on standard output.
@@ -62,13 +75,27 @@ fn told(arguments: &Arguments, config: &Config, file: &str) -> Result<String, St
     let parts = request(arguments)?;
     let head = match RequestHead::parse(&parts, None) {
         Ok(head) => head,
-        Err(error) => return Ok(format!("refused with 400 before any route is looked for: {}\n", error.as_str())),
+        Err(error) => {
+            let (why, status) = (error.as_str(), Refusal::Head(error).status().as_u16());
+            return Ok(format!("refused with {status} before any route is looked for: {why}\n"));
+        }
     };
     let authentication = authentication(arguments, config)?;
     let explained = explain(&config.routes, &head, authentication, SIGNED_IN);
     let mut text = String::new();
     let _ = writeln!(text, "{} https://{}{}", head.method, head.authority, head.path.raw());
+    if is_own(&head) {
+        text.push_str(
+            "a page of the gateway itself: nothing under /.portcullis is forwarded, whatever the routes say\n",
+        );
+        return Ok(text);
+    }
     routes(&mut text, &explained, file);
+    if let Found::Route(matched) = &explained.found
+        && preflight(&mut text, matched.route, &head, &parts)
+    {
+        return Ok(text);
+    }
     decision(&mut text, &explained);
     if let Some(Decision::Forward(permit, _)) = &explained.decision {
         let path = permit.rewritten().map(|path| format!(" as {path}")).unwrap_or_default();
@@ -104,16 +131,49 @@ fn decision(text: &mut String, explained: &Explained<'_>) {
     if let Found::Route(Matched { also: Some(also), rewritten: Some(path), .. }) = &explained.found {
         let _ = writeln!(text, "rewritten to {path}, where the rule of route `{}` holds as well", also.name);
     }
-    let _ = match (&explained.found, &explained.decision) {
-        (_, Some(decision)) => writeln!(text, "decision: {} ({})", decision.as_str(), decision.reason().as_str()),
-        (Found::Method(_), None) => writeln!(text, "decision: refuse with 405 (method_not_allowed)"),
-        (Found::Ambiguous, None) => writeln!(
-            text,
-            "decision: refuse with 400 (path_ambiguous: read without regard to case, parameters or trailing dots it falls \
-             under another route)"
+    match explained.unread {
+        Some(Proof::Session) => text.push_str("a session is not read there: `accept` of the route has tokens alone\n"),
+        Some(Proof::Token) => text.push_str("a token is not read there: `accept` of the route has sessions alone\n"),
+        None => {}
+    }
+    let (refusal, why) = match (&explained.found, &explained.decision) {
+        (_, Some(decision)) => {
+            let _ = writeln!(text, "decision: {} ({})", decision.as_str(), decision.reason().as_str());
+            return;
+        }
+        (Found::Method(methods), None) => (Refusal::Method(methods.clone()), "method_not_allowed"),
+        (Found::Ambiguous, None) => (
+            Refusal::AmbiguousPath,
+            "path_ambiguous: read without regard to case, parameters or trailing dots it falls under another route",
         ),
-        _ => writeln!(text, "decision: refuse with 404 (not_found)"),
+        _ => (Refusal::NoRoute, "not_found"),
     };
+    let _ = writeln!(text, "decision: refuse with {} ({why})", refusal.status().as_u16());
+}
+
+/// Whether the route answers a preflight before anybody is asked who they are.
+fn preflight(text: &mut String, route: &Route, head: &RequestHead<'_>, parts: &http::request::Parts) -> bool {
+    match (&route.options.preflight, &head.preflight) {
+        (Preflight::Answer(cors), Some(_)) => {
+            let origin = parts.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            let _ = match origin.filter(|origin| cors.allows(origin)) {
+                Some(_) => writeln!(text, "decision: answered here with 204 (preflight), whoever asks"),
+                None => {
+                    let status = Refusal::Origin.status().as_u16();
+                    writeln!(
+                        text,
+                        "decision: refuse with {status} (preflight of an origin that the route does not name)"
+                    )
+                }
+            };
+            true
+        }
+        (Preflight::Answer(_) | Preflight::Pass, None) if *head.method == http::Method::OPTIONS => {
+            text.push_str("no preflight: that has the headers Origin and Access-Control-Request-Method\n");
+            false
+        }
+        _ => false,
+    }
 }
 
 fn request(arguments: &Arguments) -> Result<http::request::Parts, String> {
@@ -152,14 +212,19 @@ fn authentication(arguments: &Arguments, config: &Config) -> Result<Authenticati
         None => places.first().copied().unwrap_or_default().to_owned(),
     };
     let roles = config.roles.set(arguments.roles.iter().map(String::as_str));
+    let (proof, signed_in) = match arguments.by {
+        By::Session => (Proof::Session, Some(SignedIn { login, at: SIGNED_IN, acr: None })),
+        By::Token if arguments.login.is_some() => return Err("a token tells of no place to sign in".to_owned()),
+        By::Token => (Proof::Token, None),
+    };
     let identity = Identity {
         subject: user.clone(),
         name: None,
         email: None,
         roles,
         role_names: config.roles.names(roles).map(str::to_owned).collect(),
-        proof: Proof::Session,
-        signed_in: Some(SignedIn { login, at: SIGNED_IN, acr: None }),
+        proof,
+        signed_in,
     };
     let headers = config.identity_headers.render(&identity);
     Ok(Authentication::Identified(Arc::new(Caller { identity, headers })))

@@ -1,13 +1,14 @@
-//! The matcher, asked to explain itself. One decision: an explanation runs the same `find` and `decide` as a request, and
-//! only describes beside them why each other route was not it. Knows nothing of printing.
+//! The matcher, asked to explain itself. One decision: an explanation runs the same `find` and `decide` as a request, with the
+//! credential that the route reads, and only describes beside them why each other route was not it. Knows nothing of printing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::AccessRule;
 use super::decide::{Decision, decide};
 use super::head::RequestHead;
-use super::identity::Authentication;
-use super::route::{Found, Route, RouteTable};
+use super::identity::{Authentication, Proof};
+use super::route::{Found, Matched, Route, RouteTable};
 
 /// Why a route is not the one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +34,11 @@ pub struct Explained<'t> {
     pub found: Found<'t>,
     /// What was decided; `None` where no route was found.
     pub decision: Option<Decision>,
+    /// What the caller brings and the route does not read.
+    pub unread: Option<Proof>,
 }
 
-/// Explain what would be done with this request of this caller.
+/// Explain what would be done with this request of this caller, who brings what the identity was proven by.
 pub fn explain<'t>(
     table: &'t RouteTable,
     head: &RequestHead<'_>,
@@ -43,12 +46,29 @@ pub fn explain<'t>(
     now: Duration,
 ) -> Explained<'t> {
     let found = table.find(head);
-    let (chosen, decision) = match &found {
-        Found::Route(matched) => (Some(matched.route), Some(decide(head, matched, authentication, now))),
-        _ => (None, None),
-    };
+    let (mut chosen, mut decision, mut unread) = (None, None, None);
+    if let Found::Route(matched) = &found {
+        unread = brought(&authentication).filter(|proof| !reads(matched, *proof));
+        let read = if unread.is_some() { Authentication::Anonymous } else { authentication };
+        (chosen, decision) = (Some(matched.route), Some(decide(head, matched, read, now)));
+    }
     let miss = |route: &'t Arc<Route>| (route, why(route, head, chosen));
-    Explained { routes: table.routes().iter().map(miss).collect(), decision, found }
+    Explained { routes: table.routes().iter().map(miss).collect(), decision, found, unread }
+}
+
+fn brought(authentication: &Authentication) -> Option<Proof> {
+    match authentication {
+        Authentication::Identified(caller) => Some(caller.identity.proof),
+        Authentication::Anonymous | Authentication::Rejected(_) => None,
+    }
+}
+
+/// Where everybody passes nothing is read, and nobody misses it.
+fn reads(matched: &Matched<'_>, proof: Proof) -> bool {
+    let is_public = |route: &Route| route.access == AccessRule::Public;
+    let accept = matched.route.accept;
+    let accepted = if proof == Proof::Session { accept.session } else { accept.token };
+    accepted || (is_public(matched.route) && matched.also.is_none_or(|also| is_public(also)))
 }
 
 fn why(route: &Arc<Route>, head: &RequestHead<'_>, chosen: Option<&Arc<Route>>) -> Miss {

@@ -63,6 +63,83 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
     assert!(wrong.contains("role `root` is not declared; declared: admin, staff"), "{wrong}");
 }
 
+/// What is asked of a file with a route for tokens and one that answers preflights.
+const ROUTES: &str = r#"
+[token]
+issuer = "https://id.example.com"
+audience = "gateway"
+algorithms = ["ES256"]
+jwks = "https://id.example.com/keys"
+[[route]]
+name = "api"
+path = "/api"
+access = { roles = ["admin"] }
+accept = ["token"]
+upstream = "app"
+[[route]]
+name = "cross"
+path = "/cross"
+methods = ["GET", "PUT"]
+access = "authenticated"
+preflight = { origins = ["https://other.example"], methods = ["PUT"] }
+upstream = "app"
+"#;
+
+#[test]
+fn explain_says_what_the_gateway_would_do_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("memory") + ROUTES).unwrap();
+    let explain = |arguments: &str| {
+        let arguments: Vec<&str> = ["explain"].into_iter().chain(arguments.split('|')).collect();
+        portcullis(folder.path(), &arguments, "")
+    };
+    let own = "a page of the gateway itself: nothing under /.portcullis is forwarded, whatever the routes say";
+    let unread = |what| format!("a {what} is not read there: `accept` of the route has ");
+    let (session, token) = (unread("session"), unread("token"));
+    let preflight = "--method|OPTIONS|--header|Access-Control-Request-Method: PUT|--header|Origin: ";
+    for (arguments, said, decision) in [
+        ("--user|alice|--role|admin|https://localhost/.portcullis/login", "", own),
+        ("--user|alice|--role|admin|https://localhost/.Portcullis/login", "", own),
+        ("--user|alice|--role|admin|https://localhost/.portcullis", "", own),
+        ("--user|alice|--role|admin|https://localhost/.portcullisx", "", "decision: forward (signed_in)"),
+        ("--user|alice|--role|admin|https://localhost/api", &session, "decision: unauthenticated (no_credential)"),
+        ("--user|alice|--role|admin|--by|token|https://localhost/api", "", "decision: forward (role_held)"),
+        ("--user|alice|--by|token|https://localhost/api", "", "decision: forbidden (role_missing)"),
+        ("--user|alice|--by|token|https://localhost/", &token, "decision: unauthenticated (no_credential)"),
+        ("--user|alice|--by|token|https://localhost/public", "", "decision: forward (public)"),
+        ("--user|alice|--by|session|https://localhost/", "", "decision: forward (signed_in)"),
+        ("--method|TRACE|https://localhost/", "", "refused with 405 before any route is looked for: method_refused"),
+        (
+            &format!("{preflight}https://other.example|https://localhost/cross"),
+            "MATCH",
+            "decision: answered here with 204 (preflight), whoever asks",
+        ),
+        (
+            &format!("{preflight}https://third.example|https://localhost/cross"),
+            "MATCH",
+            "decision: refuse with 403 (preflight of an origin that the route does not name)",
+        ),
+        (
+            &format!("{preflight}https://other.example|https://localhost/api"),
+            "",
+            "decision: unauthenticated (no_credential)",
+        ),
+        (
+            &format!("{}https://other.example|https://localhost/cross", preflight.replace("PUT", "DELETE")),
+            "",
+            "decision: refuse with 405 (method_not_allowed)",
+        ),
+    ] {
+        let (code, text, _) = explain(arguments);
+        let last = text.lines().rfind(|line| !line.starts_with("  ") && !line.starts_with("forwarded to "));
+        assert_eq!((code, last), (0, Some(decision)), "{arguments}\n{text}");
+        assert!(text.contains(said) && (!said.is_empty() || !text.contains("is not read")), "{arguments}\n{text}");
+    }
+    let (code, _, wrong) = explain("--user|alice|--by|token|--login|local|https://localhost/");
+    assert!(code == 2 && wrong.contains("a token tells of no place to sign in"), "{wrong}");
+    assert_eq!(explain("--by|token|https://localhost/").0, 2, "nobody brings it");
+}
+
 #[test]
 fn the_file_is_named_before_between_and_after_the_words_of_a_command() {
     let folder = folder();
