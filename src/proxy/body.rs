@@ -365,7 +365,9 @@ impl Kind {
                 ready!(answer.watch.poll_cut(of, cx))
             }
         };
-        let last = answer.events.as_ref().filter(|_| cut != Cut::Idle).and_then(Events::last);
+        // A page that is told shows that its person is signed out.
+        let told = matches!(cut, Cut::Over(Over::Ended | Over::Denied));
+        let last = answer.events.as_ref().filter(|_| told).and_then(Events::last);
         *self = Kind::Over(cut);
         Poll::Ready(Some(last.map(Frame::data).ok_or_else(|| cut.into())))
     }

@@ -16,7 +16,7 @@ use crate::login::oidc::AccessToken;
 use crate::policy::{
     AccessRule, Asked, BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
 };
-use crate::session::Over;
+use crate::session::{Over, StoreError};
 use crate::upstream::{Head, PooledBody, Reached, Waiting};
 
 use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
@@ -190,6 +190,7 @@ fn last_look(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) ->
 /// What let a request begin does so no more, before it was answered.
 fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>, over: Over) -> Refusal {
     let reason = match (over, evidence) {
+        (Over::Unknown, _) => return StoreError::Unavailable("it went away before the answer came".into()).into(),
         (Over::Denied, _) => Reason::NoLongerAllowed,
         (Over::Ended, Some(Evidence::Token(_))) => Reason::Rejected(Rejection::Token(BadToken::Revoked)),
         (Over::Ended, Some(Evidence::Session(..)) | None) => Reason::Rejected(Rejection::Revoked),

@@ -45,7 +45,7 @@ pub fn open(
         let moved = Moved::new(&record.bytes);
         let end = async {
             tokio::select! {
-                over = held.ended() => End { code: held.close_code(), why: over.as_str(), grace: FRAME_GRACE_AT_END },
+                over = held.ended() => End { code: held.close_code(over), why: over.as_str(), grace: FRAME_GRACE_AT_END },
                 () = moved.stands_still(idle) => End::away("idle"),
                 () = stop.cancelled() => End::away("gateway_stops"),
             }

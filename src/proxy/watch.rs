@@ -14,7 +14,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::authn::Evidence;
 use crate::clock::Clock;
 use crate::policy::{Asked, Route};
-use crate::session::{MayGoOn, MayStay, OpenExchange, Over, Sessions};
+use crate::session::{MayGoOn, MayStay, OpenExchange, Over, Sessions, StoreError};
 
 use super::record::Recorder;
 use super::stall::Stall;
@@ -26,6 +26,8 @@ const UNWATCHED: u32 = 16;
 
 /// The close code where the route names none: who sent it may not go on (RFC 6455 §7.4.1).
 const POLICY: u16 = 1008;
+/// The one where nobody was signed out (IANA's registry: "Try Again Later").
+const TRY_AGAIN: u16 = 1013;
 
 /// Why an answer was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,9 +113,10 @@ impl Held {
         let (clock, route, passed) = (runtime.clock.clone(), route.clone(), AtomicU64::new(runtime.number));
         let held = Held { current, sessions, clock, route, evidence, asked, passed, exchange };
         match stands {
-            false => Err(Over::Ended),
-            true if held.is_allowed() => Ok(held),
-            true => Err(Over::Denied),
+            Err(_) => Err(Over::Unknown),
+            Ok(false) => Err(Over::Ended),
+            Ok(true) if held.is_allowed() => Ok(held),
+            Ok(true) => Err(Over::Denied),
         }
     }
 
@@ -139,7 +142,7 @@ impl Held {
             Some(Evidence::Token(verified)) => self.sessions.may_carry_bearer(&verified.bearer),
         };
         match self.exchange.over() {
-            None if !hears => Some(Over::Ended),
+            None if !hears => Some(Over::Unknown),
             None if !self.is_allowed() => Some(Over::Denied),
             over => over,
         }
@@ -171,8 +174,11 @@ impl Held {
     }
 
     /// What a WebSocket is closed with when it has to end by this.
-    pub fn close_code(&self) -> u16 {
-        self.route.options.close_code.unwrap_or(POLICY)
+    pub fn close_code(&self, why: Over) -> u16 {
+        match why {
+            Over::Unknown => TRY_AGAIN,
+            Over::Ended | Over::Denied => self.route.options.close_code.unwrap_or(POLICY),
+        }
     }
 
     /// What is left to the end that nothing moves.
@@ -193,23 +199,23 @@ fn register(
     current: &Arc<Current>,
     evidence: Option<&Evidence>,
     asked: &Arc<Asked>,
-) -> (OpenExchange, bool) {
+) -> (OpenExchange, Result<bool, StoreError>) {
     let (current, asked, of) = (current.clone(), asked.clone(), evidence.cloned());
     match evidence {
         Some(Evidence::Session(view, told_by)) => {
             let may_go_on: MayGoOn = Arc::new(move |view| current.load().still_allows(&asked, of.as_ref(), Some(view)));
             let exchange = sessions.open_exchange_while(view, *told_by, may_go_on);
             let denied = told_by.is_some_and(|id| sessions.is_token_revoked(id));
-            (exchange, sessions.confirm(view).is_ok_and(|stands| stands && !denied))
+            (exchange, sessions.confirm(view).map(|stands| stands && !denied))
         }
         Some(Evidence::Token(verified)) => {
             let may_stay: MayStay = Arc::new(move || current.load().still_allows(&asked, of.as_ref(), None));
             let exchange = sessions.open_exchange_outside(Some(verified.bearer), may_stay);
-            (exchange, sessions.confirm_bearer(&verified.bearer).is_ok_and(|stands| stands))
+            (exchange, sessions.confirm_bearer(&verified.bearer))
         }
         None => {
             let may_stay: MayStay = Arc::new(move || current.load().still_allows(&asked, None, None));
-            (sessions.open_exchange_outside(None, may_stay), true)
+            (sessions.open_exchange_outside(None, may_stay), Ok(true))
         }
     }
 }

@@ -19,9 +19,12 @@ pub type MayStay = Arc<dyn Fn() -> bool + Send + Sync>;
 /// Why an exchange has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Over {
-    /// The session ended, or the token, or nobody can say that it stands.
+    /// The session ended, or the token.
     #[error("the session ended")]
     Ended,
+    /// Nobody can say that it stands: the store is away, or this node hears of no revocation any more. No outage signs anybody out.
+    #[error("nobody can say whether the session stands")]
+    Unknown,
     /// It stands, and this may not go on by it: the rules are others now, or the roles.
     #[error("it is no longer allowed")]
     Denied,
@@ -32,6 +35,7 @@ impl Over {
     pub fn as_str(self) -> &'static str {
         match self {
             Over::Ended => "session_ended",
+            Over::Unknown => "store_away",
             Over::Denied => "no_longer_allowed",
         }
     }
@@ -149,9 +153,9 @@ impl Exchanges {
     pub(super) fn end_part(&self, part: Part) {
         let open = self.lock();
         let concerned = open.by_session.iter().filter(|(key, _)| part.holds(key.shard()));
-        concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.shared.end(Over::Ended));
+        concerned.flat_map(|(_, entries)| entries.values()).for_each(|one| one.shared.end(Over::Unknown));
         drop(open);
-        self.end_bearers(|bearer| bearer.shards().any(|shard| part.holds(shard)));
+        self.end_bearers(Over::Unknown, |bearer| bearer.shards().any(|shard| part.holds(shard)));
     }
 
     /// End those in no session that may not stay.
@@ -163,16 +167,16 @@ impl Exchanges {
     }
 
     /// End those of bearers of whom this holds.
-    pub(super) fn end_bearers(&self, are_over: impl Fn(&Bearer) -> bool) {
+    pub(super) fn end_bearers(&self, why: Over, are_over: impl Fn(&Bearer) -> bool) {
         let open = self.lock();
         let concerned = open.others.values().filter(|other| other.bearer.as_ref().is_some_and(&are_over));
-        concerned.for_each(|other| other.shared.end(Over::Ended));
+        concerned.for_each(|other| other.shared.end(why));
     }
 
     /// End those that an event concerns.
     pub(super) fn end(&self, event: &Event) {
         self.end_in_sessions(event);
-        self.end_bearers(|bearer| match *event {
+        self.end_bearers(Over::Ended, |bearer| match *event {
             Event::Ended { .. } => false,
             Event::Token { id, .. } => bearer.id == Some(id),
             Event::UserEpoch { user, epoch, .. } => bearer.user == user && bearer.issued.0 < epoch,

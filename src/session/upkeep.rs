@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 
 use super::coherence::Listener;
-use super::exchange::Looked;
+use super::exchange::{Looked, Over};
 use super::lifetime::{FLUSH_EVERY, Verdict, judge};
 use super::{Activity, Event, Part, SessionKey, Sessions, StoreError, View};
 
@@ -32,7 +32,7 @@ impl Sessions {
     /// asked where memory does not know it any more, and before *idle*; where it does not answer, nothing ends by that.
     async fn review(&self, now: Timestamp) -> Result<(), StoreError> {
         // By the wall clock: a timer that slept with the machine is late.
-        self.exchanges.end_bearers(|bearer| now >= bearer.ends || self.is_denied(bearer));
+        self.exchanges.end_bearers(Over::Ended, |bearer| now >= bearer.ends || self.is_denied(bearer));
         self.exchanges.judge_others();
         let mut done = Ok(());
         for (key, exchanges) in self.exchanges.look() {

@@ -89,10 +89,10 @@ struct Open {
 }
 
 /// All of them ended as they have to, by this moment.
-async fn ended(open: Vec<Open>, code: u16, by: Instant, after: &str) {
+async fn ended(open: Vec<Open>, expected: impl Fn(Kind) -> End, by: Instant, after: &str) {
     for Open { kind, begun, ending } in open {
         let (end, at) = soon(ending).await.unwrap();
-        assert_eq!(end, End::of(kind, code), "{kind:?} after {after}");
+        assert_eq!(end, expected(kind), "{kind:?} after {after}");
         let by = if kind == Kind::Poll { by.max(begun + UNWATCHED) } else { by };
         assert!(at <= by + NOTICED, "{kind:?} was cut {:?} after {after} had returned", at - by);
     }
@@ -141,7 +141,7 @@ async fn a_browsers_sign_out_at_one_gateway_ends_what_it_holds_open_at_another()
     let csrf = format!("csrf={}", between(&page.body, "name=\"csrf\" value=\"", "\""));
     let said = browser.visit(ports[0], "/.portcullis/logout", &["--data-urlencode", &csrf]);
     assert_eq!(said.status, 200, "{}", said.head);
-    ended(open, 1008, Instant::now(), "the sign-out").await;
+    ended(open, |kind| End::of(kind, 1008), Instant::now(), "the sign-out").await;
     for node in [0, 1] {
         assert_eq!(stage.status(node, ("cookie", &cookie)).await, 401);
     }
@@ -171,7 +171,7 @@ async fn what_an_operator_ends_at_one_gateway_is_cut_at_another_before_the_comma
         };
         let returned = Instant::now();
         assert!(told.is_string() || told["everywhere"] == true, "{what}: {told}");
-        ended(open, 1008, returned, what).await;
+        ended(open, |kind| End::of(kind, 1008), returned, what).await;
         for node in [0, 1, 2] {
             assert_eq!(stage.status(node, by).await, 401, "{what} at {node}");
         }
@@ -199,7 +199,7 @@ async fn a_gateway_that_hears_nothing_cuts_what_is_open_before_the_revocation_re
     let answered = stage.fleet.revoke_session(0, &mine).await;
     let returned = Instant::now();
     assert_eq!((answered.status.as_u16(), &answered.json["everywhere"]), (200, &true.into()), "{answered:?}");
-    ended(open, 1008, returned, "the revocation").await;
+    ended(open, End::of_outage, returned, "the revocation").await;
 }
 
 /// attacks: line 14. A change of the user file concerns every gateway that reads it, and what needs the role alone.
@@ -212,6 +212,6 @@ async fn a_role_that_is_taken_away_ends_what_needs_it_at_every_gateway() {
     doomed.extend(stage.open(1, "/role", by).await);
     let mut spared = stage.streaming.open(KINDS[0], stage.fleet.nodes[1].port, "/any", by).await;
     stage.fleet.edit_users("\"admin\"", "");
-    ended(doomed, 4401, Instant::now() + Duration::from_secs(15), "the change").await;
+    ended(doomed, |kind| End::of(kind, 4401), Instant::now() + Duration::from_secs(15), "the change").await;
     assert_eq!(spared.next().await, None, "what asks for no role goes on");
 }

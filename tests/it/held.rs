@@ -185,6 +185,15 @@ impl End {
             Kind::Poll => End::Answered(401),
         }
     }
+
+    /// How such a one ends where nobody can say whether its session stands: it is not told that it does not.
+    pub fn of_outage(kind: Kind) -> End {
+        match kind {
+            Kind::Socket(_) => End::Closed(1013),
+            Kind::Poll => End::Answered(503),
+            Kind::Events(_) | Kind::Download(_) | Kind::Call => End::Broken,
+        }
+    }
 }
 
 impl Held {
