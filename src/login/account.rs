@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 
 use super::form::{field, same_origin};
+use super::oidc::LoginError;
 use super::pages::{Device, WhoAmI};
 use super::return_to::{open, seal};
 use super::{Answer, Ask, Audit, Known, Login, plain, see_other};
@@ -55,7 +56,7 @@ impl Login {
 
     /// Sign out. The session is over in the store before this answers; a store that does not answer is an error, and the
     /// cookie stays, because saying *signed out* of a session that lives would be a lie.
-    pub(super) async fn sign_out(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+    pub(super) async fn sign_out(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let mut there = None;
         let user = match ask.caller {
             Some(known) if !self.proves(&ask, known.view) => {
@@ -64,7 +65,9 @@ impl Login {
             }
             Some(known) => {
                 there = self.sign_out_there(&ask, known.view).await;
-                self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await?;
+                let ended = self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await;
+                let user = Some(known.view.user_name());
+                ended.map_err(|error| LoginError::unfinished("sign_out_unfinished", user, error))?;
                 Some(known.view.user_name().to_owned())
             }
             None => None,
@@ -93,7 +96,7 @@ impl Login {
     }
 
     /// End one of my sessions, or all but this one.
-    pub(super) async fn end_session(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+    pub(super) async fn end_session(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let Some(known) = ask.caller else { return Ok(plain(see_other(SIGN_IN))) };
         if !self.proves(&ask, known.view) {
             return Ok(refused(self.list_sessions(&ask).await?, known.view));
@@ -104,7 +107,9 @@ impl Login {
             Some(key) => Revocation::Session(key),
             None => return Ok(refused(self.list_sessions(&ask).await?, known.view)),
         };
-        self.sessions.revoke(what, Wait::BROWSER, ask.now).await?;
+        let ended = self.sessions.revoke(what, Wait::BROWSER, ask.now).await;
+        let user = Some(known.view.user_name());
+        ended.map_err(|error| LoginError::unfinished("session_end_unfinished", user, error))?;
         let reason = Some(if handle == "others" { "all_others" } else { "one" });
         let audit = Audit { event: "session_ended", user: Some(known.view.user_name().to_owned()), reason };
         let response = see_other("/.portcullis/sessions");

@@ -74,7 +74,8 @@ pub struct Answer {
 /// A line of the audit. Never a password, never a cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// `sign_in`, `sign_in_failed`, `sign_in_throttled`, `sign_in_refused`, `sign_out`, `session_ended`.
+    /// `sign_in`, `sign_in_failed`, `sign_in_throttled`, `sign_in_refused`, `sign_out`, `session_ended`; where the store did not
+    /// say that it is done, `sign_in_unfinished`, `sign_out_unfinished`, `session_end_unfinished`.
     pub event: &'static str,
     /// Who.
     pub user: Option<String>,
@@ -192,7 +193,7 @@ impl Login {
     /// Answer.
     ///
     /// # Errors
-    /// [`LoginError`] where the page needs the store or a provider, and it does not answer.
+    /// [`LoginError`] where the page needs the store or a provider, and it does not answer. Some have a line for the audit.
     pub async fn answer(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let page = ask.path.strip_prefix(PREFIX).unwrap_or_default();
         if let Some(asset) = page.strip_prefix("assets/") {
@@ -209,12 +210,12 @@ impl Login {
         let post = *ask.method == Method::POST;
         match page {
             "login" if get => boxed(self.sign_in_page(&ask)).await,
-            "login" if post => Ok(self.sign_in(ask).await?),
+            "login" if post => self.sign_in(ask).await,
             "logout" if get => Ok(plain(self.sign_out_page(&ask))),
-            "logout" if post => Ok(self.sign_out(ask).await?),
+            "logout" if post => self.sign_out(ask).await,
             "whoami" if get => Ok(plain(self.whoami(&ask))),
             "sessions" if get => Ok(plain(self.list_sessions(&ask).await?)),
-            "sessions/end" if post => Ok(self.end_session(ask).await?),
+            "sessions/end" if post => self.end_session(ask).await,
             "login" | "logout" => Ok(plain(other_method("GET, HEAD, POST"))),
             "whoami" | "sessions" => Ok(plain(other_method("GET, HEAD"))),
             "sessions/end" => Ok(plain(other_method("POST"))),

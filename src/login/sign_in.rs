@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use zeroize::Zeroizing;
 
-use crate::session::{NewSession, StoreError};
+use crate::session::NewSession;
 
 use super::form::{Browser, field, same_origin};
 use super::oidc::{LoginError, Provider};
@@ -95,7 +95,7 @@ impl Login {
     }
 
     /// The form, sent.
-    pub(super) async fn sign_in(&self, ask: Ask<'_>) -> Result<Answer, StoreError> {
+    pub(super) async fn sign_in(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let typed = field(&ask.body, "user").unwrap_or_default();
         let refused = |event, reason, response| {
             let user = canonical(&typed);
@@ -165,7 +165,7 @@ impl Login {
     }
 
     /// A new session under a new id, whatever the browser brought: an id chosen before sign-in is worth nothing after it.
-    async fn begin(&self, ask: &Ask<'_>, name: &str, user: User, back: &ReturnTo) -> Result<Answer, StoreError> {
+    async fn begin(&self, ask: &Ask<'_>, name: &str, user: User, back: &ReturnTo) -> Result<Answer, LoginError> {
         let new = NewSession {
             provider: LOCAL.to_owned(),
             subject: name.to_owned(),
@@ -175,10 +175,11 @@ impl Login {
             device: device_label(ask),
             provided: None,
         };
-        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
+        let unfinished = |error| LoginError::unfinished("sign_in_unfinished", Some(name), error);
+        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
         let mut response = see_other(back.as_str());
         let headers = response.headers_mut();
-        self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await?;
+        self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await.map_err(unfinished)?;
         cookies::clear(headers, &self.browser_cookie());
         if let Some(device) = self.new_device(ask, name) {
             cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));

@@ -114,13 +114,17 @@ async fn carried_out(worker: &Arc<Worker>, ask: KeptAsk, id: RequestId) -> Resul
 /// The page, and its line in the audit.
 async fn answered(runtime: &Runtime, ask: Ask<'_>, id: RequestId) -> Result<Response<Bytes>, Refusal> {
     let (client, now) = (ask.peer, ask.now);
-    let login::Answer { response, audit } = runtime.login.answer(ask).await?;
+    let answered = runtime.login.answer(ask).await;
+    let audit = match &answered {
+        Ok(answer) => answer.audit.as_ref(),
+        Err(error) => error.audit(),
+    };
     if let Some(audit) = audit {
         let line = AuditLine::of_request(audit.event, (id, client), now);
         let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
         record::audit(&*runtime.records, &line);
     }
-    Ok(response)
+    Ok(answered?.response)
 }
 
 fn asks_for_keys(head: &RequestHead<'_>) -> bool {

@@ -155,7 +155,7 @@ impl Challenge {
 impl From<LoginError> for Refusal {
     fn from(error: LoginError) -> Refusal {
         match error {
-            LoginError::Store(error) => error.into(),
+            LoginError::Store(error) | LoginError::Unfinished { source: error, .. } => error.into(),
             LoginError::Provider { login, source } => Refusal::Provider { login, source },
         }
     }

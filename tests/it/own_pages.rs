@@ -17,7 +17,7 @@ use crate::oidc_sessions::{logout_token, sid_of};
 use crate::providers::{Provider, section, text};
 use crate::sessions::Faulty;
 use crate::shared_store::eventually;
-use crate::support::{Running, between, run_text, run_with, shipped};
+use crate::support::{Running, Said, between, run_text, run_with, shipped};
 use crate::wire::{Client, connect, fed, raw, soon, whole};
 
 /// The shipped configuration with this under `[limits]`.
@@ -172,12 +172,15 @@ async fn a_wrong_password_counts_although_nobody_waited_for_the_answer() {
     assert_eq!(next.status, 429, "{}", next.body);
 }
 
-/// A gateway over a store that can be held; it is waited for as long as a test takes.
-fn held(text: &str) -> (Arc<Faulty>, Running) {
+/// Longer than a test takes.
+const LONG: &str = "59s";
+
+/// A gateway over a store that can be held, and is waited for so long.
+fn held(text: &str, wait: &str) -> (Arc<Faulty>, Running) {
     let store = Arc::new(Faulty::default());
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("secret"), "a secret: with + signs\n").unwrap();
-    let text = format!("{text}\n[limits]\nstore_timeout = \"59s\"\n");
+    let text = format!("{text}\n[limits]\nstore_timeout = \"{wait}\"\n");
     (store.clone(), run_with(folder, &text, Arc::new(SystemClock), Some(store)))
 }
 
@@ -214,7 +217,7 @@ async fn sessions(running: &Running, user: UserKey) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_changes_sessions_goes_to_its_end_although_nobody_waited_for_the_answer() {
-    let (store, running) = held(&shipped("memory"));
+    let (store, running) = held(&shipped("memory"), LONG);
     let demo = UserKey::of("local", "demo");
     let here = (&*store, &running);
     for protocol in 0..2 {
@@ -249,7 +252,7 @@ async fn what_changes_sessions_goes_to_its_end_although_nobody_waited_for_the_an
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_provider_brings_about_goes_to_its_end_although_nobody_waited_for_the_answer() {
     let provider = Provider::start();
-    let (store, running) = held(&text(&section("corp", &provider.issuer(), "frontchannel_logout = true")));
+    let (store, running) = held(&text(&section("corp", &provider.issuer(), "frontchannel_logout = true")), LONG);
     block_in_place(|| provider.configure(&running, &json!({})));
     let alice = UserKey::of(&provider.issuer(), "alice");
     let (here, port) = ((&*store, &running), running.port());
@@ -285,7 +288,7 @@ async fn what_a_provider_brings_about_goes_to_its_end_although_nobody_waited_for
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_gateways_stop_waits_for_what_nobody_else_waits_for() {
-    let (store, running) = held(&shipped("memory"));
+    let (store, running) = held(&shipped("memory"), LONG);
     let (cookies, form) = block_in_place(|| sign_in_form(&running, &running.password));
     let [client, _] = Client::both(running.port()).await;
     leave((&store, &running), send(client, cookies, "login", form)).await;
@@ -299,6 +302,51 @@ async fn the_gateways_stop_waits_for_what_nobody_else_waits_for() {
     let lines = lines.0.lock().unwrap().join("\n");
     assert!(lines.contains("\"event\":\"sign_in\""), "{lines}");
     drop(folder);
+}
+
+fn is_unfinished(running: &Running, said: &Said, [event, subject]: [&str; 2]) {
+    assert_eq!((said.status, said.header("set-cookie")), (503, None), "{event}: {}", said.head);
+    let line = [event, subject, "store_unavailable"].map(str::to_owned);
+    assert_eq!(audited(running).last(), Some(&line));
+}
+
+/// A store that does not say so may have done it all the same, later too.
+#[test]
+fn what_the_store_may_have_done_is_in_the_audit() {
+    let (store, running) = held(&shipped("memory"), "100ms");
+    let unfinished = |said: Said, event: &str, subject: &str| is_unfinished(&running, &said, [event, subject]);
+    let post = |page: &str, fields: &str| {
+        store.hold_change();
+        running.curl(&format!("/.portcullis/{page}"), &["-d", fields])
+    };
+    let (_, form) = sign_in_form(&running, &running.password);
+    unfinished(post("login", &form), "sign_in_unfinished", "demo");
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let page = running.curl("/.portcullis/sessions", &[]);
+    let csrf = between(&page.body, "name=\"csrf\" value=\"", "\"");
+    let all = fields(&[("csrf", csrf), ("handle", "others")]);
+    unfinished(post("sessions/end", &all), "session_end_unfinished", "demo");
+    unfinished(post("logout", &fields(&[("csrf", csrf)])), "sign_out_unfinished", "demo");
+
+    let provider = Provider::start();
+    let (store, running) = held(&text(&section("corp", &provider.issuer(), "frontchannel_logout = true")), "100ms");
+    provider.configure(&running, &json!({}));
+    let unfinished = |said: Said, event: &str, subject: &str| is_unfinished(&running, &said, [event, subject]);
+    let page = running.to_provider("/");
+    let callback = running.answer(&page, "login=alice");
+    store.hold_change();
+    unfinished(running.visit(&callback, &[]), "sign_in_unfinished", "alice");
+    std::fs::write(running.folder.path().join("jar"), "").unwrap();
+    assert_eq!(running.sign_in_there("/", "alice").status, 303);
+    let sid = sid_of(&running, &provider);
+    let query = fields(&[("iss", &provider.issuer()), ("sid", &sid)]);
+    store.hold_change();
+    let said = running.alone(&format!("/.portcullis/oidc/corp/frontchannel-logout?{query}"), &[]);
+    unfinished(said, "sign_out_unfinished", "");
+    let token = fields(&[("logout_token", &logout_token(&provider, &json!({}), &sid))]);
+    store.hold_change();
+    let said = running.alone("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token]);
+    unfinished(said, "sign_out_unfinished", "alice");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use crate::policy::BadToken;
 use crate::session::StoreError;
 use crate::token::KeysError;
 
+use super::super::Audit;
+
 /// Why there is no answer from a provider that could be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
@@ -148,4 +150,29 @@ pub enum LoginError {
         #[source]
         source: ProviderError,
     },
+    /// The store, while it was to begin or end sessions: it may have done so, or do so yet, and somebody has to be able to see that.
+    #[error("the store did not say that it is done")]
+    Unfinished {
+        /// What the store said.
+        #[source]
+        source: StoreError,
+        /// What it was to do.
+        audit: Audit,
+    },
+}
+
+impl LoginError {
+    /// The store did not say that this is done.
+    pub(in super::super) fn unfinished(event: &'static str, user: Option<&str>, source: StoreError) -> LoginError {
+        let audit = Audit { event, user: user.map(str::to_owned), reason: Some("store_unavailable") };
+        LoginError::Unfinished { source, audit }
+    }
+
+    /// For the audit.
+    pub fn audit(&self) -> Option<&Audit> {
+        match self {
+            LoginError::Unfinished { audit, .. } => Some(audit),
+            LoginError::Store(_) | LoginError::Provider { .. } => None,
+        }
+    }
 }

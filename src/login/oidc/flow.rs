@@ -263,11 +263,13 @@ impl Login {
                 keeps: provider.settings.keep_tokens,
             }),
         };
-        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await?;
-        self.remember(provider, &begun.view, tokens, ask.now).await?;
+        let unfinished = |error| LoginError::unfinished("sign_in_unfinished", Some(&user), error);
+        let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
+        self.remember(provider, &begun.view, tokens, ask.now).await.map_err(unfinished)?;
         let mut response = see_other(wanted.back().as_str());
         quiet(&mut response);
-        self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await?;
+        let handed = self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await;
+        handed.map_err(unfinished)?;
         let audit = Audit { event: "sign_in", user: Some(user), reason: None };
         Ok(Answer { response, audit: Some(audit) })
     }

@@ -74,7 +74,8 @@ impl Login {
             // It will be said again, and has to be heard then.
             self.forget_hearing(provider, id, hearing).await;
         }
-        let ended = outcome?;
+        let user = heard.subject.as_deref();
+        let ended = outcome.map_err(|error| LoginError::unfinished("sign_out_unfinished", user, error))?;
         let audit = Audit { event: "sign_out", user: heard.subject, reason: Some("backchannel") };
         tracing::info!(provider = provider.name(), ended, "signed out by the provider");
         Ok(Answer { response: answered(StatusCode::OK), audit: Some(audit) })
@@ -101,7 +102,8 @@ impl Login {
             return Ok(refused("frontchannel_malformed"));
         };
         let heard = Heard { subject: None, sid: Some(sid) };
-        self.end_there(provider, &heard, ask).await?;
+        let ended = self.end_there(provider, &heard, ask).await;
+        ended.map_err(|error| LoginError::unfinished("sign_out_unfinished", None, error))?;
         let mut response = answered(StatusCode::OK);
         // The one page of the gateway that a frame may show: it is empty.
         response.headers_mut().insert(
