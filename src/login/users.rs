@@ -137,8 +137,8 @@ impl Users {
         Ok(users)
     }
 
-    /// Change the file under a lock, so that two changes at once both count. A missing file is an empty one. Whose it was, it
-    /// stays: an operator who is root must not take it away from a gateway that is not.
+    /// Change the file under a lock, so that two changes at once both count. A missing file is an empty one, and stays missing where
+    /// nothing is changed. Whose it was, it stays: an operator who is root must not take it away from a gateway that is not.
     ///
     /// # Errors
     /// [`UsersError`]; the file is as it was.
@@ -147,9 +147,12 @@ impl Users {
         let before = found(path).map_err(failed)?;
         let _lock = lock(path, before.as_ref())?;
         let before = found(path).map_err(failed)?;
-        let mut users = if before.is_some() { Users::read(path)? } else { Users::default() };
+        let read = if before.is_some() { Users::read(path)? } else { Users::default() };
+        let mut users = read.clone();
         let outcome = change(&mut users);
-        users.write(path, before.as_ref())?;
+        if users != read {
+            users.write(path, before.as_ref())?;
+        }
         Ok(outcome)
     }
 

@@ -92,6 +92,30 @@ fn a_changed_user_file_stays_whose_it_was() {
     assert_eq!(names(path), there);
 }
 
+/// A file that is there keeps the demonstration user from being made, and one that is written loses its comments.
+#[test]
+fn what_changes_nothing_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path(), folder.path().join("users.toml"));
+    fs::write(path.join("gateway.toml"), shipped("memory")).unwrap();
+    let refused = |arguments: &[&str], because: &str| {
+        let (code, _, said) = portcullis(path, arguments, PASSWORD);
+        assert!(code == 1 && said.contains(because), "{arguments:?}: {said}");
+    };
+    let of_nobody = || {
+        refused(&["user", "remove", "bob"], "there is no user `bob`");
+        refused(&["user", "passwd", "bob", "--password-stdin"], "there is no user `bob`");
+    };
+    of_nobody();
+    assert!(!file.exists());
+    add_user(path, &shipped("memory"), "alice", PASSWORD, &["admin"]);
+    let text = fs::read_to_string(&file).unwrap() + "# Alice is the only one.\n";
+    fs::write(&file, &text).unwrap();
+    of_nobody();
+    refused(&["user", "add", "alice", "--password-stdin"], "there is a user `alice` already");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
 /// What is said of a broken file stands in logs, and a hash is guessed at leisure by whoever reads them.
 #[test]
 fn a_broken_user_file_is_told_by_its_place_and_without_its_hashes() {
