@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::admin::Token;
@@ -110,14 +110,38 @@ fn make_folder(folder: &Path) -> Result<(), StartError> {
         .map_err(|source| StartError::Folder { path: folder.to_owned(), source })
 }
 
-pub(super) fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<Demo>, StartError> {
+/// The first user, made by a start that is under way. One that fails takes the file along: its password is told by a start that
+/// succeeds, and the next would find a user whom nobody can be.
+pub(super) struct FirstUser {
+    demo: Option<Demo>,
+    file: PathBuf,
+}
+
+impl FirstUser {
+    /// The start succeeded.
+    pub(super) fn stays(mut self) -> Option<Demo> {
+        self.demo.take()
+    }
+}
+
+impl Drop for FirstUser {
+    fn drop(&mut self) {
+        if self.demo.is_some()
+            && let Err(error) = fs::remove_file(&self.file)
+        {
+            tracing::warn!(%error, file = %self.file.display(), "remove this file: nobody knows its user's password");
+        }
+    }
+}
+
+pub(super) fn make_demo(local: &LocalLogin, config: &Config) -> Result<Option<FirstUser>, StartError> {
     let Some(user) = &local.demo_user else { return Ok(None) };
     if local.users.exists() {
         return Ok(None);
     }
     let roles: Vec<String> = config.roles.iter().map(str::to_owned).collect();
     let password = login::make_user_file(&local.users, user, &roles, argon2(local))?;
-    Ok(Some(Demo { user: user.clone(), password }))
+    Ok(Some(FirstUser { demo: Some(Demo { user: user.clone(), password }), file: local.users.clone() }))
 }
 
 pub(super) fn argon2(local: &LocalLogin) -> login::Argon2Params {

@@ -40,7 +40,7 @@ pub use files::operator_token;
 pub use reload::ReloadError;
 
 use background::Background;
-use files::{admin_token, argon2, load_certificates, load_keys, make_demo, open_store};
+use files::{FirstUser, admin_token, argon2, load_certificates, load_keys, make_demo, open_store};
 pub use oidc::Finding;
 use oidc::{oidc, providers};
 use runtime::{Lasting, runtime};
@@ -214,7 +214,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let tls = tls::server_config(certificates.clone())?;
     let keys = load_keys(&config)?;
     let store = store.map_or_else(|| open_store(&config), Ok)?;
-    let demo = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
+    let first = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
@@ -257,6 +257,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let admin = admin.transpose()?;
     let standing = Mutex::new(Standing { config, attended, whoami });
     let (workers, background) = (Some(workers), Some(background));
+    let demo = first.and_then(FirstUser::stays);
     Ok(Gateway { workers, admin, draining, background, demo, lasting, current, certificates, reloads, standing })
 }
 

@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
+use crate::cli::portcullis;
 use crate::support::{Running, between, run_in, shipped};
 use crate::tools::Service;
 use crate::wire::{Application, Client, connect, fed, soon, whole};
@@ -206,6 +207,23 @@ fn a_second_gateway_on_the_same_port_is_refused() {
 }
 
 /// What other servers take for *read your file again* does not end this one.
+/// The commonest first start: something else listens there.
+#[test]
+fn a_first_start_that_fails_leaves_no_user_whose_password_nobody_was_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = taken.local_addr().unwrap().to_string();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("embedded:data").replace("127.0.0.1:0", &there))
+        .unwrap();
+    let (code, _, said) = portcullis(folder.path(), &["run"], "");
+    assert!(code == 1 && said.contains(&format!("cannot listen on {there}")), "{said}");
+    assert!(!folder.path().join("users.toml").exists() && !said.contains("with the password"), "{said}");
+    let program = start(folder.path());
+    assert!(!program.password.is_empty(), "made now, and told: {}", program.said);
+    drop(program);
+    assert_eq!(start(folder.path()).password, "", "and not again");
+}
+
 #[test]
 fn a_hangup_ends_no_gateway_that_has_no_terminal() {
     let folder = tempfile::tempdir().unwrap();
