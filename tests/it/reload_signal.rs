@@ -186,3 +186,19 @@ fn what_is_made_stands_beside_the_link_that_was_named_not_beside_what_it_leads_t
     assert_eq!(std::fs::read_dir(path("opt")).unwrap().count(), 1, "nothing but the file itself");
     drop(program);
 }
+
+#[test]
+fn a_reload_says_every_file_that_is_missing_with_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = shipped("memory");
+    let program = Program::start(folder.path(), &file);
+    let also = "self_signed = true\n[[tls.also]]\ncertificate = \"no.pem\"\nprivate_key = \"no.key\"";
+    let text = file.replace("self_signed = true", also);
+    let line = 1 + text.lines().position(|line| line.contains("no.pem")).unwrap();
+    let said = program.reload(&text, &format!("gateway.toml:{line}: tls.also[0].certificate: "));
+    assert!(said.contains("no.pem` cannot be read: No such file"), "{said}");
+    let said = program.service.says(&format!("gateway.toml:{}: tls.also[0].private_key: ", line + 1));
+    assert!(said.contains("no.key` cannot be read: No such file"), "{said}");
+    assert!(program.service.says("not reloaded, everything stays as it was: ").contains("no.pem"));
+    assert_eq!(program.reload(&file, "portcullis: configuration "), "reloaded");
+}
