@@ -14,6 +14,7 @@ use tokio::task::block_in_place;
 
 use crate::exchange::Fragile;
 use crate::oidc_sessions::{logout_token, sid_of};
+use crate::own_tokens::{self, ACCESS, REFRESH};
 use crate::providers::{Provider, section, text};
 use crate::sessions::Faulty;
 use crate::shared_store::eventually;
@@ -362,4 +363,26 @@ fn a_panic_in_a_sign_in_answers_500_and_hurts_nobody_else() {
     assert_eq!(clock.0.load(Ordering::SeqCst), 0, "it was the throttle's");
     assert_eq!(send().status, 303);
     assert_eq!(audited(&running), [["sign_in".to_owned(), "demo".to_owned(), String::new()]]);
+}
+
+/// A thief must not keep a session by leaving before the answer that ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_refresh_token_that_is_used_again_ends_its_session_although_nobody_waited() {
+    let signing = "\n[signing]\nissuer = \"https://gateway.example\"\n";
+    let (store, running) = held(&format!("{}{signing}", own_tokens::text("memory", "")), LONG);
+    let port = running.port();
+    let (first, access) = block_in_place(|| {
+        let (mut access, first) = own_tokens::signed_in(&running);
+        let mut last = first.clone();
+        for _ in 0..2 {
+            let said = own_tokens::with(&running, "/", &[(REFRESH, &last)], &[]);
+            (access, last) = (own_tokens::value(&said, ACCESS).unwrap(), own_tokens::value(&said, REFRESH).unwrap());
+        }
+        (first, access)
+    });
+    leave((&store, &running), ask_at(port, "GET /".to_owned(), format!("{REFRESH}={first}"), String::new())).await;
+    let status = || block_in_place(|| own_tokens::with(&running, "/", &[(ACCESS, &access)], &[]).status);
+    assert_eq!(status(), 200, "the store has not answered");
+    store.release();
+    eventually("it is over", async || status() == 401).await;
 }

@@ -19,10 +19,11 @@ use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
 use crate::tokens::NOW;
 
-const ACCESS: &str = "__Host-portcullis-access";
-const REFRESH: &str = "__Host-portcullis-refresh";
+pub const ACCESS: &str = "__Host-portcullis-access";
+pub const REFRESH: &str = "__Host-portcullis-refresh";
 
-fn text(store: &str, jwt: &str) -> String {
+/// The shipped configuration over this store, with sessions in tokens.
+pub fn text(store: &str, jwt: &str) -> String {
     let mode = format!("mode = \"jwt\"\n[session.jwt]\n{jwt}\n[login.local]");
     shipped(store).replacen("[login.local]", &mode, 1)
 }
@@ -48,12 +49,13 @@ fn set(said: &Said) -> Vec<(String, String)> {
         .collect()
 }
 
-fn value(said: &Said, name: &str) -> Option<String> {
+/// What an answer sets a cookie to.
+pub fn value(said: &Said, name: &str) -> Option<String> {
     set(said).into_iter().find(|(other, _)| other == name).map(|(_, value)| value)
 }
 
 /// Ask with these cookies and no jar.
-fn with(running: &Running, path: &str, cookies: &[(&str, &str)], more: &[&str]) -> Said {
+pub fn with(running: &Running, path: &str, cookies: &[(&str, &str)], more: &[&str]) -> Said {
     let line: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let line = format!("Cookie: {}", line.join("; "));
     let mut arguments = vec!["-H", line.as_str()];
@@ -61,7 +63,8 @@ fn with(running: &Running, path: &str, cookies: &[(&str, &str)], more: &[&str]) 
     running.alone(path, &arguments)
 }
 
-fn signed_in(running: &Running) -> (String, String) {
+/// The access and the refresh token of a new session.
+pub fn signed_in(running: &Running) -> (String, String) {
     let said = running.sign_in("/", &running.password);
     assert_eq!(said.status, 303, "{}", said.body);
     (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap())

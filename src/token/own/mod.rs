@@ -232,7 +232,10 @@ impl OwnTokens {
             Turned::Reused => {
                 // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
                 tracing::warn!(session = ?refresh.key, "a refresh token was used again; its session is over");
-                let revoked = self.sessions.revoke(Revocation::Session(refresh.key), Wait::BROWSER, now).await?;
+                // To its end without whoever asked: a thief who leaves early while the store is slow must not keep the session.
+                let (sessions, what) = (self.sessions.clone(), Revocation::Session(refresh.key));
+                let revoked = tokio::spawn(async move { sessions.revoke(what, Wait::BROWSER, now).await });
+                let revoked = revoked.await.map_err(|gone| StoreError::Unavailable(Box::new(gone)))??;
                 let reused = (revoked.ended > 0).then(|| session.user_name().into());
                 return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
             }
