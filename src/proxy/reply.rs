@@ -192,6 +192,10 @@ impl Refusal {
             Refusal::Authn(AuthnError::Token(TokenError::TooManyFailures)) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many tokens were not accepted. Please wait.")
             }
+            // It was the store that did not answer, whatever was to be checked by it.
+            Refusal::Authn(AuthnError::Token(TokenError::Store(_))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "Tokens cannot be checked at the moment.")
+            }
             Refusal::Authn(AuthnError::Token(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "Tokens cannot be checked at the moment.")
             }
@@ -218,7 +222,8 @@ impl Refusal {
             Refusal::Authn(AuthnError::Store(_)) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "store_unavailable",
-                "Sessions cannot be checked at the moment. You are still signed in; please try again.",
+                // Read by whoever was signing in as well: they are not signed in yet.
+                "Sessions cannot be checked at the moment. Whoever is signed in stays so; please try again.",
             ),
             Refusal::Forward(ForwardError::ResponseTimeout | ForwardError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")

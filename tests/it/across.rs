@@ -200,6 +200,10 @@ async fn a_gateway_that_hears_nothing_cuts_what_is_open_before_the_revocation_re
     let returned = Instant::now();
     assert_eq!((answered.status.as_u16(), &answered.json["everywhere"]), (200, &true.into()), "{answered:?}");
     ended(open, End::of_outage, returned, "the revocation").await;
+    let by_token = ["-H", &format!("Authorization: {token}"), "-H", "Accept: application/json"];
+    let nobody = Browser(tempfile::tempdir().unwrap());
+    let away = nobody.visit(stage.fleet.nodes[1].port, "/any", &by_token);
+    assert!(away.status == 503 && away.body.contains("\"store_unavailable\""), "not the keys: {}", away.body);
 }
 
 /// attacks: line 14. A change of the user file concerns every gateway that reads it, and what needs the role alone.

@@ -307,6 +307,7 @@ async fn the_gateways_stop_waits_for_what_nobody_else_waits_for() {
 
 fn is_unfinished(running: &Running, said: &Said, [event, subject]: [&str; 2]) {
     assert_eq!((said.status, said.header("set-cookie")), (503, None), "{event}: {}", said.head);
+    assert!(!said.body.contains("You are"), "it knows of nobody whether they are signed in: {}", said.body);
     let line = [event, subject, "store_unavailable"].map(str::to_owned);
     assert_eq!(audited(running).last(), Some(&line));
 }
