@@ -280,6 +280,14 @@ impl ResponseBody {
         ResponseBody { kind: Kind::Whole(bytes), recorder: None }
     }
 
+    /// Let go of what is here, where that is anything; its bytes.
+    pub fn empty(&mut self) -> Option<usize> {
+        match &mut self.kind {
+            Kind::Whole(bytes) if !bytes.is_empty() => Some(std::mem::take(bytes).len()),
+            _ => None,
+        }
+    }
+
     /// The application's, whose trailers are held to these rules.
     pub fn application(body: PooledBody, rules: NamedFields, watch: Watch, events: Option<Events>) -> ResponseBody {
         let answer = Answer { body, watch, events, rules };

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use crate::authn::{Asking, Known};
@@ -74,8 +74,19 @@ pub fn handle(
             // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
             response.headers_mut().remove(http::header::CONNECTION);
         }
+        if parts.method == Method::HEAD {
+            without_content(&mut response);
+        }
         record.status = response.status().as_u16();
         Ok(response.map(|body| body.recorded(recorder)))
+    }
+}
+
+/// RFC 9110 §9.3.2: an answer to HEAD has no content, and says how long it would be. hyper sees to that over HTTP/1.1 alone; over
+/// HTTP/2 a client takes content for a broken stream.
+fn without_content(response: &mut Response<ResponseBody>) {
+    if let Some(length) = response.body_mut().empty() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
 }
 
