@@ -15,6 +15,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// The moment `by` earlier; saturates at the beginning of time.
+    pub fn minus(self, by: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// How long ago `earlier` was; zero where it lies ahead (a clock that was set back ends nothing early).
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

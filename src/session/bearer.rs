@@ -13,7 +13,7 @@ pub struct Bearer {
     pub id: Option<TokenId>,
     /// Whose it is.
     pub user: UserKey,
-    /// When it was issued: everything of its bearer from before some moment may be over.
+    /// When it was issued, at the earliest: everything of its bearer from before some moment may be over.
     pub issued: Timestamp,
     /// The moment from which it counts no more.
     pub ends: Timestamp,

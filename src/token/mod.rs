@@ -238,7 +238,9 @@ impl Tokens {
         let user = UserKey::of(issuer, &caller.identity.subject);
         let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));
         let span = claims.span;
-        let bearer = Bearer { id, user, issued: claims.issued, ends: span.until };
+        // By a clock that may be ahead of ours, and no later: what was there when its bearer's tokens were revoked is among them.
+        let issued = claims.issued.minus(verifier.expected.leeway);
+        let bearer = Bearer { id, user, issued, ends: span.until };
         Ok(Verified { caller, bearer, span, verifier: verifier.clone(), generation })
     }
 

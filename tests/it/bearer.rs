@@ -365,12 +365,16 @@ fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
     assert_eq!(statuses(), [401, 200, 200], "remembered, and refused with the next request");
     assert_eq!(ask(&running, "/api", &one).status, 401);
     assert_eq!(reason(&running), "token_revoked");
-    // Everything of the bearer until now, and nothing that comes after.
+    // Everything of the bearer until now, and nothing that comes after the leeway.
     clock.advance(Duration::from_secs(2));
+    let ahead = token(&issuer, "one", &TestClock::at(clock.now().plus(Duration::from_millis(4_500))), "");
+    assert_eq!(ask(&running, "/api", &ahead).status, 200);
     let (code, told, _) = command(&running, &["revoke", "--user", "robot", "--issuer", "https://id.example"]);
     assert!(code == 0 && told.contains("no session was found"), "{told}");
     assert_eq!(statuses(), [401, 401, 401]);
-    clock.advance(Duration::from_secs(2));
+    assert_eq!(ask(&running, "/api", &ahead).status, 401, "the issuer's clock is ahead, and it was there");
+    clock.advance(Duration::from_millis(5_001));
+    assert_eq!(ask(&running, "/api", &ahead).status, 401, "however late it is seen");
     let later = token(&issuer, "one", &*clock, "");
     assert_eq!(ask(&running, "/api", &later).status, 200);
     // A restart forgets nothing of it.
@@ -382,8 +386,8 @@ fn a_token_is_revoked_by_its_id_by_its_bearer_and_with_all_others() {
         assert!(lines.contains(&line), "{line} in {lines}");
     }
     let running = run_with(folder, &text, clock.clone(), None);
-    let statuses = [&one, &two, &bare, &later].map(|token| ask(&running, "/api", token).status);
-    assert_eq!(statuses, [401, 401, 401, 200]);
+    let statuses = [&one, &two, &bare, &ahead, &later].map(|token| ask(&running, "/api", token).status);
+    assert_eq!(statuses, [401, 401, 401, 401, 200]);
     clock.advance(Duration::from_secs(2));
     assert_eq!(command(&running, &["revoke", "--all"]).0, 0);
     assert_eq!(ask(&running, "/api", &later).status, 401);
