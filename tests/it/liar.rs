@@ -92,6 +92,44 @@ fn hostile_id_tokens_sign_nobody_in() {
     assert!(page.contains("x-forwarded-groups: admin\n") && page.contains("preferred-username: Alice\n"), "{page}");
 }
 
+/// OpenID Connect Core §5.1: `email_verified` is said of the `email` beside it. Who verified an own address is not let in by another
+/// that the ID token names.
+#[test]
+fn an_address_is_verified_by_the_word_beside_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let by_email = "user_claim = \"email\"\nallow_emails = [\"ceo@corp.example\"]";
+    let running = gateway(&text(&section("corp", &liar.issuer("http"), by_email)));
+    let (ceo, mallory) = ("ceo@corp.example", "mallory@evil.example");
+    let (yes, no, unsaid) = (json!(true), json!(false), Value::Null);
+    for (signed, told, status) in [
+        ((json!(ceo), &unsaid), (json!(mallory), &yes), 502),
+        ((json!(ceo), &no), (json!(mallory), &yes), 502),
+        ((json!(ceo), &unsaid), (Value::Null, &yes), 502),
+        ((Value::Null, &yes), (json!(ceo), &unsaid), 502),
+        ((json!(mallory), &yes), (json!(ceo), &yes), 403),
+        ((json!(ceo), &no), (json!(ceo), &yes), 502),
+        ((json!(ceo), &unsaid), (json!(ceo), &no), 502),
+        ((json!(ceo), &yes), (json!(mallory), &no), 303),
+        ((json!(ceo), &yes), (json!(ceo), &no), 303),
+        ((json!(ceo), &unsaid), (json!(ceo), &yes), 303),
+        ((Value::Null, &unsaid), (json!(ceo), &yes), 303),
+        ((Value::Null, &no), (json!(ceo), &yes), 303),
+    ] {
+        let id = json!({ "groups": null, "email": signed.0, "email_verified": signed.1 });
+        let lie = json!({ "id": id, "userinfo": { "email": told.0, "email_verified": told.1 } });
+        liar.lie(&lie);
+        assert_eq!(sign_in(&running).status, status, "{lie}");
+        let page = running.curl("/", &[]);
+        assert_eq!(page.status, if status == 303 { 200 } else { 401 }, "{lie}");
+        assert!(status != 303 || page.body.contains("x-forwarded-user: ceo@corp.example\n"), "{lie}: {}", page.body);
+    }
+    // A value of no meaning where the address stands is the signed word all the same.
+    let id = json!({ "groups": null, "email": 7, "email_verified": true });
+    liar.lie(&json!({ "id": id, "userinfo": { "email": ceo, "email_verified": true } }));
+    assert_eq!(sign_in(&running).status, 502);
+}
+
 /// ASVS 6.8.4, 10.3.4: what was asked for is not confirmed, so nobody is let in, and nobody is sent in circles.
 #[test]
 fn a_sign_in_that_is_weaker_or_older_than_asked_for_is_a_page() {

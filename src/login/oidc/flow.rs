@@ -311,11 +311,27 @@ impl Provider {
         if told.get("sub").and_then(Value::as_str) != Some(subject) {
             return Err(ProviderError::OtherSubject);
         }
-        for (name, value) in told {
-            // What was signed counts before what was not.
-            claims.entry(name).or_insert(value);
-        }
+        add(claims, told);
         Ok(())
+    }
+}
+
+/// Add what userinfo tells to what was signed, which counts first. `email` and `email_verified` are one word (§5.1): taken from
+/// two places, the verification of somebody's own address would let them in by another one, which they only wrote down.
+fn add(claims: &mut Map<String, Value>, mut told: Map<String, Value>) {
+    match claims.get("email").filter(|email| !email.is_null()) {
+        Some(email) if told.get("email") != Some(email) => {
+            told.remove("email_verified");
+        }
+        // Of the same address either may speak.
+        Some(_) => {}
+        None => {
+            claims.remove("email");
+            claims.remove("email_verified");
+        }
+    }
+    for (name, value) in told {
+        claims.entry(name).or_insert(value);
     }
 }
 
