@@ -64,10 +64,12 @@ impl Login {
                 return Ok(refused(response, known.view));
             }
             Some(known) => {
-                there = self.sign_out_there(&ask, known.view).await;
+                let hint = self.hint_there(&ask, known.view).await;
                 let ended = self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await;
                 let user = Some(known.view.user_name());
                 ended.map_err(|error| LoginError::unfinished("sign_out_unfinished", user, error))?;
+                // Only now: a provider that hangs keeps no session alive that its owner has ended.
+                there = self.sign_out_there(&ask, known.view, hint).await;
                 Some(known.view.user_name().to_owned())
             }
             None => None,

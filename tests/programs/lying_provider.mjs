@@ -17,6 +17,8 @@ const own = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const other = generateKeyPairSync('rsa', { modulusLength: 2048 });
 let lie = {};
 let seen = {};
+// How often each path was asked for.
+const asked = {};
 
 const issuer = () => `${secure ? 'https' : 'http'}://localhost:${server.address().port}`;
 const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -81,6 +83,7 @@ function answers(path, body) {
 
 const handler = async (request, response) => {
   const path = request.url.split('?')[0];
+  asked[path] = (asked[path] ?? 0) + 1;
   const body = await read(request);
   if (path === '/token') {
     seen = { authorization: request.headers.authorization, body, certificate: request.socket.getPeerCertificate?.().subject };
@@ -104,6 +107,6 @@ server.listen(0, 'localhost');
 server.on('listening', () => {
   createInterface({ input: process.stdin }).on('line', (line) => {
     lie = JSON.parse(line);
-    console.log(JSON.stringify({ port: server.address().port, seen }));
+    console.log(JSON.stringify({ port: server.address().port, seen: { ...seen, asked } }));
   }).on('close', () => process.exit(0));
 });

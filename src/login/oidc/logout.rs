@@ -18,18 +18,30 @@ use super::provider::Provider;
 
 /// How old a logout token may be.
 const LATEST: Duration = Duration::from_secs(120);
+/// How long a person who signed out waits for the provider's description.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// What `events` of a logout token has to name (Back-Channel Logout §2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 impl Login {
-    /// Where a browser goes on to, to sign out at the provider of this session too; `None` where there is nowhere. Asked before
-    /// the session ends: what it is made from ends with it.
-    pub(in super::super) async fn sign_out_there(&self, ask: &Ask<'_>, view: &View) -> Option<String> {
+    /// What the provider of this session knows it by, for [`Login::sign_out_there`]. Of the store alone, and before the session ends:
+    /// it ends with it.
+    pub(in super::super) async fn hint_there(&self, ask: &Ask<'_>, view: &View) -> Option<String> {
+        self.oidc.provider_of(view).filter(|provider| provider.settings.logout_there)?;
+        self.read_kept(view, ask.now).await.ok().flatten().and_then(|(_, kept)| kept.id)
+    }
+
+    /// Where a browser goes on to, to sign out at the provider of this session too; `None` where there is nowhere, or where the
+    /// provider does not say so soon. To be asked when the session is over here.
+    pub(in super::super) async fn sign_out_there(
+        &self,
+        ask: &Ask<'_>,
+        view: &View,
+        hint: Option<String>,
+    ) -> Option<String> {
         let provider = self.oidc.provider_of(view).filter(|provider| provider.settings.logout_there)?;
-        // A provider that is away keeps nobody from signing out here.
-        let known = provider.known(ask.now).await.ok()?;
+        let known = tokio::time::timeout(PATIENCE, provider.known(ask.now)).await.ok()?.ok()?;
         let mut place = known.metadata.end_session.clone()?;
-        let hint = self.read_kept(view, ask.now).await.ok().flatten().and_then(|(_, kept)| kept.id);
         let back = format!("https://{}/.portcullis/logout", ask.authority);
         let mut query = place.query_pairs_mut();
         if let Some(hint) = &hint {
