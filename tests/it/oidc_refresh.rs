@@ -102,3 +102,22 @@ fn a_provider_that_hangs_keeps_no_session_from_being_ended() {
 fn between_quotes(body: &str) -> &str {
     between(body, "name=\"csrf\" value=\"", "\"")
 }
+
+/// A provider that has too much to do says nothing of the person.
+#[test]
+fn userinfo_that_is_busy_ends_no_session_and_takes_no_role() {
+    let mut between = Between::signed_in("first");
+    for status in [429, 408, 503] {
+        let access = format!("after-{status}");
+        between.clock.advance(Duration::from_secs(85));
+        between.liar.lie(&json!({
+            "token": tokens(&access), "id": null, "wrong": { "/userinfo": { "status": status } },
+        }));
+        wait_for("it is refreshed", || {
+            let said = between.running.curl("/", &[]);
+            assert_eq!(said.status, 200, "{status}: {}", said.body);
+            assert!(said.body.contains("x-forwarded-groups: staff\n"), "{status}: {}", said.body);
+            token(&said).as_ref() == Some(&access)
+        });
+    }
+}

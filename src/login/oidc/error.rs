@@ -66,6 +66,8 @@ impl ProviderError {
         match self {
             ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
             ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys | ProviderError::Busy => true,
+            // Too many of us at once, or too slow: it says nothing of the person.
+            ProviderError::Status(StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) => true,
             ProviderError::Status(status) => status.is_server_error(),
             ProviderError::Refused(code) => matches!(code.as_str(), "temporarily_unavailable" | "server_error"),
             _ => false,
