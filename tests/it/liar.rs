@@ -1,6 +1,7 @@
 //! A provider that lies, and the ways a client proves who it is. What the gateway asks for is looked at from the other side.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use crate::providers::{gateway, gateway_in, parameter, section, text};
 use crate::servers::Authority;
 use crate::support::{Running, Said, run_with};
-use crate::tools::{Lines, program, python};
+use crate::tools::{Lines, Service, program, python};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 
@@ -130,6 +131,59 @@ fn an_address_is_verified_by_the_word_beside_it_alone() {
     assert_eq!(sign_in(&running).status, 502);
 }
 
+/// CWE-532: a provider that puts tokens and addresses where they do not belong puts them into no log. What is wrong, and where, is
+/// said.
+#[test]
+fn answers_that_cannot_be_read_are_not_quoted_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    std::fs::write(folder.path().join("secret"), "a secret").unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), text(&section("corp", &liar.issuer("http"), ""))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let program = Service::start(command.args(["run", "--config"]).arg(folder.path().join("gateway.toml")));
+    let base = format!("https://localhost:{}", program.says_port("https://localhost:"));
+    let jar = folder.path().join("jar");
+    let ask = |path: &str| {
+        let mut asked = Command::new("curl");
+        asked.args(["-sk", "-i", "--max-time", "20", "-H", "accept: text/html", "-b"]).arg(&jar).arg("-c").arg(&jar);
+        Said::read(asked.arg(format!("{base}{path}")).output().unwrap())
+    };
+    let kind = "a value of the wrong type, or none where one is needed, at line 1, column";
+    let (token, userinfo) =
+        ("the answer of the token endpoint cannot be read", "the answer of userinfo cannot be read");
+    let mut said = String::new();
+    for (path, status, answer, what, place) in [
+        ("/token", 200, r#""{\"access_token\": \"s3cret\"}""#, token, format!("{kind} 32")),
+        (
+            "/token",
+            200,
+            r#"{"access_token":"s3cret","expires_in":"s3cret"}"#,
+            token,
+            format!("{kind} 46, in `expires_in`"),
+        ),
+        ("/token", 200, r#"{"access_token":{"s3cret":1}}"#, token, format!("{kind} 16, in `access_token`")),
+        ("/token", 200, r#"{"access_token":"s3cret","token_type":"Bearer","id_token":["s3cret"]}"#, token, kind.into()),
+        ("/token", 200, r#"{"s3cret":tru}"#, token, "no JSON at line 1".into()),
+        ("/token", 200, r#"{"access_token":"s3cret"#, token, "an end too early at line 1".into()),
+        ("/token", 200, "", token, "it is empty".into()),
+        ("/token", 400, r#""s3cret""#, token, kind.into()),
+        ("/token", 400, r#"{"error":["s3cret"]}"#, token, kind.into()),
+        ("/userinfo", 200, r#""{\"email\": \"s3cret@corp.example\"}""#, userinfo, format!("{kind} 38")),
+        ("/userinfo", 200, r#"["s3cret"]"#, userinfo, kind.into()),
+    ] {
+        liar.lie(&json!({ "id": { "groups": null }, "wrong": { path: { "status": status, "text": answer } } }));
+        std::fs::write(&jar, "").unwrap();
+        let start = ask("/.portcullis/login").header("location").unwrap();
+        let (state, nonce) = (parameter(&start, "state"), parameter(&start, "nonce"));
+        let back = ask(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"));
+        assert_eq!(back.status, 502, "{answer}: {}", back.body);
+        let lines = program.said_until(what);
+        assert!(lines.lines().last().unwrap().contains(&place), "{answer}: {lines}");
+        said.push_str(&(lines + &back.head + &back.body));
+    }
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
 /// ASVS 6.8.4, 10.3.4: what was asked for is not confirmed, so nobody is let in, and nobody is sent in circles.
 #[test]
 fn a_sign_in_that_is_weaker_or_older_than_asked_for_is_a_page() {
@@ -176,6 +230,15 @@ fn a_description_that_cannot_be_used_is_told_by_check_and_signs_nobody_in() {
             "redirect",
         ),
         (json!({ "wrong": { "/jwks": { "text": "{\"keys\":[]}" } } }), "no key"),
+        (json!({ "wrong": { "/jwks": { "text": "{\"keys\":\"s3cret" } } }), "not a JSON Web Key Set"),
+        (
+            json!({ "wrong": { "/.well-known/openid-configuration": { "text": "{\"issuer\":[\"s3cret\"]}" } } }),
+            "a value of the wrong type, or none where one is needed, at line 1, column 10",
+        ),
+        (
+            json!({ "wrong": { "/.well-known/openid-configuration": { "text": "\"s3cret\"" } } }),
+            "a value of the wrong type, or none where one is needed, at line 1, column 8",
+        ),
         (json!({}), "does not list the scopes `profile`, `email`"),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -187,13 +250,14 @@ fn a_description_that_cannot_be_used_is_told_by_check_and_signs_nobody_in() {
             assert_eq!(running.curl("/.portcullis/login", &PERSON).status, 502, "{lie}");
         }
         std::fs::write(running.folder.path().join("gateway.toml"), &text).unwrap();
-        let checked = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        let checked = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["check", "--online", "--config"])
             .arg(running.folder.path().join("gateway.toml"))
             .output()
             .unwrap();
         let said = String::from_utf8(checked.stderr).unwrap();
         assert!(said.contains("login.oidc.corp: ") && said.contains(told), "{lie}: {said}");
+        assert!(!said.contains("s3cret"), "{lie}: {said}");
         assert_eq!(checked.status.code(), Some(if lie == json!({}) { 0 } else { 2 }), "{said}");
     }
 }

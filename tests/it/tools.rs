@@ -96,14 +96,22 @@ impl Service {
 
     /// Waits until it says something, and returns what follows in that line.
     pub fn says(&self, words: &str) -> String {
+        let said = self.said_until(words);
+        said.lines().last().and_then(|line| line.split_once(words)).expect("the last line has them").1.to_owned()
+    }
+
+    /// Waits until it says something, and returns everything up to the end of that line that was not returned yet.
+    pub fn said_until(&self, words: &str) -> String {
         let until = Instant::now() + STARTS;
         let mut said = String::new();
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) => match line.split_once(words) {
-                    Some((_, rest)) => return rest.to_owned(),
-                    None => said.extend([line.as_str(), "\n"]),
-                },
+                Ok(line) => {
+                    said.extend([line.as_str(), "\n"]);
+                    if line.contains(words) {
+                        return said;
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => panic!("it never said `{words}`, but\n{said}"),
                 Err(RecvTimeoutError::Disconnected) => panic!("it ended without saying `{words}`, but\n{said}"),
             }

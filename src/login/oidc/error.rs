@@ -2,6 +2,7 @@
 //! a mistake behind us (503, 502), the person's is a page that says what to do. Knows nothing of rendering.
 
 use http::StatusCode;
+use serde_json::error::Category;
 
 use crate::fetch::{AddressError, FetchError};
 use crate::policy::BadToken;
@@ -33,7 +34,10 @@ pub enum ProviderError {
     Refused(String),
     /// The token endpoint's answer is none.
     #[error("the answer of the token endpoint cannot be read")]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Answer(#[source] Unreadable),
+    /// What userinfo says is no list of claims.
+    #[error("the answer of userinfo cannot be read")]
+    Userinfo(#[source] Unreadable),
     /// No ID token in it.
     #[error("the answer of the token endpoint holds no ID token")]
     NoIdToken,
@@ -94,6 +98,7 @@ impl ProviderError {
                 _ => "refused",
             },
             ProviderError::Answer(_) => "token_answer",
+            ProviderError::Userinfo(_) => "userinfo_answer",
             ProviderError::NoIdToken => "id_token_missing",
             ProviderError::IdToken(bad) => bad.as_str(),
             ProviderError::Other("nonce") => "id_token_nonce",
@@ -114,12 +119,52 @@ impl ProviderError {
     }
 }
 
+/// Why what a provider wrote is not what it should be. What stands there is not kept: errors are logged, and the library's own words
+/// quote it, which may be a token or somebody's address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Nothing at all.
+    #[error("it is empty")]
+    Empty,
+    /// What, and where.
+    #[error("{what} at line {line}, column {column}{}", .member.map(|name| format!(", in `{name}`")).unwrap_or_default())]
+    At {
+        /// The kind of mistake.
+        what: &'static str,
+        /// From 1.
+        line: usize,
+        /// From 1; 0 before the first character.
+        column: usize,
+        /// The member that it is in, where it is one that was looked for.
+        member: Option<&'static str>,
+    },
+}
+
+impl Unreadable {
+    /// The same, in this member.
+    pub(super) fn within(error: &serde_json::Error, member: Option<&'static str>) -> Unreadable {
+        let what = match error.classify() {
+            Category::Data => "a value of the wrong type, or none where one is needed,",
+            Category::Syntax => "no JSON",
+            Category::Eof => "an end too early",
+            Category::Io => "a failure to read",
+        };
+        Unreadable::At { what, line: error.line(), column: error.column(), member }
+    }
+}
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Unreadable {
+        Unreadable::within(&error, None)
+    }
+}
+
 /// What is wrong with a discovery document (OpenID Connect Discovery §3, §4.3).
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// Not JSON of the right shape.
     #[error("it cannot be read")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] Unreadable),
     /// Of another issuer.
     #[error("it is of the issuer `{0}`, and `{1}` is configured; the two have to be the same to the last character")]
     Issuer(String, String),

@@ -24,8 +24,12 @@ use crate::clock::Timestamp;
 use crate::fetch::{Address, FetchError};
 
 use super::attempt::{Attempt, State, secret};
-use super::error::{MetadataError, ProviderError};
+use super::error::{MetadataError, ProviderError, Unreadable};
 use super::provider::{ClientAuth, Known, Provider};
+
+/// What is looked for in the answer of a token endpoint (RFC 6749 §5).
+const MEMBERS: [&str; 7] =
+    ["access_token", "token_type", "expires_in", "refresh_token", "scope", "error", "error_description"];
 
 /// The ID token beside the access token.
 #[derive(Debug, Serialize, Deserialize)]
@@ -230,9 +234,13 @@ fn read(
         RequestTokenError::Request(FetchOrAddress::Fetch(error)) => ProviderError::Fetch(error),
         RequestTokenError::Request(FetchOrAddress::Address(error)) => ProviderError::Metadata(error),
         RequestTokenError::ServerResponse(refused) => ProviderError::Refused(code(refused.error())),
-        // The body is not kept: it may hold tokens, and errors are logged.
-        RequestTokenError::Parse(error, _) => ProviderError::Answer(Box::new(error.into_inner())),
-        RequestTokenError::Other(_) => ProviderError::Answer("an answer without a body".into()),
+        // The body is not kept, nor the library's words on it: they may hold tokens, and errors are logged.
+        RequestTokenError::Parse(error, _) => {
+            let path = error.path().to_string();
+            let member = MEMBERS.into_iter().find(|name| *name == path);
+            ProviderError::Answer(Unreadable::within(error.inner(), member))
+        }
+        RequestTokenError::Other(_) => ProviderError::Answer(Unreadable::Empty),
     })?;
     Ok(Tokens {
         access: Zeroizing::new(answer.access_token().secret().clone()),

@@ -306,7 +306,7 @@ impl Provider {
             return Err(ProviderError::Status(document.status));
         }
         let told: Map<String, Value> =
-            serde_json::from_slice(&document.body).map_err(|error| ProviderError::Answer(Box::new(error)))?;
+            serde_json::from_slice(&document.body).map_err(|error| ProviderError::Userinfo(error.into()))?;
         // §5.3.4: what is said of somebody else must not be taken for this person's.
         if told.get("sub").and_then(Value::as_str) != Some(subject) {
             return Err(ProviderError::OtherSubject);

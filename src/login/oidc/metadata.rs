@@ -81,7 +81,8 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`].
     pub fn read(text: &[u8], issuer: &str, plain: bool) -> Result<Metadata, MetadataError> {
-        let document: Document = serde_json::from_slice(text).map_err(MetadataError::Malformed)?;
+        let document: Document =
+            serde_json::from_slice(text).map_err(|error| MetadataError::Malformed(error.into()))?;
         let told = document.issuer.ok_or(MetadataError::Missing("issuer"))?;
         if told != issuer {
             return Err(MetadataError::Issuer(told, issuer.to_owned()));

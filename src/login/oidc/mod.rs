@@ -29,7 +29,7 @@ use super::wanted::Wanted;
 use super::{Answer, Ask, Login, PREFIX, other_method, plain, see_other};
 
 pub use cache::Cache;
-pub use error::{LoginError, MetadataError, ProviderError};
+pub use error::{LoginError, MetadataError, ProviderError, Unreadable};
 pub use metadata::{Metadata, Says};
 pub use open::follow_open;
 pub use person::Rules;
