@@ -165,6 +165,16 @@ impl From<LoginError> for Refusal {
 const NO_SENSE: (StatusCode, &str, &str) =
     (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.");
 
+/// The store is away. Read by whoever was signing in as well, who is not signed in yet.
+const SESSIONS_UNKNOWN: (StatusCode, &str, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "store_unavailable",
+    "Sessions cannot be checked at the moment. Whoever is signed in stays so; please try again.",
+);
+/// The same, where a token was to be checked: it is not the issuer's keys.
+const TOKENS_UNKNOWN: (StatusCode, &str, &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "Tokens cannot be checked at the moment.");
+
 impl Refusal {
     /// Status, stable code, title, sentence. The whole table of answers.
     fn words(&self) -> (StatusCode, &'static str, &'static str) {
@@ -192,10 +202,7 @@ impl Refusal {
             Refusal::Authn(AuthnError::Token(TokenError::TooManyFailures)) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many tokens were not accepted. Please wait.")
             }
-            // It was the store that did not answer, whatever was to be checked by it.
-            Refusal::Authn(AuthnError::Token(TokenError::Store(_))) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "Tokens cannot be checked at the moment.")
-            }
+            Refusal::Authn(AuthnError::Token(TokenError::Store(_))) => TOKENS_UNKNOWN,
             Refusal::Authn(AuthnError::Token(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "Tokens cannot be checked at the moment.")
             }
@@ -219,12 +226,7 @@ impl Refusal {
             Refusal::BodyBroken(_) => BODY_BROKEN,
             Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
             Refusal::Protocol => (StatusCode::NOT_IMPLEMENTED, "protocol", "This protocol is not spoken here."),
-            Refusal::Authn(AuthnError::Store(_)) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "store_unavailable",
-                // Read by whoever was signing in as well: they are not signed in yet.
-                "Sessions cannot be checked at the moment. Whoever is signed in stays so; please try again.",
-            ),
+            Refusal::Authn(AuthnError::Store(_)) => SESSIONS_UNKNOWN,
             Refusal::Forward(ForwardError::ResponseTimeout | ForwardError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
             }
