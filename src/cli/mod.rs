@@ -78,6 +78,8 @@ enum Command {
 const CANNOT_START: u8 = 1;
 /// Bad arguments or configuration.
 const BAD_INPUT: u8 = 2;
+/// What was named was not there: a name that is misspelt must not look like work done.
+const NOT_FOUND: u8 = 3;
 
 /// Run the program.
 pub fn main() -> ExitCode {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::startup::{self, transfer::TransferError};
 
 use super::operator::Operator;
-use super::{BAD_INPUT, CANNOT_START, chain, load, say};
+use super::{BAD_INPUT, CANNOT_START, NOT_FOUND, chain, load, say};
 
 /// What to do.
 #[derive(clap::Subcommand)]
@@ -86,6 +86,8 @@ fn transfer(file: &Path, carry: impl FnOnce(&Config) -> Result<usize, TransferEr
 }
 
 fn asked(file: &Path, command: Command) -> ExitCode {
+    // Of `--all` and `--others-of` nothing can be misspelt: none to end is as it should be.
+    let is_named = matches!(&command, Command::Revoke { user, session, .. } if user.is_some() || session.is_some());
     let done = Operator::of(file).and_then(|operator| match command {
         Command::List { user, provider } => {
             let mut query = form_urlencoded::Serializer::new(String::new());
@@ -111,7 +113,7 @@ fn asked(file: &Path, command: Command) -> ExitCode {
         Ok(told) => {
             // Whoever reads it may have gone.
             let _ = writeln!(std::io::stdout(), "{told}");
-            ExitCode::SUCCESS
+            if is_named && told["ended"] == 0 { ExitCode::from(NOT_FOUND) } else { ExitCode::SUCCESS }
         }
         Err(code) => code,
     }

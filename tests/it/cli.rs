@@ -289,8 +289,11 @@ fn sessions_are_listed_and_revoked_by_the_command() {
         let (code, _, said) = sessions(&["revoke", "--others-of", &handle]);
         assert!(code == 1 && said.contains("no such session"), "{said}");
     }
-    let (code, told, said) = sessions(&["revoke", "--user", "nobody"]);
-    assert!(code == 0 && told.contains("\"ended\":0") && said.contains("no session was found"), "{told}{said}");
+    for (what, expected) in [(&["--user", "nobody"][..], 3), (&["--session", &"0".repeat(32)], 3), (&["--all"], 0)] {
+        let (code, told, said) = sessions(&[&["revoke"], what].concat());
+        assert_eq!(code, expected, "{what:?}: whoever misspells a name has ended nothing: {told}{said}");
+        assert!(told.contains("\"ended\":0") && said.contains("no session was found"), "{told}{said}");
+    }
     for arguments in [["list", "--user"], ["revoke", "--user"]] {
         let (code, _, said) = sessions(&[&arguments[..], &["demo", "--provider", "crop"]].concat());
         assert!(code == 1 && said.contains("nobody signs in at `crop`; there are: local"), "{arguments:?}: {said}");
