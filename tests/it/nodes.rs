@@ -282,6 +282,44 @@ async fn is_away(node: &Node, cookies: &[Cookie]) {
     assert_eq!(node.operator_page("/healthz").await.0, 200, "no reason to end it");
 }
 
+/// An operator reads why: memory, a server that was demoted, a password that was changed. Once each, however often it is tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_the_store_is_away_is_said_once() {
+    let server = RedisServer::start(&[]);
+    let fleet = Fleet::start(1, &server, Plan::default());
+    fleet.ready().await;
+    let (cookie, node) = (fleet.session().await, &fleet.nodes[0]);
+    let asks: [&[&str]; 3] = [
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["REPLICAOF", "127.0.0.1", "1"],
+        &["ACL", "SETUSER", "portcullis", "resetpass", ">word-of-another"],
+    ];
+    let undone: [&[&str]; 3] = [
+        &["CONFIG", "SET", "maxmemory", "0"],
+        &["REPLICAOF", "NO", "ONE"],
+        &["ACL", "SETUSER", "portcullis", "resetpass", ">secret"],
+    ];
+    for ((done, undone), why) in asks.iter().zip(undone).zip(["OOM", "is a replica", "Password authentication failed"])
+    {
+        let before = node.said().len();
+        assert_eq!(server.admin(done), "OK");
+        server.admin(&["CLIENT", "KILL", "TYPE", "normal"]);
+        eventually(why, async || node.status(&cookie.line).await == 503).await;
+        let tried = || node.said()[before..].to_owned();
+        let stopped = eventually("it says that it stopped", async || tried().contains("protected routes answer 503"));
+        stopped.await;
+        let told = tried();
+        let causes: Vec<&str> =
+            told.lines().filter_map(|line| line.split_once(" WARN ")).map(|(_, said)| said).collect();
+        assert!(causes.iter().any(|line| line.contains(why)), "{why}: {told}");
+        let different: std::collections::BTreeSet<&&str> = causes.iter().collect();
+        assert_eq!(different.len(), causes.len(), "{why}: {told}");
+        assert!(!told.contains("secret") && !told.contains("word-of-another"), "{told}");
+        assert_eq!(server.admin(undone), "OK");
+        eventually("it serves again", async || node.status(&cookie.line).await == 200).await;
+    }
+}
+
 /// A gateway that is started in the middle of an outage: its public routes go on, and it finds the store when that is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_starts_while_its_store_is_away() {

@@ -23,6 +23,10 @@ const FOLLOW: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(10);
 /// What finding and opening a connection may take: names are resolved, sentinels asked, TLS spoken.
 const CONNECT: Duration = Duration::from_secs(2);
+/// A cause that was not seen for so long is news again.
+const NEWS: Duration = Duration::from_secs(60);
+/// Causes remembered for a part: more of them are no outage that a person could read.
+const CAUSES: usize = 8;
 
 /// This node may not answer from memory, because it cannot hear of revocations.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -61,6 +65,8 @@ struct Lane {
     hurry: Notify,
     /// A link was opened or given up.
     changed: Notify,
+    /// Why it did not answer, and when that was seen last.
+    causes: Mutex<Vec<(String, Moment)>>,
 }
 
 /// All parts of the store.
@@ -98,6 +104,7 @@ impl Coherence {
             lease: AtomicU64::new(0),
             hurry: Notify::new(),
             changed: Notify::new(),
+            causes: Mutex::default(),
         };
         let lanes = (0..log.parts().max(1)).map(lane).collect();
         Arc::new(Coherence { log, rules, began: since_boot(), boot, lanes, refused: Mutex::new(None) })
@@ -198,9 +205,9 @@ impl Coherence {
             }
             let link = if ask == Ask::Connect { None } else { lane.link() };
             if let Err(error) = self.carry_out(index, listener, ask, link.as_ref()).await {
-                tracing::debug!(part = index, error = &*error as &dyn std::error::Error, "the log did not answer");
-                if let Some(StoreError::Rules(_)) = error.downcast_ref() {
-                    self.refuse(error.into());
+                match error.downcast_ref() {
+                    Some(StoreError::Rules(_)) => self.refuse(error.into()),
+                    _ => self.blame(index, &*error),
                 }
                 self.fail(index, link.as_ref());
             }
@@ -288,7 +295,14 @@ impl Coherence {
                     }
                     pushed = self.now();
                 }
-                _ => self.fail(index, Some(&link)),
+                Ok(Err(error)) => {
+                    self.blame(index, &error);
+                    self.fail(index, Some(&link));
+                }
+                Err(late) => {
+                    self.blame(index, &late);
+                    self.fail(index, Some(&link));
+                }
             }
         }
     }
@@ -318,6 +332,23 @@ impl Coherence {
     fn refuse(&self, why: Refused) {
         if lock(&self.refused).replace(why.clone()).is_none() {
             tracing::error!(error = &*why as &dyn std::error::Error, "this node may not answer from memory");
+        }
+    }
+
+    /// Say why the log did not answer: once for each cause, however often it is tried, and causes may take turns.
+    fn blame(&self, index: usize, error: &(dyn std::error::Error + 'static)) {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        let mut chain: Vec<String> = chain.map(ToString::to_string).collect();
+        // What only hands on another's words has the same.
+        chain.dedup();
+        let cause = chain.join(": ");
+        let (now, mut causes) = (self.now(), lock(&self.lanes[index].causes));
+        causes.retain(|(_, seen)| now < *seen + NEWS);
+        if let Some((_, seen)) = causes.iter_mut().find(|(known, _)| *known == cause) {
+            *seen = now;
+        } else if causes.len() < CAUSES {
+            tracing::warn!(part = index, error = cause, "the log of revocations could not be asked");
+            causes.push((cause, now));
         }
     }
 
