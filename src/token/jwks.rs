@@ -1,6 +1,6 @@
 //! Where an issuer's keys come from, and how they are kept fresh. One decision: the last good set stands until a better one was
 //! read whole; a key server that is away, slow or wrong signs nobody out and lets nobody in. Strangers cannot make us ask it
-//! more than once in half a minute. Knows nothing of tokens.
+//! more than once in half a minute, or in two seconds while it never gave any. Knows nothing of tokens.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use super::verify::Presented;
 
 /// How often an unknown name makes us ask for new keys.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// The same while none were ever had: nobody can come in meanwhile.
+const ASK_FOR_ANY: Duration = Duration::from_secs(2);
 /// How often a file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -171,7 +173,8 @@ impl Keys {
             }
             let _one = keys.asking.lock().await;
             let last = Timestamp(keys.asked.load(Ordering::SeqCst));
-            if last == Timestamp(0) || now.since(last) >= ASK_AGAIN {
+            let pause = if keys.generation() == 0 { ASK_FOR_ANY } else { ASK_AGAIN };
+            if last == Timestamp(0) || now.since(last) >= pause {
                 keys.refresh(now).await;
             }
         });

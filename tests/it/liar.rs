@@ -42,6 +42,11 @@ impl Liar {
         let said: Value = serde_json::from_str(&self.lines.ask(&lie.to_string())).unwrap();
         said["seen"].clone()
     }
+
+    /// How often it was asked for this.
+    pub fn asked(&mut self, path: &str) -> u64 {
+        self.lie(&Value::Null)["asked"][path].as_u64().unwrap_or(0)
+    }
 }
 
 /// A sign-in up to the callback's answer. The code is the nonce.

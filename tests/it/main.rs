@@ -35,6 +35,7 @@ mod memory;
 mod nodes;
 mod oidc;
 mod oidc_floods;
+mod oidc_keys;
 mod oidc_refresh;
 mod oidc_reload;
 mod oidc_sessions;

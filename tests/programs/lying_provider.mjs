@@ -1,5 +1,6 @@
-// An OpenID provider that says what it is told to say, for tests. A line of JSON on its standard input is the next lie; it answers
-// each with a line of what it saw. Where FOLDER holds server.pem, server.key and ca.pem it speaks TLS and asks for a certificate.
+// An OpenID provider that says what it is told to say, for tests. A line of JSON on its standard input is the next lie, `null` the
+// last one again; it answers each with a line of what it saw. Where FOLDER holds server.pem, server.key and ca.pem it speaks TLS and
+// asks for a certificate.
 // A code is the nonce of its attempt: there is nothing to remember.
 //
 //   node lying_provider.mjs FOLDER
@@ -68,7 +69,12 @@ function answers(path, body) {
         scopes_supported: ['openid'],
       }, lie.discovery);
     case '/jwks':
-      return { keys: [{ ...own.publicKey.export({ format: 'jwk' }), kid: 'one', use: 'sig', alg: 'RS256' }] };
+      return {
+        keys: (lie.keys ?? [{ key: 'own', kid: 'one' }]).map(({ key, kid }) => {
+          const pair = key === 'other' ? other : own;
+          return { ...pair.publicKey.export({ format: 'jwk' }), kid, use: 'sig', alg: 'RS256' };
+        }),
+      };
     case '/token': {
       const access = 'an access token';
       const token = lie.id === null ? undefined : idToken(new URLSearchParams(body).get('code'), access);
@@ -106,7 +112,7 @@ const server = secure
 server.listen(0, 'localhost');
 server.on('listening', () => {
   createInterface({ input: process.stdin }).on('line', (line) => {
-    lie = JSON.parse(line);
+    lie = JSON.parse(line) ?? lie;
     console.log(JSON.stringify({ port: server.address().port, seen: { ...seen, asked } }));
   }).on('close', () => process.exit(0));
 });
