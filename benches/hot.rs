@@ -298,7 +298,7 @@ fn own_tokens(c: &mut Criterion) {
     for (name, format) in [("sealed", Format::Sealed), ("jws", signed)] {
         let own = |entries| {
             let settings = OwnSettings { format: format.clone(), life, grace, site: "b".into(), entries };
-            OwnTokens::new(sessions.clone(), ring.clone(), &[2; 32], settings)
+            OwnTokens::new(sessions.clone(), ring.clone(), &[2; 32], Arc::new(SystemClock), settings)
         };
         // A memory of nothing: every access token is read anew.
         let (remembering, forgetful) = (own(1_000), own(0));

@@ -18,7 +18,7 @@ use crate::policy::{
 };
 use crate::session::{Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View};
 
-use crate::token::{self, Learnt, TokenError, Tokens, Verified};
+use crate::token::{self, Handing, Learnt, TokenError, Tokens, Verified};
 
 use carry::Presented;
 use credential::bearer;
@@ -63,6 +63,8 @@ pub struct Known {
     pub cookies: Option<Box<HeaderMap>>,
     /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
     pub reused: Option<Box<str>>,
+    /// Kept until there is an answer to carry those cookies: the token before theirs is good until then.
+    pub handing: Option<Arc<Handing>>,
 }
 
 impl Known {
@@ -72,7 +74,7 @@ impl Known {
     }
 
     fn without_evidence(authentication: Authentication) -> Known {
-        Known { authentication, evidence: None, cookies: None, reused: None }
+        Known { authentication, evidence: None, cookies: None, reused: None, handing: None }
     }
 
     fn in_session(view: Arc<View>, told_by: Option<TokenId>, caller: Arc<Caller>) -> Known {
@@ -248,7 +250,7 @@ impl Authenticator {
             return Ok(Known::in_session(view, None, caller));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-        let Learnt { lookup, renewed, told_by, reused } =
+        let Learnt { lookup, renewed, told_by, reused, handing } =
             Box::pin(self.carrier.lookup(presented, activity, now)).await?;
         let mut known = match lookup {
             Lookup::Alive(view) => match memo.caller(&view, |view| self.caller_in(view)) {
@@ -262,7 +264,7 @@ impl Authenticator {
             },
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
-        known.reused = reused;
+        (known.reused, known.handing) = (reused, handing);
         if let Some(pair) = renewed {
             self.carrier.set(&pair, headers, known.cookies.get_or_insert_default())?;
         }

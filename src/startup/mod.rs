@@ -225,7 +225,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let ring = wait(ring(&config, &keys, sessions.clone(), clock.now()))?;
     let oidc = oidc(&config, tokens_of_sessions, &keys)?;
     let cookie = CookieName::new(config.session.cookie.clone());
-    let own = own_tokens(&config, &keys, &sessions, ring.as_ref());
+    let own = own_tokens(&config, &keys, &sessions, ring.as_ref(), &clock);
     let carrier = Carrier::new(sessions.clone(), directory, cookie, own);
     let login =
         Login::new(login_settings(&config), users, oidc, sessions.clone(), carrier.clone(), &keys, clock.clone())?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, SessionMode, Store, TokenIssuer, TokenKeys};
 use crate::fetch::{Address, Client, Settings};
 use crate::session::{SessionKeys, Sessions};
@@ -59,6 +59,7 @@ pub(super) fn own_tokens(
     keys: &SessionKeys,
     sessions: &Arc<Sessions>,
     ring: Option<&Arc<KeyRing>>,
+    clock: &Arc<dyn Clock>,
 ) -> Option<OwnTokens> {
     let SessionMode::Jwt(jwt) = &config.session.mode else { return None };
     let format = match (&jwt.audience, &config.signing.issuer) {
@@ -72,7 +73,8 @@ pub(super) fn own_tokens(
         site: config.session.cookie.clone(),
         entries: config.session.cache_entries,
     };
-    Some(OwnTokens::new(sessions.clone(), ring?.clone(), &keys.derive("portcullis/refresh/1"), settings))
+    let mac = keys.derive("portcullis/refresh/1");
+    Some(OwnTokens::new(sessions.clone(), ring?.clone(), &mac, clock.clone(), settings))
 }
 
 /// Statements of who calls, where somebody is named who signs them.

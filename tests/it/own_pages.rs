@@ -372,15 +372,16 @@ async fn a_refresh_token_that_is_used_again_ends_its_session_although_nobody_wai
     let signing = "\n[signing]\nissuer = \"https://gateway.example\"\n";
     let (store, running) = held(&format!("{}{signing}", own_tokens::text("memory", "")), LONG);
     let port = running.port();
-    let (first, access) = block_in_place(|| {
+    let (first, access, last) = block_in_place(|| {
         let (mut access, first) = own_tokens::signed_in(&running);
         let mut last = first.clone();
         for _ in 0..2 {
             let said = own_tokens::with(&running, "/", &[(REFRESH, &last)], &[]);
             (access, last) = (own_tokens::value(&said, ACCESS).unwrap(), own_tokens::value(&said, REFRESH).unwrap());
         }
-        (first, access)
+        (first, access, last)
     });
+    own_tokens::handed(&running, &last).await;
     leave((&store, &running), ask_at(port, "GET /".to_owned(), format!("{REFRESH}={first}"), String::new())).await;
     let status = || block_in_place(|| own_tokens::with(&running, "/", &[(ACCESS, &access)], &[]).status);
     assert_eq!(status(), 200, "the store has not answered");

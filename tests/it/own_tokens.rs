@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+use tokio::task::block_in_place;
+
 use portcullis::clock::{Clock, SystemClock, TestClock, Timestamp};
 use portcullis::session::store::{Embedded, Memory};
 use portcullis::session::{
     Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKey, SessionKeys,
-    SessionStore, Sessions, Settings, UserKey, Wait,
+    SessionStore, Sessions, Settings, ShelfKey, UserKey, Wait,
 };
 use portcullis::token::ring::KeyRing;
 use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
@@ -18,6 +21,7 @@ use crate::redis_server::RedisServer;
 use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
 use crate::tokens::NOW;
+use crate::wire::{Application, soon, whole};
 
 pub const ACCESS: &str = "__Host-portcullis-access";
 pub const REFRESH: &str = "__Host-portcullis-refresh";
@@ -61,6 +65,19 @@ pub fn with(running: &Running, path: &str, cookies: &[(&str, &str)], more: &[&st
     let mut arguments = vec!["-H", line.as_str()];
     arguments.extend(more);
     running.alone(path, &arguments)
+}
+
+/// Until the gateway has written that it handed this refresh token over, which no answer waits for.
+pub async fn handed(running: &Running, refresh: &str) {
+    use base64::Engine;
+    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(refresh).unwrap();
+    let place = ShelfKey::of("refresh family", &raw[1..17]);
+    eventually("it is written that it was handed over", async || {
+        let kept = running.gateway.sessions().kept(place, SystemClock.now()).await.unwrap().unwrap();
+        let family: serde_json::Value = serde_json::from_slice(&kept.bytes).unwrap();
+        family["handed"].is_number()
+    })
+    .await;
 }
 
 /// The access and the refresh token of a new session.
@@ -155,6 +172,8 @@ fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
     let (running, clock) = started("");
     let (_, first) = signed_in(&running);
     let second = with(&running, "/", &[(REFRESH, &first)], &[]);
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(handed(&running, &value(&second, REFRESH).unwrap()));
     // Lost answers and other tabs: within the grace the same successor comes again.
     clock.advance(Duration::from_secs(10));
     let again = with(&running, "/", &[(REFRESH, &first)], &[]);
@@ -180,6 +199,62 @@ fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
     assert_eq!(with(&running, "/.portcullis/sessions", &[(REFRESH, &first)], &[]).status, 303);
     assert_eq!(told(audit), 2, "wherever it came");
     assert_eq!(with(&running, "/", &[(REFRESH, &third)], &[]).status, 401);
+}
+
+/// What is renewed on the way comes with the application's answer and no sooner: whoever asks meanwhile has the old cookies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_whose_answer_an_application_keeps_waiting_is_no_theft() {
+    let (came, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let theirs = (came.clone(), go.clone());
+    let application = Application::start(move |request: http::Request<hyper::body::Incoming>| {
+        let (came, go) = theirs.clone();
+        async move {
+            if request.uri().path() == "/slow" {
+                came.add_permits(1);
+                go.acquire().await.unwrap().forget();
+            }
+            http::Response::new(whole("here"))
+        }
+    });
+    let upstream = format!("\"http://127.0.0.1:{}\"", application.port);
+    let config = text("memory", "").replace("\"builtin:whoami\"", &upstream);
+    let config = format!("{config}\n[signing]\nissuer = \"https://gateway.example\"\n");
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let running = Arc::new(run_with(tempfile::tempdir().unwrap(), &config, clock.clone(), None));
+    let ask = |refresh: &str| block_in_place(|| with(&running, "/", &[(REFRESH, refresh)], &[]));
+    let ask_slowly = |first: &str| {
+        let (running, first) = (running.clone(), first.to_owned());
+        tokio::task::spawn_blocking(move || with(&running, "/slow", &[(REFRESH, &first)], &[]))
+    };
+
+    let (_, first) = block_in_place(|| signed_in(&running));
+    let slow = ask_slowly(&first);
+    soon(came.acquire()).await.unwrap().forget();
+    clock.advance(Duration::from_secs(100));
+    let other = ask(&first);
+    assert_eq!(other.status, 200, "another tab, long after the grace");
+    go.add_permits(1);
+    let slow = soon(slow).await.unwrap();
+    assert_eq!((slow.status, &*slow.body), (200, "here"), "nobody was cut off");
+    let second = value(&slow, REFRESH).unwrap();
+    assert_eq!(value(&other, REFRESH).as_ref(), Some(&second), "one successor");
+    // From here on the grace counts, and what comes after it is a theft as ever.
+    handed(&running, &second).await;
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(value(&ask(&first), REFRESH), Some(second.clone()));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!((ask(&first).status, ask(&second).status), (401, 401));
+
+    // Nor does a thief hide behind an answer that never comes: half an access token's life, and the grace.
+    let (_, first) = block_in_place(|| signed_in(&running));
+    let slow = ask_slowly(&first);
+    soon(came.acquire()).await.unwrap().forget();
+    clock.advance(Duration::from_secs(160));
+    let second = value(&ask(&first), REFRESH).unwrap();
+    clock.advance(Duration::from_millis(1));
+    assert_eq!((ask(&first).status, ask(&second).status), (401, 401));
+    go.add_permits(1);
+    soon(slow).await.unwrap();
 }
 
 #[test]
@@ -387,7 +462,7 @@ async fn node(
     let ring = Arc::new(ring);
     let (life, grace) = (Duration::from_secs(300), Duration::from_secs(10));
     let settings = OwnSettings { format, life, grace, site: "t".into(), entries: 1_000 };
-    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &keys.derive("mac"), settings);
+    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &keys.derive("mac"), Arc::new(SystemClock), settings);
     (sessions, ring, tokens)
 }
 
@@ -483,7 +558,7 @@ async fn a_store_that_was_read_holds_nothing_that_works() {
     let begun = sessions.begin(alice(), None, NOW).await.unwrap();
     let first = tokens.begin(&begun.view, NOW).await.unwrap();
     let second = ask(&tokens, (None, Some(&first.refresh)), NOW).await.renewed.unwrap();
-    let place = portcullis::session::ShelfKey::of("refresh family", &begun.view.key.0);
+    let place = ShelfKey::of("refresh family", &begun.view.key.0);
     let kept = store.kept(place, NOW).await.unwrap().unwrap();
     use base64::Engine;
     for pair in [first, second] {

@@ -1,6 +1,7 @@
 //! Refresh tokens, and the family that one descends from the other in (RFC 9700 §4.14.2). One decision: a token is good once; the
-//! one before it is good for a moment more and gives the very same successor, because browsers ask with several tabs at once
-//! and answers get lost; any older one is stolen goods and ends the family. Knows nothing of access tokens.
+//! one before it is good until its successor is handed over and for a moment more, and gives the very same one, because browsers
+//! ask with several tabs at once and answers come late or get lost; any older one is stolen goods and ends the family. Knows nothing
+//! of access tokens.
 
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ struct Family {
     previous: Option<[u8; 32]>,
     rotated: Timestamp,
     successor: Vec<u8>,
+    /// When the answer with `current` was handed to whoever had it made.
+    #[serde(default)]
+    handed: Option<Timestamp>,
 }
 
 /// A refresh token, taken apart.
@@ -54,11 +58,13 @@ pub(super) enum Turned {
 pub(super) struct Families {
     mac: hmac::Key,
     grace: Duration,
+    patience: Duration,
 }
 
 impl Families {
-    pub(super) fn new(key: &[u8; 32], grace: Duration) -> Families {
-        Families { mac: hmac::Key::new(hmac::HMAC_SHA256, key), grace }
+    /// The grace counts from the moment a token is handed over, and from `patience` after it was made where that takes longer.
+    pub(super) fn new(key: &[u8; 32], grace: Duration, patience: Duration) -> Families {
+        Families { mac: hmac::Key::new(hmac::HMAC_SHA256, key), grace, patience }
     }
 
     /// Take one apart; `None` where it is none of ours. The store is not asked about garbage.
@@ -106,7 +112,8 @@ impl Families {
         now: Timestamp,
     ) -> Result<String, StoreError> {
         let secret = fresh()?;
-        let family = Family { current: hash(&secret), previous: None, rotated: now, successor: Vec::new() };
+        let family =
+            Family { current: hash(&secret), previous: None, rotated: now, successor: Vec::new(), handed: None };
         // A session's key is random: nobody was here before.
         match keep(sessions, key, None, &family, ends, now).await? {
             Some(_) => Ok(self.write(key, &secret)),
@@ -128,23 +135,54 @@ impl Families {
         let (presented, place) = (hash(&token.secret), place(token.key));
         for _ in 0..TRIES {
             let Some(kept) = sessions.kept(place, now).await? else { return Ok(Turned::Gone) };
-            let family: Family =
-                serde_json::from_slice(&kept.bytes).map_err(|error| StoreError::Corrupt(Box::new(error)))?;
+            let family = family(&kept.bytes)?;
             if family.current != presented {
-                let in_grace = family.previous == Some(presented) && now.since(family.rotated) <= self.grace;
+                let in_grace = family.previous == Some(presented) && now.since(self.handed_at(&family)) <= self.grace;
                 let successor = in_grace.then(|| sealer(&token.secret).open(&[], &family.successor)).flatten();
                 let next = successor.and_then(|secret| secret.try_into().ok());
                 return Ok(next.map_or(Turned::Reused, |secret| Turned::Next(self.write(token.key, &secret), false)));
             }
             let secret = fresh()?;
             let successor = sealer(&token.secret).seal(&[], &secret).ok_or_else(random)?;
-            let turned = Family { current: hash(&secret), previous: Some(presented), rotated: now, successor };
+            let current = hash(&secret);
+            let turned = Family { current, previous: Some(presented), rotated: now, successor, handed: None };
             if keep(sessions, token.key, Some(kept.version), &turned, kept.until, now).await?.is_some() {
                 return Ok(Turned::Next(self.write(token.key, &secret), true));
             }
         }
         Err(StoreError::Unavailable("others were always faster".into()))
     }
+
+    /// What was not handed over yet is nobody's, and whoever comes with its predecessor has lost nothing and stolen nothing. Not for
+    /// ever: a thief who turns a token, and keeps the answer waiting, would hide until the owner came with the same one.
+    fn handed_at(&self, family: &Family) -> Timestamp {
+        let latest = family.rotated.plus(self.patience);
+        family.handed.map_or(latest, |handed| handed.min(latest))
+    }
+
+    /// Write down that a token was handed over. Where it was turned meanwhile, there is nothing to write.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the grace of its predecessor begins later.
+    pub(super) async fn handed(&self, sessions: &Sessions, token: &Refresh, at: Timestamp) -> Result<(), StoreError> {
+        let current = hash(&token.secret);
+        for _ in 0..TRIES {
+            let Some(kept) = sessions.kept(place(token.key), at).await? else { return Ok(()) };
+            let family = family(&kept.bytes)?;
+            if family.current != current || family.handed.is_some() {
+                return Ok(());
+            }
+            let family = Family { handed: Some(at), ..family };
+            if keep(sessions, token.key, Some(kept.version), &family, kept.until, at).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("others were always faster".into()))
+    }
+}
+
+fn family(bytes: &[u8]) -> Result<Family, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(Box::new(error)))
 }
 
 fn place(key: SessionKey) -> ShelfKey {

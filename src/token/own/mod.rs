@@ -6,13 +6,14 @@
 
 mod access;
 mod family;
+mod handing;
 mod identity;
 pub mod ring;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::memory::Memory;
 use crate::session::{
     Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait,
@@ -25,6 +26,7 @@ use family::{Families, Turned};
 use ring::KeyRing;
 
 pub use access::Format;
+pub use handing::Handing;
 pub use identity::SignedIdentities;
 
 /// How such sessions are kept.
@@ -34,7 +36,7 @@ pub struct OwnSettings {
     pub format: Format,
     /// How long one lives.
     pub life: Duration,
-    /// How long the refresh token before the last is still answered, with the same one.
+    /// How long the refresh token before the last is still answered, with the same one, when that was handed over.
     pub grace: Duration,
     /// Keeps gateways apart that share keys.
     pub site: String,
@@ -61,12 +63,14 @@ pub struct Learnt {
     pub told_by: Option<TokenId>,
     /// Whose session this ended, because a refresh token of it was used again. Of many that come at once, one says so.
     pub reused: Option<Box<str>>,
+    /// Kept until the answer with what was renewed is handed over.
+    pub handing: Option<Arc<Handing>>,
 }
 
 impl Learnt {
     /// This, and nothing beside.
     pub fn of(lookup: Lookup) -> Learnt {
-        Learnt { lookup, renewed: None, told_by: None, reused: None }
+        Learnt { lookup, renewed: None, told_by: None, reused: None, handing: None }
     }
 
     /// None.
@@ -92,16 +96,25 @@ pub struct OwnTokens {
     sessions: Arc<Sessions>,
     ring: Arc<KeyRing>,
     codec: Codec,
-    families: Families,
+    families: Arc<Families>,
     read: Memory<Read>,
+    clock: Arc<dyn Clock>,
 }
 
 impl OwnTokens {
-    /// Over these sessions and keys; `mac` is the key of refresh tokens.
-    pub fn new(sessions: Arc<Sessions>, ring: Arc<KeyRing>, mac: &[u8; 32], settings: OwnSettings) -> OwnTokens {
+    /// Over these sessions and keys; `mac` is the key of refresh tokens. The clock says when answers are handed over.
+    pub fn new(
+        sessions: Arc<Sessions>,
+        ring: Arc<KeyRing>,
+        mac: &[u8; 32],
+        clock: Arc<dyn Clock>,
+        settings: OwnSettings,
+    ) -> OwnTokens {
         let OwnSettings { format, life, grace, site, entries } = settings;
         let codec = Codec::new(format, life, site);
-        OwnTokens { sessions, ring, codec, families: Families::new(mac, grace), read: Memory::new(entries) }
+        // Whoever turned a token comes with the next one after a whole life: by then its predecessor has long been over.
+        let families = Arc::new(Families::new(mac, grace, life / 2));
+        OwnTokens { sessions, ring, codec, families, read: Memory::new(entries), clock }
     }
 
     /// A pair for a session that was just begun.
@@ -226,8 +239,8 @@ impl OwnTokens {
         let Some(session) = current.current(refresh.key, session) else {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
-        let next = match self.families.turn(&self.sessions, &refresh, now).await? {
-            Turned::Next(next, _) => next,
+        let (next, is_new) = match self.families.turn(&self.sessions, &refresh, now).await? {
+            Turned::Next(next, is_new) => (next, is_new),
             Turned::Gone => return Ok(Learnt::ended(EndedBecause::Unknown)),
             Turned::Reused => {
                 // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
@@ -240,11 +253,17 @@ impl OwnTokens {
                 return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
             }
         };
+        // Before anything can fail: what is never handed over is written down all the same. Whoever got what another had made does
+        // not put its end off: a thief could do so for ever.
+        let handing = is_new.then(|| self.families.read(&next)).flatten().map(|token| {
+            let (families, sessions, clock) = (self.families.clone(), self.sessions.clone(), self.clock.clone());
+            Arc::new(Handing::new(families, sessions, token, clock))
+        });
         let (access, told_by) = self.make(refresh.key, &session, now)?;
         let Some(view) = self.sessions.adopt(refresh.key, session)? else {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
-        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, reused: None })
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, reused: None, handing })
     }
 }
