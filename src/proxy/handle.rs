@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 
 use crate::authn::{Asking, Known};
 use crate::clock::Timestamp;
-use crate::login::Wanted;
-use crate::login::oidc::{AccessToken, Followed};
+use crate::login::oidc::{AccessToken, Followed, Needs};
+use crate::login::{Login, Wanted};
 use crate::policy::{AccessRule, Decision, Fields, Found, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
@@ -217,7 +217,8 @@ async fn learn(
         return Ok((known, None));
     };
     // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-    match Box::pin(runtime.login.follow(view, now)).await? {
+    let needs = if route.sign_in.access_token.is_some() { Needs::Token } else { Needs::Caller };
+    match Box::pin(Login::follow(runtime, &worker.acts, view, needs, now)).await? {
         Followed::Nothing => Ok((known, None)),
         Followed::Token { access, changed: false } => Ok((known, access.map(Box::new))),
         Followed::Token { access, changed: true } => {
@@ -228,6 +229,7 @@ async fn learn(
             }
             Ok((anew, access.map(Box::new)))
         }
+        Followed::Broken => Err(Refusal::Panic),
         Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.recent, now).await?, None)),
     }
 }

@@ -1,5 +1,6 @@
 //! Refreshing at a provider that is slow, silent or away: it costs nobody the session, and nobody waits for what they do not need.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use crate::liar::{Liar, sign_in};
 use crate::oidc::{audit, set_jar};
 use crate::providers::{section, text};
+use crate::sessions::Faulty;
 use crate::support::{Running, Said, between, run_with};
 
 /// A gateway before a liar, by a clock of the test's own. `/plain` is not told the access token.
@@ -16,6 +18,7 @@ struct Between {
     liar: Liar,
     running: Running,
     clock: Arc<TestClock>,
+    store: Arc<Faulty>,
 }
 
 impl Between {
@@ -29,8 +32,9 @@ impl Between {
             .replace("idle_timeout = \"30m\"", "idle_timeout = \"12h\"");
         std::fs::write(folder.path().join("secret"), "a secret").unwrap();
         let clock = Arc::new(TestClock::at(SystemClock.now()));
-        let running = run_with(folder, &format!("{text}\n{plain}"), clock.clone(), None);
-        Between { liar, running, clock }
+        let store = Arc::new(Faulty::default());
+        let running = run_with(folder, &format!("{text}\n{plain}"), clock.clone(), Some(store.clone()));
+        Between { liar, running, clock, store }
     }
 
     /// Signed in, with this access token, which lives for a hundred seconds.
@@ -42,8 +46,23 @@ impl Between {
         between
     }
 
+    /// How often it was asked for this, from now on with this lie.
     fn asked(&mut self, path: &str, lie: &Value) -> u64 {
         self.liar.lie(lie)["asked"][path].as_u64().unwrap_or(0)
+    }
+
+    /// Until it was asked for tokens once more than `before`.
+    fn wait_until_asked(&mut self, before: u64, lie: &Value) {
+        wait_for("the provider is asked for tokens", || self.asked("/token", lie) > before);
+    }
+
+    /// Until applications are handed this one.
+    fn wait_for_token(&self, access: &str) {
+        wait_for(access, || {
+            let said = self.running.curl("/", &[]);
+            assert_eq!(said.status, 200, "{} {}", said.head, said.body);
+            token(&said).as_deref() == Some(access)
+        });
     }
 }
 
@@ -80,7 +99,7 @@ fn a_provider_that_hangs_keeps_no_session_from_being_ended() {
     let jar = between.running.folder.path().join("kept");
     std::fs::write(&jar, &kept).unwrap();
     let still = || {
-        let asking = std::process::Command::new("curl")
+        let asking = Command::new("curl")
             .args(["-sk", "-i", "--max-time", "20", "-H", "accept: application/json", "-b", jar.to_str().unwrap()])
             .arg(format!("{base}/.portcullis/whoami"))
             .output();
@@ -99,6 +118,92 @@ fn a_provider_that_hangs_keeps_no_session_from_being_ended() {
     assert_eq!(between.running.curl("/plain", &[]).status, 401);
 }
 
+/// It answers no request for tokens until it is told another lie.
+fn holds() -> Value {
+    json!({ "still": true, "wrong": { "/token": { "held": true } } })
+}
+
+/// What it answers to whoever waits and comes.
+fn gives(access: &str) -> Value {
+    json!({ "token": tokens(access), "id": null, "userinfo": { "groups": ["eng"] } })
+}
+
+/// A provider that gives a new refresh token takes the old one back: it must not be lost with whoever happened to ask.
+#[test]
+fn a_client_that_leaves_during_a_refresh_loses_nothing() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(150));
+    let before = between.asked("/token", &holds());
+    let mut leaves = Command::new("curl")
+        .args(["-sk", "--max-time", "20", "-b", between.running.folder.path().join("jar").to_str().unwrap()])
+        .arg(format!("{}/", between.running.base()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    between.wait_until_asked(before, &holds());
+    leaves.kill().unwrap();
+    leaves.wait().unwrap();
+    // The gateway has seen it go.
+    wait_for("a line of it", || {
+        let lines = between.running.lines.0.lock().unwrap();
+        lines.iter().any(|line| line.contains("\"client_left\""))
+    });
+    between.liar.lie(&gives("second"));
+    between.wait_for_token("second");
+    assert_eq!(between.asked("/token", &json!({})), before + 1, "the refresh token is used once");
+}
+
+/// By the order of things: they are answered before the provider answers.
+#[test]
+fn nobody_waits_for_a_refresh_while_the_token_counts() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(85));
+    let before = between.asked("/token", &holds());
+    for path in ["/", "/plain", "/"] {
+        let said = between.running.curl(path, &[]);
+        let handed = (path == "/").then(|| "first".to_owned());
+        assert_eq!((said.status, token(&said)), (200, handed), "{}", said.body);
+    }
+    between.wait_until_asked(before, &holds());
+    between.liar.lie(&gives("second"));
+    between.wait_for_token("second");
+    assert_eq!(between.asked("/token", &json!({})), before + 1, "one refresh for all of them");
+}
+
+/// The token is over: who hands it on waits; who does not, only until it is known that the provider is away.
+#[test]
+fn a_pause_counts_from_the_end_of_what_failed() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(150));
+    let before = between.asked("/token", &holds());
+    let said = between.running.curl("/plain", &[]);
+    assert_eq!((said.status, token(&said)), (200, None), "an outage signs nobody out: {}", said.body);
+    assert_eq!(between.asked("/token", &holds()), before + 1);
+    // Begun six seconds ago, but it took five.
+    between.clock.advance(Duration::from_secs(6));
+    assert_eq!(between.running.curl("/", &[]).status, 200);
+    assert_eq!(between.asked("/token", &holds()), before + 1, "it is left alone");
+    between.clock.advance(Duration::from_secs(6));
+    assert_eq!(between.running.curl("/plain", &[]).status, 200);
+    between.wait_until_asked(before + 1, &holds());
+    between.liar.lie(&gives("second"));
+    between.wait_for_token("second");
+    assert_eq!(between.asked("/token", &json!({})), before + 2, "the second one was under way when it was answered");
+}
+
+#[test]
+fn a_refresh_that_panics_lets_nobody_through_and_is_begun_anew() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(150));
+    between.store.break_shelf(true);
+    between.liar.lie(&gives("second"));
+    for _ in 0..2 {
+        assert_eq!(between.running.curl("/", &[]).status, 500);
+    }
+    between.store.break_shelf(false);
+    between.wait_for_token("second");
+}
+
 fn between_quotes(body: &str) -> &str {
     between(body, "name=\"csrf\" value=\"", "\"")
 }
@@ -113,11 +218,8 @@ fn userinfo_that_is_busy_ends_no_session_and_takes_no_role() {
         between.liar.lie(&json!({
             "token": tokens(&access), "id": null, "wrong": { "/userinfo": { "status": status } },
         }));
-        wait_for("it is refreshed", || {
-            let said = between.running.curl("/", &[]);
-            assert_eq!(said.status, 200, "{status}: {}", said.body);
-            assert!(said.body.contains("x-forwarded-groups: staff\n"), "{status}: {}", said.body);
-            token(&said).as_ref() == Some(&access)
-        });
+        between.wait_for_token(&access);
+        let said = between.running.curl("/", &[]);
+        assert!(said.body.contains("x-forwarded-groups: staff\n"), "{status}: {}", said.body);
     }
 }

@@ -1,7 +1,7 @@
 //! What the session layer promises while its store is slow, away or busy, and what no store ever holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis::clock::Timestamp;
@@ -33,6 +33,8 @@ pub struct Faulty {
     held: AtomicUsize,
     /// Sessions still to be held back before they are created or ended.
     held_changes: AtomicUsize,
+    /// Whether writing on the shelf panics.
+    breaks: AtomicBool,
     read: Notify,
     go: Notify,
 }
@@ -45,6 +47,11 @@ impl Faulty {
     /// From now on it does not answer.
     pub fn fail(&self) {
         self.set(FAILS);
+    }
+
+    /// Whether writing on the shelf panics from now on.
+    pub fn break_shelf(&self, breaks: bool) {
+        self.breaks.store(breaks, Ordering::SeqCst);
     }
 
     /// Hold the next creation or revocation back until it is let go.
@@ -129,6 +136,7 @@ impl SessionStore for Faulty {
     }
 
     fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
+        assert!(!self.breaks.load(Ordering::SeqCst), "planted");
         self.answer(|inner| inner.keep(keep, now))
     }
 

@@ -20,6 +20,8 @@ let lie = {};
 let seen = {};
 // How often each path was asked for.
 const asked = {};
+// Who waits for the next lie.
+const waiting = [];
 
 const issuer = () => `${secure ? 'https' : 'http'}://localhost:${server.address().port}`;
 const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -96,6 +98,7 @@ const handler = async (request, response) => {
   }
   const wrong = lie.wrong?.[path];
   if (wrong?.delay) await new Promise((done) => { setTimeout(done, wrong.delay); });
+  if (wrong?.held) await new Promise((done) => { waiting.push(done); });
   if (wrong?.redirect) {
     response.writeHead(302, { location: wrong.redirect });
     return response.end();
@@ -113,6 +116,7 @@ server.listen(0, 'localhost');
 server.on('listening', () => {
   createInterface({ input: process.stdin }).on('line', (line) => {
     lie = JSON.parse(line) ?? lie;
+    if (!lie.still) waiting.splice(0).forEach((done) => done());
     console.log(JSON.stringify({ port: server.address().port, seen: { ...seen, asked } }));
   }).on('close', () => process.exit(0));
 });

@@ -34,7 +34,7 @@ pub use metadata::{Metadata, Says};
 pub use open::follow_open;
 pub use person::Rules;
 pub use provider::{ClientAuth, Provider, ProviderSettings};
-pub use tokens::{AccessToken, Followed};
+pub use tokens::{AccessToken, Followed, Needs};
 
 use crate::token::Sealer;
 

@@ -1,19 +1,21 @@
 //! A provider's tokens in the service of a session: kept sealed, handed to applications that ask for them, refreshed ahead of
 //! time. One decision: over all tabs and nodes one asks the provider – whoever holds the lock, which it renews while the call
-//! runs – and what a holder brings back too late is not written. Knows nothing of requests.
+//! runs – in a task of its own, for which only those wait who cannot go on without it; and what a holder brings back too late is
+//! not written. Knows nothing of requests.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::session::{Keep, Kept, Revocation, ShelfKey, StoreError, View, Wait};
 
 use super::super::Login;
-use super::cache::Held;
+use super::cache::{Held, Outcome};
 use super::error::{LoginError, ProviderError};
 use super::exchange::Tokens;
 use super::id_token::{Asked, check};
@@ -24,7 +26,7 @@ use super::provider::{Known, Provider};
 const AHEAD: Duration = Duration::from_secs(60);
 /// How long the store's word counts here: roles learnt by another node are known here after it.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
-/// A provider that failed is left alone for so long.
+/// A provider that failed is left alone for so long, from the end of the attempt.
 const PAUSE: Duration = Duration::from_secs(5);
 /// A lock that is not renewed is gone after it: a node that died holds nobody up for longer.
 const LOCK: Duration = Duration::from_secs(10);
@@ -89,6 +91,17 @@ fn lock_key(view: &View) -> ShelfKey {
     ShelfKey::of("oidc/refresh", &view.key.0)
 }
 
+/// What one who follows a session's tokens cannot go on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// The access token: it is handed on.
+    Token,
+    /// Who is calling. Known well enough while the access token counts, or while the provider is known to be away.
+    Caller,
+    /// What a refresh that is due comes to.
+    Outcome,
+}
+
 /// What following a session's tokens came to.
 #[derive(Clone, Debug)]
 pub enum Followed {
@@ -103,6 +116,8 @@ pub enum Followed {
     },
     /// The provider ended it, and so it was ended here.
     Ended,
+    /// What was waited for panicked: nothing is known, and nobody may go on.
+    Broken,
 }
 
 /// An access token, ready to be set.
@@ -122,81 +137,132 @@ enum Looked {
 }
 
 impl Login {
-    /// See to the tokens of a session: read, renewed where it is time.
+    /// See to the tokens of a session: read, and renewed where it is time. What is renewed is so in a task of `acts`, which goes to its
+    /// end whoever waits: once the provider was asked, the refresh token at hand may be void, and its successor would be lost with a
+    /// client that leaves. The next refresh would then be taken for a theft.
     ///
     /// # Errors
     /// [`LoginError::Store`]. A provider that is away is none: the session goes on within its own limits.
-    pub async fn follow(&self, view: &View, now: Timestamp) -> Result<Followed, LoginError> {
+    pub async fn follow<R>(
+        home: &Arc<R>,
+        acts: &TaskTracker,
+        view: &Arc<View>,
+        needs: Needs,
+        now: Timestamp,
+    ) -> Result<Followed, LoginError>
+    where
+        R: AsRef<Login> + Send + Sync + 'static,
+    {
+        let login: &Login = (**home).as_ref();
         if !view.provided().is_some_and(|provided| provided.keeps) {
             return Ok(Followed::Nothing);
         }
-        let Some(provider) = self.oidc.provider_of(view) else { return Ok(Followed::Nothing) };
-        let paused = |held: &Held| held.failed.is_some_and(|failed| now.since(failed) < PAUSE);
-        let recent =
-            |held: &Arc<Held>| now.since(held.read) < LOOK && (held.renew.is_none_or(|at| now < at) || paused(held));
-        if let Some(held) = self.oidc.cache.get(view.key).filter(recent) {
-            return Ok(token(&held, false, now));
+        let Some(provider) = login.oidc.provider_of(view) else { return Ok(Followed::Nothing) };
+        let cache = &login.oidc.cache;
+        let is_settled = |held: &Arc<Held>| {
+            let settled = !held.is_due(now) || held.is_paused(now);
+            now.since(held.read) < LOOK && (settled || (held.suffices(needs, now) && cache.is_under_way(view.key)))
+        };
+        let before = cache.get(view.key);
+        let known = before.as_ref().map_or(view.roles(), |held| &held.roles);
+        if let Some(held) = before.as_ref().filter(|held| is_settled(held)) {
+            return Ok(token(held, known, now));
         }
-        let _alone = self.oidc.cache.alone(view.key).await;
-        let before = self.oidc.cache.get(view.key);
-        if let Some(held) = before.as_ref().filter(|held| recent(held)) {
-            return Ok(token(held, false, now));
+        let alone = cache.alone(view.key).await;
+        if let Some(held) = cache.get(view.key).filter(is_settled) {
+            return Ok(token(&held, known, now));
         }
-        match self.look(provider, view, before.as_deref(), now).await? {
-            Looked::Nothing => Ok(Followed::Token { access: None, changed: false }),
-            Looked::Ended => Ok(Followed::Ended),
-            Looked::Held(held) => {
-                let known = before.as_ref().map_or(view.roles(), |held| &held.roles);
-                let changed = known != held.roles;
-                let held = Arc::new(held);
-                self.oidc.cache.put(view.key, held.clone());
-                if changed {
-                    self.sessions.refresh(view.user);
-                }
-                Ok(token(&held, changed, now))
-            }
+        let nothing = Followed::Token { access: None, changed: false };
+        let Some((kept, tokens)) = login.read_kept(view, now).await? else { return Ok(nothing) };
+        let failed = cache.get(view.key).and_then(|held| held.failed).filter(|_| tokens.is_due(now));
+        let Looked::Held(held) = held(&tokens, failed, now) else { return Ok(nothing) };
+        let held = login.note(view, held);
+        drop(alone);
+        if !tokens.is_due(now) || held.is_paused(now) {
+            return Ok(token(&held, known, now));
+        }
+        let (mut told, begun) = cache.join(view.key);
+        if let Some(begun) = begun {
+            let (home, provider, view) = (home.clone(), provider.clone(), view.clone());
+            acts.spawn(Box::pin(async move {
+                let outcome = (*home).as_ref().refresh(&provider, &view, (kept, tokens), now).await;
+                begun.tell(outcome);
+            }));
+        }
+        if held.suffices(needs, now) {
+            return Ok(token(&held, known, now));
+        }
+        let outcome = told.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        match outcome {
+            Some(Outcome::Held(held)) => Ok(token(&held, known, now)),
+            Some(Outcome::Nothing) => Ok(nothing),
+            Some(Outcome::Ended) => Ok(Followed::Ended),
+            Some(Outcome::Store(error)) => Err(StoreError::Unavailable(Box::new(error)).into()),
+            None => Ok(Followed::Broken),
         }
     }
 
-    async fn look(
+    /// Remember it, unless more is known by now. Where roles changed, who calls is to be asked anew by everybody.
+    fn note(&self, view: &View, held: Held) -> Arc<Held> {
+        let before = self.oidc.cache.get(view.key);
+        if let Some(newer) = before.as_ref().filter(|before| before.count > held.count) {
+            return newer.clone();
+        }
+        let changed = before.as_ref().map_or(view.roles(), |before| &before.roles) != held.roles;
+        let held = Arc::new(held);
+        self.oidc.cache.put(view.key, held.clone());
+        if changed {
+            self.sessions.refresh(view.user);
+        }
+        held
+    }
+
+    /// Renew what is due, or wait for the node that does. Whatever it comes to is remembered before it is told.
+    async fn refresh(
         &self,
         provider: &Provider,
         view: &View,
-        before: Option<&Held>,
+        (kept, tokens): (Kept, KeptTokens),
         now: Timestamp,
-    ) -> Result<Looked, StoreError> {
-        let failed = before.and_then(|held| held.failed);
-        let Some((kept, tokens)) = self.read_kept(view, now).await? else { return Ok(Looked::Nothing) };
-        let pausing = failed.is_some_and(|failed| now.since(failed) < PAUSE);
-        if !tokens.is_due(now) || pausing {
-            return Ok(held(&tokens, failed, now));
-        }
+    ) -> Outcome {
         let over = Keep { key: lock_key(view), over: None, bytes: vec![1], until: now.plus(LOCK) };
-        match self.sessions.keep(over, now).await? {
-            Some(lock) => self.renew(provider, view, (kept, tokens), lock, now).await,
-            // Another node or process is at it. What is at hand may still count.
-            None if tokens.expires.is_some_and(|expires| now.0 < expires) => Ok(held(&tokens, failed, now)),
-            None => self.wait_for(view, (kept, tokens), now).await,
+        let looked = match self.sessions.keep(over, now).await {
+            Ok(Some(lock)) => self.renew(provider, view, (kept, tokens), lock, now).await,
+            Ok(None) => self.wait_for(view, (kept, tokens), now).await,
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(Looked::Held(held)) => Outcome::Held(self.note(view, held)),
+            Ok(Looked::Nothing) => Outcome::Nothing,
+            Ok(Looked::Ended) => Outcome::Ended,
+            Err(error) => Outcome::Store(Arc::new(error)),
         }
     }
 
-    /// Until the one who holds the lock has written.
+    /// Until the one who holds the lock has written, or has given it back without: then it failed.
     async fn wait_for(
         &self,
         view: &View,
-        (mut kept, mut tokens): (Kept, KeptTokens),
+        (kept, mut tokens): (Kept, KeptTokens),
         now: Timestamp,
     ) -> Result<Looked, StoreError> {
-        let version = kept.version;
+        let begun = tokio::time::Instant::now();
+        let at = || now.plus(begun.elapsed());
         for _ in 0..WAITS {
             tokio::time::sleep(WAIT).await;
-            let Some(newer) = self.read_kept(view, now).await? else { return Ok(Looked::Nothing) };
-            (kept, tokens) = newer;
-            if kept.version != version {
+            // Before the tokens: what was written under it is there when it is gone.
+            let is_held = self.sessions.kept(lock_key(view), at()).await?.is_some();
+            let Some(newer) = self.read_kept(view, at()).await? else { return Ok(Looked::Nothing) };
+            let is_newer = newer.0.version != kept.version;
+            tokens = newer.1;
+            if is_newer {
+                return Ok(held(&tokens, None, now));
+            }
+            if !is_held {
                 break;
             }
         }
-        Ok(held(&tokens, None, now))
+        Ok(held(&tokens, Some(at()), now))
     }
 
     /// Ask the provider, under the lock.
@@ -214,6 +280,7 @@ impl Login {
             self.unlock(view, lock).await;
             return Ok(held(&newer, None, now));
         }
+        let begun = tokio::time::Instant::now();
         let (outcome, lock) = self.ask_under_lock(provider, view, &tokens, lock, now).await;
         let looked = match outcome {
             Ok(Renewed::Tokens(fresh)) => self.write_renewed(view, &kept, fresh, now).await,
@@ -228,7 +295,7 @@ impl Login {
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(provider = provider.name(), error, "tokens could not be refreshed; the session goes on");
-                Ok(held(&tokens, Some(now), now))
+                Ok(held(&tokens, Some(now.plus(begun.elapsed())), now))
             }
         };
         self.unlock(view, lock).await;
@@ -405,12 +472,37 @@ fn held(tokens: &KeptTokens, failed: Option<Timestamp>, now: Timestamp) -> Looke
         roles: tokens.roles.clone(),
         read: now,
         failed,
+        count: tokens.count,
     })
 }
 
-/// A token past its end is none: an application would only be told so by somebody else.
-fn token(held: &Held, changed: bool, now: Timestamp) -> Followed {
-    let counts = !held.access.is_empty() && held.expires.is_none_or(|expires| now < expires);
-    let access = counts.then(|| AccessToken { plain: held.access.clone(), bearer: held.bearer.clone() });
-    Followed::Token { access, changed }
+impl Held {
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.renew.is_some_and(|at| now >= at)
+    }
+
+    /// Whether the provider failed a moment ago.
+    fn is_paused(&self, now: Timestamp) -> bool {
+        self.failed.is_some_and(|failed| now.since(failed) < PAUSE)
+    }
+
+    /// A token past its end is none: an application would only be told so by somebody else.
+    fn counts(&self, now: Timestamp) -> bool {
+        !self.access.is_empty() && self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether one goes on with it while it is being renewed.
+    fn suffices(&self, needs: Needs, now: Timestamp) -> bool {
+        match needs {
+            Needs::Token => self.counts(now),
+            Needs::Caller => self.counts(now) || self.failed.is_some(),
+            Needs::Outcome => false,
+        }
+    }
+}
+
+/// For one who asked when these roles were known.
+fn token(held: &Held, known: &[String], now: Timestamp) -> Followed {
+    let access = held.counts(now).then(|| AccessToken { plain: held.access.clone(), bearer: held.bearer.clone() });
+    Followed::Token { access, changed: known != held.roles }
 }
