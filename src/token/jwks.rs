@@ -19,7 +19,7 @@ use crate::policy::BadToken;
 use super::keys::{Algorithm, Key, KeyError, KeySet};
 use super::verify::Presented;
 
-/// How often an unknown name makes us ask for new keys.
+/// How often a name that is unknown, or a signature that does not hold, makes us ask for new keys.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// The same while none were ever had: nobody can come in meanwhile.
 const ASK_FOR_ANY: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ pub enum Source {
         address: Address,
         /// Asks it.
         client: Client,
-        /// How often it is asked unless there is a reason.
+        /// How often it is asked unless there is a reason: by [`Keys::maintain`], or beside [`Keys::verify`].
         every: Duration,
     },
 }
@@ -163,7 +163,7 @@ impl Keys {
         self.current.load().number
     }
 
-    /// A token named a key that is not here: it may be new. `false` where nobody could be asked, so that nothing is known.
+    /// A token named a key that is not here, or was signed with another: it may be new. `false` where nobody could be asked, so that nothing is known.
     pub(super) async fn ask_for_unknown(self: &Arc<Self>, now: Timestamp) -> bool {
         let keys = self.clone();
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
@@ -181,7 +181,8 @@ impl Keys {
         asked.await.is_ok() && !self.failing.load(Ordering::SeqCst)
     }
 
-    /// Verify a signature, and ask for new keys where it names one that is not here. The inner error is the token's fault.
+    /// Verify a signature. New keys are asked for where it names one that is not here, and where it does not hold: a key may have been
+    /// replaced under its name, or have none. The inner error is the token's fault. Keys that are old are asked for beside it.
     ///
     /// # Errors
     /// [`Away`]: the keys could not be had.
@@ -191,11 +192,42 @@ impl Keys {
         now: Timestamp,
     ) -> Result<Result<(), BadToken>, Away> {
         // Not held while waiting: a guard keeps an old set alive for everybody.
-        let verdict = presented.verify(&self.current().set);
-        match verdict {
-            Err(BadToken::UnknownKey) if self.ask_for_unknown(now).await => Ok(presented.verify(&self.current().set)),
-            Err(BadToken::UnknownKey) => Err(Away),
-            verdict => Ok(verdict),
+        let judged = || {
+            let keys = self.current();
+            (presented.verify(&keys.set), keys.number)
+        };
+        match judged() {
+            (Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), _)
+                if !self.ask_for_unknown(now).await =>
+            {
+                Err(Away)
+            }
+            (Err(_), number) if number != self.generation() => Ok(judged().0),
+            (verdict, _) => {
+                self.renew_beside(now);
+                Ok(verdict)
+            }
+        }
+    }
+
+    /// Ask for the keys again where they are old, and wait for nothing. A key that its owner withdrew counts once more, and not for
+    /// as long as nobody brings a new one.
+    fn renew_beside(self: &Arc<Self>, now: Timestamp) {
+        let Source::Url { every, .. } = self.source else { return };
+        let keys = self.clone();
+        let is_due = move || {
+            let pause = if keys.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every };
+            now.since(Timestamp(keys.asked.load(Ordering::SeqCst))) >= pause
+        };
+        if is_due() {
+            let keys = self.clone();
+            tokio::spawn(async move {
+                // Whoever is asking already asks for everybody.
+                let Ok(_one) = keys.asking.try_lock() else { return };
+                if is_due() {
+                    keys.refresh(now).await;
+                }
+            });
         }
     }
 

@@ -2,7 +2,7 @@
 //! is turned by hand.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis::clock::{Clock, SystemClock, TestClock};
 use serde_json::{Value, json};
@@ -55,5 +55,80 @@ fn a_provider_whose_keys_failed_once_is_asked_again_soon() {
         assert_eq!(liar.asked("/jwks"), asked + 1);
         liar.lie(&good);
         assert_eq!(sign_in(&running).status, 303);
+    }
+}
+
+/// A key that is replaced under its name, or that never had one, is learnt as a new name is: with one request in half a minute,
+/// whatever tokens come.
+#[test]
+fn a_key_that_is_replaced_by_another_of_its_name_or_of_none_is_learnt() {
+    for kid in [json!("one"), Value::Null] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut liar = Liar::start(folder.path());
+        let (running, clock) = before(&liar);
+        let published = |key: &str| match &kid {
+            Value::Null => json!([{ "key": key }]),
+            kid => json!([{ "key": key, "kid": kid }]),
+        };
+        let (old, new) = (signed("own", &kid), signed("other", &kid));
+        liar.lie(&json!({ "keys": published("own"), "id": old }));
+        assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 1), "{kid}");
+        liar.lie(&json!({ "keys": published("other"), "id": new }));
+        clock.advance(Duration::from_millis(29_999));
+        assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (502, 1), "{kid}");
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 2), "{kid}");
+        // The old one counts no more, and whoever brings its tokens has the provider asked no more often.
+        liar.lie(&json!({ "keys": published("other"), "id": old }));
+        for _ in 0..3 {
+            assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (502, 2), "{kid}");
+            clock.advance(Duration::from_secs(9));
+        }
+        // While the keys cannot be had nobody can say whether it holds; what held before does.
+        clock.advance(Duration::from_secs(3));
+        let away = json!({ "/jwks": { "status": 500 } });
+        liar.lie(&json!({ "id": old, "wrong": away }));
+        for _ in 0..3 {
+            assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (503, 3), "{kid}");
+        }
+        liar.lie(&json!({ "id": new, "wrong": away }));
+        assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 3), "{kid}");
+    }
+}
+
+/// Keys are asked for again after ten minutes, whether anything new is heard of or not: one that was withdrawn counts no more then.
+/// Nobody waits for that, and an outage changes nothing.
+#[test]
+fn a_key_that_was_withdrawn_is_not_trusted_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let (running, clock) = before(&liar);
+    let (first, second) = (json!({ "key": "own", "kid": "one" }), json!({ "key": "other", "kid": "two" }));
+    let withdrawn = signed("other", &json!("two"));
+    liar.lie(&json!({ "keys": [first, second], "id": withdrawn }));
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 1));
+    clock.advance(Duration::from_millis(599_999));
+    liar.lie(&json!({ "keys": [first], "id": withdrawn }));
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 1));
+    let away = json!({ "/jwks": { "status": 500 } });
+    clock.advance(Duration::from_millis(1));
+    liar.lie(&json!({ "id": withdrawn, "wrong": away }));
+    assert_eq!(sign_in(&running).status, 303);
+    until("the keys are asked for", || liar.asked("/jwks") == 2);
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 2));
+    // After an outage sooner, as for names that are not known.
+    liar.lie(&json!({ "keys": [first], "id": withdrawn }));
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(sign_in(&running).status, 303, "beside it, not before it");
+    until("the key counts no more", || sign_in(&running).status == 502);
+    assert_eq!(liar.asked("/jwks"), 3);
+    liar.lie(&json!({ "id": signed("own", &json!("one")) }));
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 3));
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
     }
 }

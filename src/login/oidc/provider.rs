@@ -17,6 +17,8 @@ use super::person::Rules;
 
 /// How long a description counts before it is asked for again.
 const FRESH: Duration = Duration::from_secs(3600);
+/// How long its keys do: one that it withdrew must not count for as long as nobody brings a new one.
+const KEYS_FRESH: Duration = Duration::from_secs(600);
 /// How long after a failure nobody asks again: many may be waiting.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How far its clock may be off.
@@ -118,7 +120,7 @@ impl Provider {
         let Some(learnt) = old.learnt.try_lock().ok().filter(|_| is_same) else { return };
         let known = learnt.known.as_ref().map(|known| {
             let (metadata, client) = (known.metadata.clone(), self.settings.client.clone());
-            let keys = Keys::url(metadata.jwks.clone(), client, FRESH, self.settings.algorithms.clone());
+            let keys = Keys::url(metadata.jwks.clone(), client, KEYS_FRESH, self.settings.algorithms.clone());
             keys.inherit(&known.keys);
             Known { metadata, keys, asked: known.asked }
         });
@@ -227,7 +229,7 @@ impl Provider {
             Some(old) if old.metadata.jwks == metadata.jwks => Ok(old.keys),
             _ => {
                 let client = self.settings.client.clone();
-                Ok(Keys::url(metadata.jwks.clone(), client, FRESH, self.settings.algorithms.clone()))
+                Ok(Keys::url(metadata.jwks.clone(), client, KEYS_FRESH, self.settings.algorithms.clone()))
             }
         }
     }
