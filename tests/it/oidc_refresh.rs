@@ -191,6 +191,27 @@ fn a_pause_counts_from_the_end_of_what_failed() {
     assert_eq!(between.asked("/token", &json!({})), before + 2, "the second one was under way when it was answered");
 }
 
+/// OpenID Connect Core §12.2: an answer need not bring an ID token, and userinfo need not tell of roles.
+#[test]
+fn what_a_refresh_does_not_tell_stays_as_it_was() {
+    let mut between = Between::signed_in("first");
+    for (access, lie, roles) in [
+        ("silent", json!({ "id": null, "userinfo": { "groups": null } }), Some("staff")),
+        ("more", json!({ "id": null, "userinfo": { "groups": ["eng-admins"] } }), Some("admin")),
+        ("silent again", json!({ "id": null, "userinfo": { "groups": null } }), Some("admin")),
+        ("none", json!({ "id": null, "userinfo": { "groups": [] } }), None),
+    ] {
+        let mut lie = lie;
+        lie["token"] = tokens(access);
+        between.clock.advance(Duration::from_secs(85));
+        between.liar.lie(&lie);
+        between.wait_for_token(access);
+        let page = between.running.curl("/", &[]).body;
+        let told = page.lines().find_map(|line| line.strip_prefix("x-forwarded-groups: "));
+        assert_eq!(told, roles, "{access}: {page}");
+    }
+}
+
 #[test]
 fn a_refresh_that_panics_lets_nobody_through_and_is_begun_anew() {
     let mut between = Between::signed_in("first");

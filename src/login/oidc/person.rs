@@ -89,10 +89,33 @@ impl Rules {
         };
         let named = named.ok_or_else(|| ProviderError::Claim(self.user_claim.clone()))?;
         let groups = self.roles_claim.as_deref().and_then(|claim| find(claims, claim)).map(words).unwrap_or_default();
-        let allowed = self.allowed(email.as_deref(), &groups);
+        let allowed = self.allowed_by_email(email.as_deref()).and_then(|()| self.allowed_by_group(&groups));
         let (roles, dropped) = self.roles(&groups);
         let name = text(claims, "name").map(str::to_owned);
         Ok((Person { user: format!("{}{named}", self.user_prefix), name, email, roles, dropped }, allowed))
+    }
+
+    /// The roles of somebody who was let in with this address and these roles, by claims that need not tell everything: what is not
+    /// told stays as it was. `None`: on no list any more.
+    pub(super) fn roles_now(
+        &self,
+        mut claims: Map<String, Value>,
+        email: Option<&str>,
+        roles: &[String],
+    ) -> Option<Vec<String>> {
+        // What counted as verified does so until it is denied, or another one is told.
+        if let Some(email) = email.filter(|email| claims.get("email").is_none_or(|told| told == email)) {
+            claims.entry("email").or_insert_with(|| email.into());
+            claims.entry("email_verified").or_insert(Value::Bool(true));
+        }
+        self.allowed_by_email(self.email(&claims).as_deref()).ok()?;
+        let told = self.roles_claim.as_deref().map(|claim| find(&claims, claim));
+        if told == Some(None) {
+            return Some(roles.iter().filter(|role| self.declared.contains(role)).cloned().collect());
+        }
+        let groups = told.flatten().map(words).unwrap_or_default();
+        self.allowed_by_group(&groups).ok()?;
+        Some(self.roles(&groups).0)
     }
 
     fn email(&self, claims: &Map<String, Value>) -> Option<String> {
@@ -106,8 +129,8 @@ impl Rules {
         text(claims, "email").filter(|_| verified).filter(shaped).map(str::to_owned)
     }
 
-    /// An address or its domain on a list, and one of the groups; a list that is not there asks for nothing.
-    fn allowed(&self, email: Option<&str>, groups: &[&str]) -> Result<(), NotAllowed> {
+    /// An address or its domain on a list; a list that is not there asks for nothing.
+    fn allowed_by_email(&self, email: Option<&str>) -> Result<(), NotAllowed> {
         if !self.allow_emails.is_empty() || !self.allow_domains.is_empty() {
             let email = email.ok_or(NotAllowed::Email)?.to_ascii_lowercase();
             // The last @: what stands before it may be quoted and hold others (RFC 5321 §4.1.2).
@@ -116,6 +139,11 @@ impl Rules {
                 return Err(NotAllowed::Email);
             }
         }
+        Ok(())
+    }
+
+    /// One of the groups, in the same way.
+    fn allowed_by_group(&self, groups: &[&str]) -> Result<(), NotAllowed> {
         let held = |group: &String| groups.contains(&group.as_str());
         if !self.allow_groups.is_empty() && !self.allow_groups.iter().any(held) {
             return Err(NotAllowed::Group);
@@ -210,6 +238,33 @@ mod tests {
         for groups in [&[][..], &["Eng"], &["english"]] {
             assert_eq!(told("a@b.example", groups), Err(NotAllowed::Group), "{groups:?}");
         }
+    }
+
+    #[test]
+    fn what_a_refresh_does_not_tell_stays_and_what_it_tells_counts() {
+        let lists = Rules { allow_domains: vec!["b.example".into()], allow_groups: vec!["admin".into()], ..rules() };
+        let now = |claims: Value| {
+            lists.roles_now(claims.as_object().unwrap().clone(), Some("a@b.example"), &["admin".into(), "gone".into()])
+        };
+        let admin = Some(vec!["admin".to_owned()]);
+        assert_eq!(now(json!({})), admin, "a role that is declared no more is none");
+        assert_eq!(now(json!({ "email": "a@b.example" })), admin, "it was verified");
+        let both = Some(vec!["staff".to_owned(), "admin".to_owned()]);
+        assert_eq!(now(json!({ "realm": { "groups": ["staff", "admin"] } })), both);
+        for told in [
+            json!({ "realm": { "groups": [] } }),
+            json!({ "realm": { "groups": ["staff"] } }),
+            json!({ "email_verified": false }),
+            json!({ "email": "a@b.example", "email_verified": false }),
+            json!({ "email": "other@b.example" }),
+            json!({ "email": "a@c.example", "email_verified": true }),
+            json!({ "email": null }),
+        ] {
+            assert_eq!(now(told.clone()), None, "{told}");
+        }
+        let nowhere = Rules { roles_claim: None, ..rules() };
+        let none = nowhere.roles_now(serde_json::Map::new(), None, &["admin".into()]);
+        assert_eq!(none, Some(vec![]), "roles are read nowhere any more");
     }
 
     #[test]

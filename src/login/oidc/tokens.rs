@@ -19,7 +19,6 @@ use super::cache::{Held, Outcome};
 use super::error::{LoginError, ProviderError};
 use super::exchange::Tokens;
 use super::id_token::{Asked, check};
-use super::person::Person;
 use super::provider::{Known, Provider};
 
 /// An access token is renewed when so much of its life is left, and at the latest when a fifth is.
@@ -401,8 +400,8 @@ impl Provider {
         let known = self.known(now).await?;
         let refresh = old.refresh.as_deref().unwrap_or_default();
         let tokens = self.refresh(&known, refresh, now).await?;
-        let roles = match self.person_now(&known, &tokens, view, now).await {
-            Ok(Some(person)) => person.roles,
+        let roles = match self.roles_now(&known, &tokens, (view, &old.roles), now).await {
+            Ok(Some(roles)) => roles,
             Ok(None) => return Ok(Renewed::NotAllowed),
             Err(error) if error.is_outage() => {
                 tracing::warn!(provider = self.name(), %error, "roles stay as they were");
@@ -417,14 +416,15 @@ impl Provider {
         Ok(Renewed::Tokens(KeptTokens::new(&tokens, Some(old), roles, now)))
     }
 
-    /// `None`: on no list any more.
-    async fn person_now(
+    /// `None`: on no list any more. An ID token tells of the person as at sign-in, and what it leaves out is gone. An answer need not
+    /// bring one (Core §12.2): then what userinfo does not tell stays as it was.
+    async fn roles_now(
         &self,
         known: &Known,
         tokens: &Tokens,
-        view: &View,
+        (view, roles): (&View, &[String]),
         now: Timestamp,
-    ) -> Result<Option<Person>, ProviderError> {
+    ) -> Result<Option<Vec<String>>, ProviderError> {
         let subject = view.subject();
         let mut claims = serde_json::Map::new();
         if let Some(token) = &tokens.id {
@@ -448,9 +448,12 @@ impl Provider {
         if rules.lacks(&claims) {
             self.complete(known, &tokens.access, subject, &mut claims).await?;
         }
+        if tokens.id.is_none() {
+            return Ok(rules.roles_now(claims, view.email(), roles));
+        }
         claims.entry("sub").or_insert_with(|| subject.into());
         let (person, allowed) = rules.person(&claims)?;
-        Ok(allowed.is_ok().then_some(person))
+        Ok(allowed.is_ok().then_some(person.roles))
     }
 }
 
