@@ -227,6 +227,7 @@ async fn learn(
                 // What the first asking renewed is still to be handed over.
                 anew.cookies = known.cookies;
             }
+            anew.handing = anew.handing.or(known.handing);
             Ok((anew, access.map(Box::new)))
         }
         Followed::Broken => Err(Refusal::Panic),
