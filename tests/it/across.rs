@@ -37,7 +37,7 @@ struct Stage {
 impl Stage {
     async fn start(nodes: usize) -> Stage {
         let (server, streaming, issuer) = (RedisServer::start(&[]), Streaming::start(), Arc::new(Issuer::es256()));
-        let (token, keys) = (bearer::table("jwks = \"keys.json\""), bearer::set(&[("one", &issuer)]));
+        let (token, keys) = (bearer::table(bearer::EXACT), bearer::set(&[("one", &issuer)]));
         let more = format!("{token}{}", streaming.routes("[\"session\", \"token\"]"));
         let fleet = Fleet::start(nodes, &server, Plan { more: &more, keys: &keys, ..Plan::default() });
         fleet.ready().await;

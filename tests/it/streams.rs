@@ -154,7 +154,7 @@ impl Stage {
         let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
         bearer::write(folder.path(), &[("one", &issuer)]);
         let text = shipped("memory").replace("\"30m\"", "\"50m\"").replace("\"12h\"", "\"80m\"");
-        let (routes, token) = (streaming.routes("[\"session\", \"token\"]"), bearer::table("jwks = \"keys.json\""));
+        let (routes, token) = (streaming.routes("[\"session\", \"token\"]"), bearer::table(bearer::EXACT));
         let clock = Arc::new(TestClock::at(NOW));
         let running = run_with(folder, &format!("{text}\n{token}{routes}"), clock.clone(), None);
         Stage { running, clock, issuer }
