@@ -13,6 +13,7 @@
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
 //! | [`memory`] | much, bounded | what is remembered |
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
+//! | [`causes`] | an error with its causes, on one line | any error |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
@@ -47,6 +48,7 @@
 
 pub mod admin;
 pub mod authn;
+pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;

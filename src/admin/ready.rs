@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::causes;
 use crate::session::Sessions;
 use crate::token::ring::KeyRing;
 
@@ -64,13 +65,7 @@ pub(super) async fn judge(admin: &Admin) -> (bool, String) {
             Ok(Some(amiss)) => lines.push_str(&format!("{name}: {amiss}\n")),
             Err(error) => {
                 ready = false;
-                lines.push_str(&format!("{name}: {error}"));
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    lines.push_str(&format!(": {error}"));
-                    cause = error.source();
-                }
-                lines.push('\n');
+                lines.push_str(&format!("{name}: {}\n", causes::line(&*error)));
             }
         }
     }

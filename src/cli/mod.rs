@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::causes::line as chain;
 use crate::config::Config;
-use crate::startup::chain_of as chain;
 
 /// An authentication gateway in front of applications you cannot change.
 #[derive(Parser)]

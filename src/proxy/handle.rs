@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use crate::authn::{Asking, Known};
+use crate::causes;
 use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
@@ -268,14 +269,7 @@ fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Rea
 /// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is.
 fn log(refusal: &Refusal, id: RequestId) {
     if refusal.status().is_server_error() {
-        let mut chain = refusal.to_string();
-        let mut cause = std::error::Error::source(refusal);
-        while let Some(error) = cause {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
-            cause = error.source();
-        }
-        tracing::warn!(request_id = %id, error = chain, "a request could not be answered");
+        tracing::warn!(request_id = %id, error = causes::line(refusal), "a request could not be answered");
     }
 }
 

@@ -1,7 +1,6 @@
 //! From a socket to a served connection. One decision: the protocol is what ALPN agreed on, each with its own builder and its
 //! own timers, so that no client can hold a connection by saying nothing. Knows nothing of what is served.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::causes;
 use crate::counter::Counter;
 use crate::proxy::{Connection, Place as WorkerPlace, unreadable};
 use crate::socket::Socket;
@@ -83,8 +83,7 @@ fn counter<'c>(counters: &'c Counters, error: &hyper::Error) -> &'c Counter {
     if error.is_timeout() {
         return &counters.header_timeout;
     }
-    let mut cause = error.source();
-    while let Some(inner) = cause {
+    for inner in causes::of(error).skip(1) {
         // What the library says of resets, continuations and the like beyond its bounds (RFC 9113 §10.5).
         if inner.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
         {
@@ -93,7 +92,6 @@ fn counter<'c>(counters: &'c Counters, error: &hyper::Error) -> &'c Counter {
         if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             return &counters.reader_stalled;
         }
-        cause = inner.source();
     }
     &counters.broken
 }

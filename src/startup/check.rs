@@ -1,12 +1,12 @@
 //! What a start would read, looked at without one. One decision: everything is looked at, whatever is wrong with the rest, by the
 //! functions that a start reads it with; each mistake is told at the key that names the file. Makes nothing and listens on nothing.
 
-use std::error::Error;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::admin::Token;
+use crate::causes;
 use crate::config::{
     Config, LocalLogin, OidcClientAuth, OidcLogin, Problem, RedisDeployment, RedisStore, Secret, Store, TokenIssuer,
     TokenKeys, Upstream, did_you_mean,
@@ -136,7 +136,7 @@ impl Looking<'_> {
                 _ => false,
             };
             match Certificates::load(vec![files.clone()], tls::provider()) {
-                Err(error) => self.wrong(if of_key(&error) { &key } else { &certificate }, chain_of(&error)),
+                Err(error) => self.wrong(if of_key(&error) { &key } else { &certificate }, causes::line(&error)),
                 Ok(shown) => {
                     for flaw in shown.flaws(SystemTime::now()) {
                         let is_fatal = !matches!(flaw.wrong, Wrong::Readable(_));
@@ -160,7 +160,7 @@ impl Looking<'_> {
             (None, Store::Memory | Store::Redis(_)) => None,
         };
         if let Some((key, Err(error))) = keys {
-            self.wrong(key, chain_of(&error));
+            self.wrong(key, causes::line(&error));
         }
         if let Store::Redis(store) = &session.store {
             self.redis(store);
@@ -199,7 +199,7 @@ impl Looking<'_> {
             (None, Store::Memory | Store::Redis(_)) => None,
         };
         if let Some((key, Err(error))) = token {
-            self.wrong(key, chain_of(&error));
+            self.wrong(key, causes::line(&error));
         }
     }
 
@@ -244,7 +244,7 @@ impl Looking<'_> {
         if self.pems(&own("tls"), login.ca.as_ref(), login.identity.as_ref())
             && let Err(error) = oidc::client(login)
         {
-            self.wrong(&own("tls"), chain_of(&error));
+            self.wrong(&own("tls"), causes::line(&error));
         }
         let mut file = String::new();
         let (key, fine) = match &login.client_auth {
@@ -262,7 +262,7 @@ impl Looking<'_> {
             OidcClientAuth::Certificate => return,
         };
         if let (true, Err(error)) = (fine, oidc::client_auth(&login.client_auth)) {
-            self.wrong(&key, file + &chain_of(&*error));
+            self.wrong(&key, file + &causes::line(&*error));
         }
     }
 
@@ -279,7 +279,7 @@ impl Looking<'_> {
             return;
         }
         match Users::read(&local.users) {
-            Err(error) => self.wrong(key, chain_of(&error)),
+            Err(error) => self.wrong(key, causes::line(&error)),
             Ok(users) => {
                 for (name, role) in undeclared(self.config, &users) {
                     let near = did_you_mean(&role, self.config.roles.iter());
@@ -300,24 +300,12 @@ fn made(folder: &Path, name: &str) -> Option<PathBuf> {
     (!matches!(path.try_exists(), Ok(false))).then_some(path)
 }
 
-/// An error with its causes, on one line.
-pub fn chain_of(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// The same of what begins with a key, which stands before it already.
+/// An error with its causes, of what begins with a key, which stands before it already.
 fn without_key(error: &StartError) -> String {
     match error {
         StartError::Secret { from, source, .. } => format!("`{from}` cannot be read: {source}"),
-        StartError::RedisTls(source) | StartError::UpstreamTls { source, .. } => chain_of(source),
-        StartError::TokenKeys { source, .. } | StartError::Oidc { source, .. } => chain_of(&**source),
-        other => chain_of(other),
+        StartError::RedisTls(source) | StartError::UpstreamTls { source, .. } => causes::line(source),
+        StartError::TokenKeys { source, .. } | StartError::Oidc { source, .. } => causes::line(&**source),
+        other => causes::line(other),
     }
 }

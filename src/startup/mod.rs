@@ -35,7 +35,7 @@ use crate::trust::ClientTlsError;
 use crate::whoami::Whoami;
 
 use check::warn;
-pub use check::{Flaw, chain_of, check};
+pub use check::{Flaw, check};
 pub use files::operator_token;
 pub use reload::ReloadError;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::causes;
 use crate::config::{Config, OidcClientAuth, OidcLogin};
 use crate::fetch::{Client, Settings};
 use crate::login::oidc::{Cache, ClientAuth, Oidc, Provider, ProviderSettings, Rules};
@@ -13,7 +14,6 @@ use crate::token::{Algorithm, Assertion};
 use crate::trust::{ClientTlsError, ClientTlsFiles};
 
 use super::StartError;
-use super::check::chain_of;
 use super::files::read_secret;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -53,7 +53,7 @@ pub(super) async fn ask_all(providers: &[Provider]) -> Vec<Finding> {
         match provider.inspect().await {
             Ok(notes) => findings.extend(notes.into_iter().map(|note| finding(note, false))),
             Err(error) => {
-                findings.push(finding(chain_of(&error), true));
+                findings.push(finding(causes::line(&error), true));
             }
         }
     }

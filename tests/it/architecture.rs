@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("places", &[]),
     ("policy", &[]),
+    ("causes", &[]),
     ("private", &[]),
     ("socket", &[]),
     ("trust", &[]),
@@ -18,21 +19,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["counter", "socket", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
-    ("session", &["clock", "counter", "memory", "places", "policy", "private"]),
+    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "private"]),
     ("token", &["clock", "fetch", "memory", "places", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
     ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),
-    ("proxy", &["authn", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
-    ("server", &["counter", "proxy", "socket"]),
-    ("admin", &["clock", "counter", "proxy", "server", "session", "token"]),
+    ("proxy", &["authn", "causes", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
+    ("server", &["causes", "counter", "proxy", "socket"]),
+    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "token"]),
     (
         "startup",
         &[
-            "admin", "authn", "clock", "config", "fetch", "login", "private", "proxy", "server", "session", "token",
-            "trust", "upstream", "whoami",
+            "admin", "authn", "causes", "clock", "config", "fetch", "login", "private", "proxy", "server", "session",
+            "token", "trust", "upstream", "whoami",
         ],
     ),
-    ("cli", &["clock", "config", "fetch", "login", "policy", "proxy", "startup", "whoami"]),
+    ("cli", &["causes", "clock", "config", "fetch", "login", "policy", "proxy", "startup", "whoami"]),
 ];
 
 /// A crate stays where it is named, so that it is replaced by editing one room.

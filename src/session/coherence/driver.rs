@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::causes;
 use crate::clock::since_boot;
 use crate::session::shared::{Boot, Link, SharedLog, Term};
 use crate::session::{Event, EventId, Part, Revocation, Revoked, StoreError, Wait};
@@ -337,8 +338,7 @@ impl Coherence {
 
     /// Say why the log did not answer: once for each cause, however often it is tried, and causes may take turns.
     fn blame(&self, index: usize, error: &(dyn std::error::Error + 'static)) {
-        let chain = std::iter::successors(Some(error), |error| error.source());
-        let mut chain: Vec<String> = chain.map(ToString::to_string).collect();
+        let mut chain: Vec<String> = causes::of(error).map(ToString::to_string).collect();
         // What only hands on another's words has the same.
         chain.dedup();
         let cause = chain.join(": ");

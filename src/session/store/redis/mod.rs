@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+use crate::causes;
 use crate::clock::Timestamp;
 use crate::session::shared::SharedLog;
 use crate::session::{
@@ -70,7 +71,7 @@ impl Redis {
         match answer.recv().unwrap_or(Err(RedisError::Closed)) {
             Ok(()) => Ok(store),
             Err(error) if error.is_passing() => {
-                tracing::warn!(error = %chain(&error), "the session store is away; protected routes answer 503 until it is back");
+                tracing::warn!(error = %causes::line(&error), "the session store is away; protected routes answer 503 until it is back");
                 Ok(store)
             }
             Err(error) => Err(error),
@@ -283,15 +284,4 @@ fn session(record: &[u8], seen: u64, epoch: u64) -> Result<Session, StoreError> 
 
 fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
-}
-
-/// An error with all its causes, for one log line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
