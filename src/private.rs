@@ -5,10 +5,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Say it where others than a file's owner can read it. A file that is not there, or cannot be looked at, is somebody else's error.
-pub fn warn_of_readers(path: &Path) {
+/// The mode of a file that others than its owner can read. One that is not there, or cannot be looked at, is somebody else's error.
+pub fn mode_for_others(path: &Path) -> Option<u32> {
     let mode = fs::metadata(path).map_or(0, |found| found.mode() & 0o777);
-    if mode & 0o044 != 0 {
+    (mode & 0o044 != 0).then_some(mode)
+}
+
+/// Say it where it is so.
+pub fn warn_of_readers(path: &Path) {
+    if let Some(mode) = mode_for_others(path) {
         let file = path.display();
         tracing::warn!("`{file}` can be read by others (mode {mode:04o}); leave it to its owner (0600)");
     }

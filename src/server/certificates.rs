@@ -3,7 +3,6 @@
 //! aloud: a gateway that does not start again serves nobody. Knows nothing of HTTP.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,8 @@ use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 use tokio_util::sync::CancellationToken;
+
+use crate::private::mode_for_others;
 
 use super::tls::{TlsError, read_chain, read_key};
 
@@ -110,8 +111,8 @@ impl Certificates {
         let of_pair = |(pair, (files, key)): (usize, (&CertificateFiles, &Arc<CertifiedKey>))| {
             let flaw = |file: &Path, wrong| Flaw { pair, file: file.to_owned(), wrong };
             let time = time_of(key, &self.provider, now).map(|wrong| flaw(&files.certificate, wrong));
-            let mode = std::fs::metadata(&files.private_key).map_or(0, |data| data.mode() & 0o777);
-            let readable = (mode & 0o044 != 0).then(|| flaw(&files.private_key, Wrong::Readable(mode)));
+            let readable =
+                mode_for_others(&files.private_key).map(|mode| flaw(&files.private_key, Wrong::Readable(mode)));
             time.into_iter().chain(readable)
         };
         shown.files.iter().zip(shown.keys.iter()).enumerate().flat_map(of_pair).collect()

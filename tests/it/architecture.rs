@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("authn", &["clock", "policy", "session", "token"]),
     ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),
     ("proxy", &["authn", "causes", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
-    ("server", &["causes", "counter", "proxy", "socket"]),
+    ("server", &["causes", "counter", "private", "proxy", "socket"]),
     ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "token"]),
     (
         "startup",
