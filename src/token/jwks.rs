@@ -163,7 +163,8 @@ impl Keys {
         self.current.load().number
     }
 
-    /// A token named a key that is not here, or was signed with another: it may be new. `false` where nobody could be asked, so that nothing is known.
+    /// A token named a key that is not here, or was signed with another: it may be new. `false` where nobody could be asked, so that
+    /// nothing is known.
     pub(super) async fn ask_for_unknown(self: &Arc<Self>, now: Timestamp) -> bool {
         let keys = self.clone();
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
@@ -210,15 +211,17 @@ impl Keys {
         }
     }
 
+    /// How long they are left alone that are asked for so often: less where the last time failed.
+    fn pause(&self, every: Duration) -> Duration {
+        if self.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every }
+    }
+
     /// Ask for the keys again where they are old, and wait for nothing. A key that its owner withdrew counts once more, and not for
     /// as long as nobody brings a new one.
     fn renew_beside(self: &Arc<Self>, now: Timestamp) {
         let Source::Url { every, .. } = self.source else { return };
         let keys = self.clone();
-        let is_due = move || {
-            let pause = if keys.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every };
-            now.since(Timestamp(keys.asked.load(Ordering::SeqCst))) >= pause
-        };
+        let is_due = move || now.since(Timestamp(keys.asked.load(Ordering::SeqCst))) >= keys.pause(every);
         if is_due() {
             let keys = self.clone();
             tokio::spawn(async move {
@@ -287,7 +290,7 @@ impl Keys {
             }
             let _one = self.asking.lock().await;
             self.refresh(clock.now()).await;
-            wait = if self.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every };
+            wait = self.pause(every);
         }
     }
 }
