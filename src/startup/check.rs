@@ -1,6 +1,7 @@
 //! What a start would read, looked at without one. One decision: everything is looked at, whatever is wrong with the rest, by the
 //! functions that a start reads it with; each mistake is told at the key that names the file. Makes nothing and listens on nothing.
 
+use std::error::Error;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -149,21 +150,28 @@ impl Looking<'_> {
 
     fn session(&mut self) {
         let session = &self.config.session;
-        let keys = match (&session.secret, &session.store) {
-            (Some(secret), _) => {
-                let secret = self.secret("session.secret", secret);
-                secret.map(|secret| ("session.secret", SessionKeys::from_secret(&secret)))
-            }
-            (None, Store::Embedded(folder)) => {
-                made(folder, "keys").map(|path| ("session.store", SessionKeys::load_or_create(&path)))
-            }
-            (None, Store::Memory | Store::Redis(_)) => None,
-        };
-        if let Some((key, Err(error))) = keys {
-            self.wrong(key, causes::line(&error));
-        }
+        let given = ("session.secret", session.secret.as_ref());
+        self.kept(given, ("session.store", "keys"), SessionKeys::from_secret, SessionKeys::load_or_create);
         if let Store::Redis(store) = &session.store {
             self.redis(store);
+        }
+    }
+
+    /// What is given as a secret, or else stands in a file of the store's folder; but for one that would be made.
+    fn kept<T, E: Error + 'static>(
+        &mut self,
+        (key, secret): (&'static str, Option<&Secret>),
+        (place, name): (&str, &str),
+        of_secret: impl FnOnce(&[u8]) -> Result<T, E>,
+        of_file: impl FnOnce(&Path) -> Result<T, E>,
+    ) {
+        let found = match (secret, &self.config.session.store) {
+            (Some(secret), _) => self.secret(key, secret).map(|secret| (key, of_secret(&secret))),
+            (None, Store::Embedded(folder)) => made(folder, name).map(|path| (place, of_file(&path))),
+            (None, Store::Memory | Store::Redis(_)) => None,
+        };
+        if let Some((key, Err(error))) = found {
+            self.wrong(key, causes::line(&error));
         }
     }
 
@@ -185,22 +193,11 @@ impl Looking<'_> {
         }
     }
 
-    /// The operator's token, but for one that would be made.
+    /// The operator's token.
     fn operator(&mut self) {
         let Some(admin) = &self.config.server.admin else { return };
-        let token = match (&admin.token, &self.config.session.store) {
-            (Some(secret), _) => {
-                let secret = self.secret("server.admin_token", secret);
-                secret.map(|secret| ("server.admin_token", Token::new(&secret)))
-            }
-            (None, Store::Embedded(folder)) => {
-                made(folder, "admin-token").map(|path| ("server.admin", Token::load_or_create(&path)))
-            }
-            (None, Store::Memory | Store::Redis(_)) => None,
-        };
-        if let Some((key, Err(error))) = token {
-            self.wrong(key, causes::line(&error));
-        }
+        let given = ("server.admin_token", admin.token.as_ref());
+        self.kept(given, ("server.admin", "admin-token"), Token::new, Token::load_or_create);
     }
 
     fn upstream(&mut self, upstream: &Upstream) {
