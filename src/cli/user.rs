@@ -175,7 +175,10 @@ fn piped() -> Result<Zeroizing<String>, String> {
 }
 
 fn prompted() -> Result<Zeroizing<String>, String> {
-    let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|error| chain(&error));
+    let nowhere = |error| {
+        format!("no terminal to ask for the password on ({}); `--password-stdin` reads it from a pipe", chain(&error))
+    };
+    let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(nowhere);
     let (first, second) = (ask("Password: ")?, ask("Once more: ")?);
     if *first == *second { Ok(first) } else { Err("the two passwords differ".to_owned()) }
 }

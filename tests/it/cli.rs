@@ -190,6 +190,11 @@ fn a_user_is_added_listed_given_another_password_and_removed() {
         let (code, _, said) = user(&["add", "bob", what, value, "--password-stdin"], "correct horse battery\n");
         assert!(code == 1 && said.contains("control characters"), "{what} {value:?}: {said}");
     }
+    // In a session of its own, which has no terminal.
+    let alone = ["--wait", env!("CARGO_BIN_EXE_portcullis"), "user", "add", "bob"];
+    let asked = Command::new("setsid").args(alone).current_dir(folder.path()).output().unwrap();
+    let said = String::from_utf8(asked.stderr).unwrap();
+    assert!(asked.status.code() == Some(1) && said.contains("`--password-stdin` reads it from a pipe"), "{said}");
     let (code, _, said) = user(&add, "correct horse battery\n");
     assert_eq!((code, said.trim()), (0, "added `alice`"));
     assert_eq!(user(&add, "correct horse battery\n").0, 1, "there already");
