@@ -16,7 +16,9 @@ use crate::clock::Timestamp;
 use crate::policy::{
     Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
 };
-use crate::session::{Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View};
+use crate::session::{
+    Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View, Who,
+};
 
 use crate::token::{self, Handing, Learnt, TokenError, Tokens, Verified};
 
@@ -62,7 +64,7 @@ pub struct Known {
     /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
     pub cookies: Option<Box<HeaderMap>>,
     /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
-    pub reused: Option<Box<str>>,
+    pub reused: Option<Box<Who>>,
     /// Kept until there is an answer to carry those cookies: the token before theirs is good until then.
     pub handing: Option<Arc<Handing>>,
 }

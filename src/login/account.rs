@@ -58,7 +58,7 @@ impl Login {
     /// cookie stays, because saying *signed out* of a session that lives would be a lie.
     pub(super) async fn sign_out(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let mut there = None;
-        let user = match ask.caller {
+        let who = match ask.caller {
             Some(known) if !self.proves(&ask, known.view) => {
                 let response = self.pages.sign_out(&self.csrf(known.view));
                 return Ok(refused(response, known.view));
@@ -66,11 +66,11 @@ impl Login {
             Some(known) => {
                 let hint = self.hint_there(&ask, known.view).await;
                 let ended = self.sessions.revoke(Revocation::Session(known.view.key), Wait::BROWSER, ask.now).await;
-                let user = Some(known.view.user_name());
-                ended.map_err(|error| LoginError::unfinished("sign_out_unfinished", user, error))?;
+                let who = known.view.who();
+                ended.map_err(|error| Audit::of(who.clone(), "sign_out_unfinished", None).unfinished(error))?;
                 // Only now: a provider that hangs keeps no session alive that its owner has ended.
                 there = self.sign_out_there(&ask, known.view, hint).await;
-                Some(known.view.user_name().to_owned())
+                Some(who)
             }
             None => None,
         };
@@ -78,8 +78,7 @@ impl Login {
         self.carrier.take_back(ask.headers, response.headers_mut());
         // What pages of this person left in the browser's caches goes too. Not "cookies": applications own theirs.
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
-        let audit = user.map(|user| Audit { event: "sign_out", user: Some(user), reason: None });
-        Ok(Answer { response, audit })
+        Ok(Answer { response, audit: who.map(|who| Audit::of(who, "sign_out", None)) })
     }
 
     /// My devices.
@@ -110,10 +109,10 @@ impl Login {
             None => return Ok(refused(self.list_sessions(&ask).await?, known.view)),
         };
         let ended = self.sessions.revoke(what, Wait::BROWSER, ask.now).await;
-        let user = Some(known.view.user_name());
-        ended.map_err(|error| LoginError::unfinished("session_end_unfinished", user, error))?;
+        let who = known.view.who();
+        ended.map_err(|error| Audit::of(who.clone(), "session_end_unfinished", None).unfinished(error))?;
         let reason = Some(if handle == "others" { "all_others" } else { "one" });
-        let audit = Audit { event: "session_ended", user: Some(known.view.user_name().to_owned()), reason };
+        let audit = Audit::of(who, "session_ended", reason);
         let response = see_other("/.portcullis/sessions");
         Ok(Answer { response, audit: Some(audit) })
     }
@@ -130,8 +129,7 @@ impl Login {
 
 fn refused(mut response: Response<Bytes>, view: &View) -> Answer {
     *response.status_mut() = StatusCode::FORBIDDEN;
-    let user = Some(view.user_name().to_owned());
-    Answer { response, audit: Some(Audit { event: "form_refused", user, reason: Some("csrf") }) }
+    Answer { response, audit: Some(Audit::of(view.who(), "form_refused", Some("csrf"))) }
 }
 
 fn who(known: Known<'_>) -> WhoAmI {

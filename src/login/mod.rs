@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authn::{Carrier, cookies};
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counter;
-use crate::session::{Revocation, SessionKeys, Sessions, UserKey, Wait};
+use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, Wait, Who};
 
 pub use ask::{Ask, KeptAsk, Known, changes, needs_body, needs_caller};
 pub use directory::{LocalUsers, People};
@@ -74,13 +74,35 @@ pub struct Answer {
 /// A line of the audit. Never a password, never a cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// `sign_in`, `sign_in_failed`, `sign_in_throttled`, `sign_in_refused`, `sign_out`, `session_ended`; where the store did not
-    /// say that it is done, `sign_in_unfinished`, `sign_out_unfinished`, `session_end_unfinished`.
+    /// `sign_in`, `sign_in_failed`, `sign_in_throttled`, `sign_in_refused`, `sign_out`, `sign_out_refused`, `session_ended`,
+    /// `form_refused`; where the store did not say that it is done, `sign_in_unfinished`, `sign_out_unfinished`,
+    /// `session_end_unfinished`.
     pub event: &'static str,
-    /// Who.
+    /// Where people sign in: `local`, or an issuer.
+    pub provider: Option<String>,
+    /// Who, as they are called there: what was typed in a form, or what a provider signed. Nothing else that a client sent.
+    pub subject: Option<String>,
+    /// What applications are told as their name, where that is another word.
     pub user: Option<String>,
     /// Why, a stable name.
     pub reason: Option<&'static str>,
+}
+
+impl Audit {
+    /// At this place, of nobody in particular.
+    fn at(provider: &str, event: &'static str, reason: Option<&'static str>) -> Audit {
+        Audit { event, provider: Some(provider.to_owned()), subject: None, user: None, reason }
+    }
+
+    /// Of somebody.
+    fn of(who: Who, event: &'static str, reason: Option<&'static str>) -> Audit {
+        let Who { provider, subject, user } = who;
+        Audit { event, provider: Some(provider), subject: Some(subject), user, reason }
+    }
+
+    fn unfinished(self, source: StoreError) -> LoginError {
+        LoginError::Unfinished { source, audit: Box::new(Audit { reason: Some("store_unavailable"), ..self }) }
+    }
 }
 
 /// The pages.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use zeroize::Zeroizing;
 
-use crate::session::NewSession;
+use crate::session::{NewSession, Who};
 
 use super::form::{Browser, field, same_origin};
 use super::oidc::{LoginError, Provider};
@@ -98,8 +98,8 @@ impl Login {
     pub(super) async fn sign_in(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let typed = field(&ask.body, "user").unwrap_or_default();
         let refused = |event, reason, response| {
-            let user = canonical(&typed);
-            Answer { response, audit: Some(Audit { event, user, reason: Some(reason) }) }
+            let audit = Audit { subject: canonical(&typed), ..Audit::at(LOCAL, event, Some(reason)) };
+            Answer { response, audit: Some(audit) }
         };
         if !same_origin(ask.headers, ask.authority) {
             let response = self.form(&ask, StatusCode::FORBIDDEN, &Wanted::default(), String::new(), Some(STALE));
@@ -175,7 +175,8 @@ impl Login {
             device: device_label(ask),
             provided: None,
         };
-        let unfinished = |error| LoginError::unfinished("sign_in_unfinished", Some(name), error);
+        let who = Who::new(LOCAL, name, name);
+        let unfinished = |error| Audit::of(who.clone(), "sign_in_unfinished", None).unfinished(error);
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
         let mut response = see_other(back.as_str());
         let headers = response.headers_mut();
@@ -184,8 +185,7 @@ impl Login {
         if let Some(device) = self.new_device(ask, name) {
             cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));
         }
-        let audit = Audit { event: "sign_in", user: Some(name.to_owned()), reason: None };
-        Ok(Answer { response, audit: Some(audit) })
+        Ok(Answer { response, audit: Some(Audit::of(who, "sign_in", None)) })
     }
 
     /// The device of a browser that signed in as this user before.

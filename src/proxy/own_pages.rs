@@ -121,8 +121,9 @@ async fn answered(runtime: &Runtime, ask: Ask<'_>, id: RequestId) -> Result<Resp
     };
     if let Some(audit) = audit {
         let line = AuditLine::of_request(audit.event, (id, client), now);
-        let line = AuditLine { subject: audit.user.as_deref(), reason: audit.reason, ..line };
-        record::audit(&*runtime.records, &line);
+        let (subject, provider) = (audit.subject.as_deref(), audit.provider.as_deref());
+        let (user, reason) = (audit.user.as_deref(), audit.reason);
+        record::audit(&*runtime.records, &AuditLine { subject, provider, user, reason, ..line });
     }
     Ok(answered?.response)
 }

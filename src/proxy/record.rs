@@ -292,12 +292,15 @@ pub struct AuditLine<'r> {
     pub peer: String,
     /// A stable name.
     pub event: &'r str,
-    /// Who, as far as known.
+    /// Who, as far as known: what they are called where they sign in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<&'r str>,
-    /// Where they sign in, or who issues their tokens, where that was said.
+    /// Where they sign in – `local`, or an issuer –, or who issues their tokens, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<&'r str>,
+    /// What applications are told as their name, where that is another word: lines of requests have it as their subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'r str>,
     /// Why, a stable name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'r str>,
@@ -307,15 +310,15 @@ impl<'r> AuditLine<'r> {
     /// What a request did, that this client sent.
     pub fn of_request(event: &'r str, (id, peer): (RequestId, IpAddr), now: Timestamp) -> AuditLine<'r> {
         let (request_id, peer) = (id.to_string(), peer.to_string());
-        let (subject, provider, reason) = (None, None, None);
-        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, reason }
+        let (subject, provider, user, reason) = (None, None, None, None);
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, user, reason }
     }
 
     /// What an operator did, to whom.
     pub fn of_operator(event: &'r str, subject: &'r str, now: Timestamp) -> AuditLine<'r> {
         let (request_id, peer) = ("-".to_owned(), "operator".to_owned());
-        let (subject, provider, reason) = (Some(subject), None, None);
-        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, reason }
+        let (subject, provider, user, reason) = (Some(subject), None, None, None);
+        AuditLine { kind: "audit", time: time(now), request_id, peer, event, subject, provider, user, reason }
     }
 }
 
@@ -323,17 +326,20 @@ impl<'r> AuditLine<'r> {
 pub fn audit(records: &dyn Records, line: &AuditLine<'_>) {
     write(records, line, |line| {
         let (subject, reason) = (line.subject.unwrap_or("-"), line.reason.unwrap_or("-"));
-        let provider = line.provider.map(|provider| format!(" at {provider}")).unwrap_or_default();
-        format!("{} audit {} {subject}{provider} {reason} {} {}", line.time, line.event, line.peer, line.request_id)
+        let word = |word, what: Option<&str>| what.map(|what| format!(" {word} {what}")).unwrap_or_default();
+        let (provider, user) = (word("at", line.provider), word("as", line.user));
+        let AuditLine { time, event, peer, request_id, .. } = line;
+        format!("{time} audit {event} {subject}{provider}{user} {reason} {peer} {request_id}")
     });
 }
 
 /// Write down that a refresh token came again and ended its session: whoever it was stolen from is to be told.
 pub fn reuse(runtime: &Runtime, known: &Known, by: (RequestId, IpAddr), now: Timestamp) {
-    if let Some(subject) = &known.reused {
+    if let Some(who) = &known.reused {
         let line = AuditLine::of_request("session_ended", by, now);
-        let reason = Some(Rejection::Reused.as_str());
-        audit(&*runtime.records, &AuditLine { subject: Some(subject), reason, ..line });
+        let (subject, provider) = (Some(&*who.subject), Some(&*who.provider));
+        let (user, reason) = (who.user.as_deref(), Some(Rejection::Reused.as_str()));
+        audit(&*runtime.records, &AuditLine { subject, provider, user, reason, ..line });
     }
 }
 

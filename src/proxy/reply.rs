@@ -156,7 +156,7 @@ impl From<LoginError> for Refusal {
     fn from(error: LoginError) -> Refusal {
         match error {
             LoginError::Store(error) | LoginError::Unfinished { source: error, .. } => error.into(),
-            LoginError::Provider { login, source } => Refusal::Provider { login, source },
+            LoginError::Provider { login, source, .. } => Refusal::Provider { login: login.into(), source },
         }
     }
 }

@@ -249,6 +249,30 @@ impl Session {
     pub fn user(&self) -> UserKey {
         UserKey::of(&self.provider, &self.subject)
     }
+
+    /// The same, to be written down.
+    pub fn who(&self) -> Who {
+        Who::new(&self.provider, &self.subject, self.user_name())
+    }
+}
+
+/// Who somebody is, to be written down: as an operator names them to find or end their sessions, and as applications call them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// See [`Session`].
+    pub provider: String,
+    /// See [`Session`].
+    pub subject: String,
+    /// What applications are told as the name, where that is another word.
+    pub user: Option<String>,
+}
+
+impl Who {
+    /// Somebody whom applications know by this name.
+    pub fn new(provider: &str, subject: &str, user: &str) -> Who {
+        let user = (user != subject).then(|| user.to_owned());
+        Who { provider: provider.to_owned(), subject: subject.to_owned(), user }
+    }
 }
 
 impl std::fmt::Debug for SessionKey {

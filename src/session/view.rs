@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 
 use super::generations::Stamp;
 use super::lifetime::Limits;
-use super::{Provided, Session, SessionKey, UserKey};
+use super::{Provided, Session, SessionKey, UserKey, Who};
 
 /// What is remembered of what sessions have in common: combinations of provider and roles. Where two fall on one place, the
 /// later one takes it, and sessions hold some of it twice.
@@ -183,6 +183,11 @@ impl View {
     /// What applications are told as the user's name.
     pub fn user_name(&self) -> &str {
         self.texts.get(USER).unwrap_or(self.subject())
+    }
+
+    /// Who it is, to be written down.
+    pub fn who(&self) -> Who {
+        Who::new(self.provider(), self.subject(), self.user_name())
     }
 
     /// Name for display.

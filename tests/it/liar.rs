@@ -13,6 +13,7 @@ use portcullis::session::{Keep, SessionStore, ShelfKey, UserKey};
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 
+use crate::oidc::audited;
 use crate::providers::{gateway, gateway_in, parameter, section, text};
 use crate::servers::Authority;
 use crate::support::{Running, Said, run_with};
@@ -89,6 +90,16 @@ fn hostile_id_tokens_sign_nobody_in() {
         assert_eq!(said.head.contains("__Host-portcullis="), said.status == 303, "{line}");
         assert!(!said.body.contains("access token") && !said.body.contains("eyJ"), "{line}: {}", said.body);
         seen += 1;
+        // One line each, by the words of the table; who it was only where all that was signed holds.
+        let (lines, is_in) = (audited(&running), said.status == 303);
+        let told = lines.last().unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(lines.len(), seen, "{line}: {told}");
+        let (event, reason) = if is_in { ("sign_in", Value::Null) } else { ("sign_in_refused", json!(parts[1])) };
+        assert_eq!((&told["event"], &told["reason"]), (&json!(event), &reason), "{line}");
+        assert_eq!((&told["provider"], &told["peer"]), (&json!(liar.issuer("http")), &json!("127.0.0.1")), "{line}");
+        let known = is_in || parts[2].contains("/userinfo") || parts[2].contains("\"userinfo\"");
+        assert_eq!(told["subject"], if known { json!("alice") } else { Value::Null }, "{line}: {told}");
+        assert!(!lines.iter().any(|told| told.to_string().contains("root")), "{line}");
     }
     assert!(seen > 40);
     // What the ID token lacks is asked of userinfo, and what was signed counts before it.
@@ -212,6 +223,9 @@ fn a_sign_in_that_is_weaker_or_older_than_asked_for_is_a_page() {
         let said = running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PERSON);
         assert_eq!(said.status, status, "{lie}: {}", said.body);
         assert_eq!(said.body.contains("stronger sign-in"), status == 403, "{lie}");
+        let told = audited(&running).pop().unwrap();
+        let who = if status == 502 { Value::Null } else { json!("alice") };
+        assert_eq!((&told["subject"], &told["provider"]), (&who, &json!(liar.issuer("http"))), "{lie}: {told}");
         assert_eq!(running.curl("/vault", &[]).status, if status == 303 { 200 } else { 401 }, "{lie}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::browser::Browser;
 use crate::providers::{Provider, before, gateway, parameter, section, text};
@@ -22,6 +22,13 @@ pub fn set_jar(running: &Running, jar: &str) {
 pub fn audit(running: &Running) -> String {
     let lines = running.lines.0.lock().unwrap();
     lines.iter().rfind(|line| line.contains("\"audit\"")).cloned().unwrap_or_default()
+}
+
+/// The lines of the audit.
+pub fn audited(running: &Running) -> Vec<Value> {
+    let lines = running.lines.0.lock().unwrap();
+    let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "audit").collect()
 }
 
 fn reached(said: &Said) -> (u16, Option<String>) {
@@ -273,7 +280,9 @@ fn who_is_on_no_list_is_told_so_and_stays_out() {
         let said = running.sign_in_there("/", account);
         assert_eq!(said.status, 403, "{account}");
         assert!(said.body.contains("is not allowed here"), "{}", said.body);
-        assert!(audit(&running).contains(reason), "{}", audit(&running));
+        let told = audited(&running).pop().unwrap();
+        assert_eq!((&told["reason"], &told["subject"]), (&json!(reason), &json!(account)), "{told}");
+        assert_eq!((&told["event"], &told["provider"]), (&json!("sign_in_refused"), &json!(provider.issuer())));
         assert_eq!(running.curl("/", &[]).status, 401);
     }
 }

@@ -91,7 +91,7 @@ fn who_brings_invented_codes_is_soon_heard_seldom_and_others_sign_in() {
     assert_eq!((refused.status, refused.header("retry-after").as_deref()), (429, Some("5")), "{}", refused.head);
     assert!(refused.body.contains("Too many attempts") && !refused.head.contains("set-cookie"), "{}", refused.head);
     assert_eq!(counted(&running, "session_store_calls_total"), calls);
-    assert!(audit(&running).contains("\"too_many_failures\""));
+    assert!(audit(&running).contains("\"sign_in_throttled\"") && audit(&running).contains("\"too_many_failures\""));
     // A person of the same network is let in between two guesses.
     // The provider's clock went on meanwhile.
     clock.advance(SystemClock.now().since(clock.now()).max(Duration::from_secs(6)));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::portcullis;
 use crate::held::{End, KINDS, Streaming};
-use crate::oidc::{audit, form, jar, set_jar};
+use crate::oidc::{audit, audited, form, jar, set_jar};
 use crate::providers::{Provider, before, gateway, gateway_in, parameter, people, section, text};
 use crate::redis_server::RedisServer;
 use crate::support::{Running, Said, run_with};
@@ -80,6 +80,9 @@ fn hostile_logout_tokens_end_nothing_and_good_ones_count_once() {
         assert!(audit(&running).contains(&format!("\"{}\"", parts[1])), "{line}: {}", audit(&running));
         let still = running.curl("/", &[]).status;
         assert_eq!(still, if said.status == 200 { 401 } else { 200 }, "{line}");
+        let who = if said.status == 200 { json!("alice") } else { Value::Null };
+        let told = audited(&running).pop().unwrap();
+        assert_eq!((&told["subject"], &told["provider"]), (&who, &json!(provider.issuer())), "{line}: {told}");
         if said.status == 200 {
             signed_in = false;
             let again = hear(&token);
@@ -141,12 +144,17 @@ fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
     assert_eq!(here.visit(&format!("{base}/deep"), &[]).status, 401);
     // Front-channel, by the provider's own name for its session, which nobody else knows.
     assert_eq!(here.sign_in_there("/", "alice").status, 303);
+    let signed_out = || {
+        let lines = audited(&here).into_iter().filter(|line| line["event"] == "sign_out");
+        lines.filter(|line| line["reason"] == "frontchannel" && line["subject"] == "alice").count()
+    };
     let wrong =
         here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={}&sid=x", form("https://evil")), &[]);
     assert_eq!((wrong.status, here.curl("/", &[]).status), (400, 200));
     let (issuer, sid) = (form(&provider.issuer()), sid_of(&here, &provider));
     let other = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid=x{sid}"), &[]);
     assert_eq!((other.status, here.curl("/", &[]).status), (200, 200), "another session's name ends nothing here");
+    assert!(!audit(&here).contains("\"sign_out\""), "nor does it say so: {}", audit(&here));
     // Without either nobody is named, and of two it is not said who.
     let whole = format!("iss={issuer}&sid={sid}");
     for query in
@@ -158,6 +166,9 @@ fn signing_out_here_leads_on_to_the_provider_which_signs_out_everywhere() {
     }
     let heard = here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid={sid}"), &["-b", ""]);
     assert_eq!((heard.status, here.curl("/", &[]).status), (200, 401));
+    assert_eq!(signed_out(), 1, "{}", audit(&here));
+    here.curl(&format!("/.portcullis/oidc/corp/frontchannel-logout?iss={issuer}&sid={sid}"), &["-b", ""]);
+    assert_eq!(signed_out(), 1, "nobody was left");
 }
 
 /// Without the jar.
@@ -421,6 +432,10 @@ fn the_sessions_of_a_providers_people_are_found_by_its_name() {
         set_jar(&running, "");
         running.sign_in_there("/.portcullis/oidc/corp/start", "alice");
         assert!(is_in(), "{place}");
+        // Found by what the audit says of them, whatever applications call them.
+        let told = audited(&running).pop().unwrap();
+        assert_eq!((&told["event"], &told["user"]), (&json!("sign_in"), &json!("corp:alice")));
+        assert_eq!((&told["subject"], &told["provider"]), (&json!("alice"), &json!(issuer)));
         let place = match place {
             "taken out" => {
                 running.reload(&with(local, "127.0.0.1:0")).unwrap();

@@ -282,7 +282,7 @@ async fn what_a_provider_brings_about_goes_to_its_end_although_nobody_waited_for
             let query = fields(&[("iss", &provider.issuer()), ("sid", &sid)]);
             let line = format!("GET /.portcullis/oidc/corp/frontchannel-logout?{query}");
             leave(here, ask_at(port, line, String::new(), String::new())).await;
-            done("sign_out", "", "frontchannel", 0).await;
+            done("sign_out", "alice", "frontchannel", 0).await;
         }
     }
 }
@@ -344,7 +344,7 @@ fn what_the_store_may_have_done_is_in_the_audit() {
     let query = fields(&[("iss", &provider.issuer()), ("sid", &sid)]);
     store.hold_change();
     let said = running.alone(&format!("/.portcullis/oidc/corp/frontchannel-logout?{query}"), &[]);
-    unfinished(said, "sign_out_unfinished", "");
+    unfinished(said, "sign_out_unfinished", "alice");
     let token = fields(&[("logout_token", &logout_token(&provider, &json!({}), &sid))]);
     store.hold_change();
     let said = running.alone("/.portcullis/oidc/corp/backchannel-logout", &["-d", &token]);

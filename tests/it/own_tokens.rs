@@ -186,7 +186,8 @@ fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
         lines.iter().filter(|line| line.contains("refresh_token_reused") && line.contains(what)).count()
     };
     assert_eq!(told("\"kind\":\"access\""), 1, "it is in the log");
-    let audit = "\"event\":\"session_ended\",\"subject\":\"demo\",\"reason\":\"refresh_token_reused\"";
+    let audit =
+        "\"event\":\"session_ended\",\"subject\":\"demo\",\"provider\":\"local\",\"reason\":\"refresh_token_reused\"";
     assert_eq!(told(audit), 1, "and in the audit");
     assert_eq!(with(&running, "/", &[(REFRESH, &second)], &[]).status, 401, "the newest is dead too");
     assert_eq!(with(&running, "/", &[(ACCESS, &access)], &[]).status, 401, "and what it made");

@@ -192,10 +192,12 @@ pub enum LoginError {
     #[error("sign-in at `{login}`")]
     Provider {
         /// Which.
-        login: String,
+        login: Box<str>,
         /// Why.
         #[source]
         source: ProviderError,
+        /// Where that refused a sign-in.
+        audit: Option<Box<Audit>>,
     },
     /// The store, while it was to begin or end sessions: it may have done so, or do so yet, and somebody has to be able to see that.
     #[error("the store did not say that it is done")]
@@ -204,22 +206,17 @@ pub enum LoginError {
         #[source]
         source: StoreError,
         /// What it was to do.
-        audit: Audit,
+        audit: Box<Audit>,
     },
 }
 
 impl LoginError {
-    /// The store did not say that this is done.
-    pub(in super::super) fn unfinished(event: &'static str, user: Option<&str>, source: StoreError) -> LoginError {
-        let audit = Audit { event, user: user.map(str::to_owned), reason: Some("store_unavailable") };
-        LoginError::Unfinished { source, audit }
-    }
-
     /// For the audit.
     pub fn audit(&self) -> Option<&Audit> {
         match self {
             LoginError::Unfinished { audit, .. } => Some(audit),
-            LoginError::Store(_) | LoginError::Provider { .. } => None,
+            LoginError::Provider { audit, .. } => audit.as_deref(),
+            LoginError::Store(_) => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::fetch::Credential;
-use crate::session::{NewSession, Provided};
+use crate::session::{NewSession, Provided, StoreError, Who};
 
 use super::super::sign_in::device_label;
 use super::super::wanted::Wanted;
@@ -16,7 +16,7 @@ use super::super::{Answer, Ask, Audit, Login, cookies, see_other};
 use super::attempt::{Attempt, LIFE, State, Way, surplus};
 use super::error::{LoginError, ProviderError};
 use super::exchange::{Demand, Tokens};
-use super::id_token::{Asked, Proven, check};
+use super::id_token::{Asked, Proven, check, subject};
 use super::person::Person;
 use super::provider::{Known, Provider};
 use super::{Page, Problem};
@@ -83,7 +83,7 @@ impl Login {
         if framed {
             return Ok(self.problem(ask, Problem::NotAPage, provider, &wanted, "not_a_page"));
         }
-        let failed = |source| LoginError::Provider { login: provider.name().to_owned(), source };
+        let failed = |source| LoginError::Provider { login: provider.name().into(), source, audit: None };
         let known = provider.known(ask.now).await.map_err(failed)?;
         let demand = Demand { max_age: wanted.max_age, acr: &wanted.acr };
         let way = Way { provider: provider.name().to_owned(), wanted: wanted.clone(), tries };
@@ -129,8 +129,7 @@ impl Login {
         }
         let answer = match self.identify(ask, provider, &returned, (&state, &attempt)).await {
             Ok(identified) => self.let_in(ask, provider, identified, &wanted).await,
-            Err(Stopped::Login(error)) => Err(error),
-            Err(Stopped::Page(problem, reason)) => Ok(self.problem(ask, problem, provider, &wanted, reason)),
+            Err(stopped) => self.stopped(ask, provider, stopped, &wanted),
         };
         // Single use, whatever came of it; an outage says nothing about the attempt, but its code may be spent.
         answer.map(|mut answer| {
@@ -161,26 +160,24 @@ impl Login {
         returned: &Returned,
         (state, attempt): (&State, &Attempt),
     ) -> Result<Identified, Stopped> {
-        let failed = |source| Stopped::of(provider, source);
-        let known = provider.known(ask.now).await.map_err(failed)?;
+        let page = |problem, reason| Err(Stopped::page(problem, reason));
+        let known = provider.known(ask.now).await?;
         match &returned.issuer {
-            Some(issuer) if *issuer != provider.settings.issuer => {
-                return Err(Stopped::Page(Problem::Stale, "issuer_mismatch"));
-            }
-            None if known.metadata.names_itself => return Err(Stopped::Page(Problem::Stale, "issuer_missing")),
+            Some(issuer) if *issuer != provider.settings.issuer => return page(Problem::Stale, "issuer_mismatch"),
+            None if known.metadata.names_itself => return page(Problem::Stale, "issuer_missing"),
             _ => {}
         }
         match (returned.error.as_deref(), &returned.code) {
-            (Some("access_denied"), _) => Err(Stopped::Page(Problem::Declined, "declined")),
-            (Some("temporarily_unavailable" | "server_error"), _) => Err(failed(ProviderError::Failed)),
-            (Some(_), _) => Err(Stopped::Page(Problem::Declined, "provider_error")),
-            (None, None) => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
-            (None, Some(code)) if code.is_empty() => Err(Stopped::Page(Problem::Stale, "callback_malformed")),
+            (Some("access_denied"), _) => page(Problem::Declined, "declined"),
+            (Some("temporarily_unavailable" | "server_error"), _) => Err(ProviderError::Failed.into()),
+            (Some(_), _) => page(Problem::Declined, "provider_error"),
+            (None, None) => page(Problem::Stale, "callback_malformed"),
+            (None, Some(code)) if code.is_empty() => page(Problem::Stale, "callback_malformed"),
             (None, Some(code)) => {
-                let _slot = provider.slot().map_err(failed)?;
-                if !self.first_use(state, ask.now).await.map_err(|error| Stopped::Login(error.into()))? {
+                let _slot = provider.slot()?;
+                if !self.first_use(state, ask.now).await? {
                     self.throttle.bad_answer(ask.peer);
-                    return Err(Stopped::Page(Problem::Stale, "state_used"));
+                    return page(Problem::Stale, "state_used");
                 }
                 let exchanged = provider.exchange(&known, code.clone(), attempt, ask.now).await;
                 let invented = |error: &ProviderError| matches!(error, ProviderError::Refused(_)) && !error.is_outage();
@@ -189,8 +186,7 @@ impl Login {
                         self.throttle.bad_answer(ask.peer);
                     }
                 });
-                let tokens = tokens.map_err(failed)?;
-                self.read_tokens(ask, provider, &known, tokens, (state, attempt)).await
+                self.read_tokens(ask, provider, &known, tokens?, (state, attempt)).await
             }
         }
     }
@@ -203,9 +199,8 @@ impl Login {
         tokens: Tokens,
         (state, attempt): (&State, &Attempt),
     ) -> Result<Identified, Stopped> {
-        let failed = |source| Stopped::of(provider, source);
-        let token = tokens.id.as_ref().ok_or_else(|| failed(ProviderError::NoIdToken))?;
-        let (claims, algorithm) = provider.verify(known, token, &["JWT"], ask.now).await.map_err(failed)?;
+        let token = tokens.id.as_ref().ok_or(ProviderError::NoIdToken)?;
+        let (claims, algorithm) = provider.verify(known, token, &["JWT"], ask.now).await?;
         let wanted = &state.way.wanted;
         let asked = Asked {
             client_id: &provider.settings.client_id,
@@ -219,22 +214,35 @@ impl Login {
         let proven = match check(&claims.all, &asked) {
             Err(ProviderError::Other("acr" | "auth_time")) => {
                 // Sent there again, the provider would say the same again.
-                return Err(Stopped::Page(Problem::TooWeak, "sign_in_too_weak"));
+                let stopped = Stopped::page(Problem::TooWeak, "sign_in_too_weak");
+                return Err(stopped.of(subject(&claims.all)?));
             }
-            checked => checked.map_err(failed)?,
+            checked => checked?,
         };
+        let person = self.person_of(provider, known, (claims.all, &proven.subject), &tokens).await;
+        let person = person.map_err(|stopped| stopped.of(Some(&proven.subject)))?;
+        Ok(Identified { proven, person, tokens })
+    }
+
+    /// Who this subject is here.
+    async fn person_of(
+        &self,
+        provider: &Provider,
+        known: &Known,
+        (mut all, subject): (Map<String, Value>, &str),
+        tokens: &Tokens,
+    ) -> Result<Person, Stopped> {
         let rules = &provider.settings.rules;
-        let mut all = claims.all;
         if rules.lacks(&all) {
-            provider.complete(known, &tokens.access, &proven.subject, &mut all).await.map_err(failed)?;
+            provider.complete(known, &tokens.access, subject, &mut all).await?;
         }
-        let (person, allowed) = rules.person(&all).map_err(failed)?;
+        let (person, allowed) = rules.person(&all)?;
         if person.dropped > 0 {
             self.oidc.dropped_roles.fetch_add(person.dropped as u64, std::sync::atomic::Ordering::Relaxed);
             tracing::debug!(provider = provider.name(), dropped = person.dropped, "roles that are not declared");
         }
-        allowed.map_err(|not| Stopped::Page(Problem::NotAllowed, not.as_str()))?;
-        Ok(Identified { proven, person, tokens })
+        allowed.map_err(|not| Stopped::page(Problem::NotAllowed, not.as_str()))?;
+        Ok(person)
     }
 
     /// A new session under a new id, as after any sign-in.
@@ -246,7 +254,7 @@ impl Login {
         wanted: &Wanted,
     ) -> Result<Answer, LoginError> {
         let Identified { proven, person, tokens } = identified;
-        let user = person.user.clone();
+        let who = Who::new(&provider.settings.issuer, &proven.subject, &person.user);
         let new = NewSession {
             provider: provider.settings.issuer.clone(),
             subject: proven.subject,
@@ -263,15 +271,36 @@ impl Login {
                 keeps: provider.settings.keep_tokens,
             }),
         };
-        let unfinished = |error| LoginError::unfinished("sign_in_unfinished", Some(&user), error);
+        let unfinished = |error| Audit::of(who.clone(), "sign_in_unfinished", None).unfinished(error);
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
         self.remember(provider, &begun.view, tokens, ask.now).await.map_err(unfinished)?;
         let mut response = see_other(wanted.back().as_str());
         quiet(&mut response);
         let handed = self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await;
         handed.map_err(unfinished)?;
-        let audit = Audit { event: "sign_in", user: Some(user), reason: None };
-        Ok(Answer { response, audit: Some(audit) })
+        Ok(Answer { response, audit: Some(Audit::of(who, "sign_in", None)) })
+    }
+
+    /// The answer to whoever was not identified, and a line for the audit whichever it is.
+    fn stopped(
+        &self,
+        ask: &Ask<'_>,
+        provider: &Provider,
+        Stopped { why, subject }: Stopped,
+        wanted: &Wanted,
+    ) -> Result<Answer, LoginError> {
+        let issuer = &provider.settings.issuer;
+        match why {
+            Why::Page(problem, reason) => {
+                let Answer { response, audit } = self.problem(ask, problem, provider, wanted, reason);
+                Ok(Answer { response, audit: audit.map(|audit| Audit { subject, ..audit }) })
+            }
+            Why::Provider(source) => {
+                let audit = Audit { subject, ..Audit::at(issuer, "sign_in_refused", Some(source.as_str())) };
+                Err(LoginError::Provider { login: provider.name().into(), source, audit: Some(Box::new(audit)) })
+            }
+            Why::Store(source) => Err(Audit::at(issuer, "sign_in_unfinished", None).unfinished(source)),
+        }
     }
 
     /// A page that says what to do, and a line for the audit.
@@ -287,7 +316,8 @@ impl Login {
         let page = Page { title: &provider.settings.title, again: &again, request_id: ask.request_id };
         let mut response = self.pages.sign_in_problem(problem, &page);
         quiet(&mut response);
-        Answer { response, audit: Some(Audit { event: "sign_in_refused", user: None, reason: Some(reason) }) }
+        let event = if problem == Problem::TooMany { "sign_in_throttled" } else { "sign_in_refused" };
+        Answer { response, audit: Some(Audit::at(&provider.settings.issuer, event, Some(reason))) }
     }
 }
 
@@ -336,18 +366,41 @@ fn add(claims: &mut Map<String, Value>, mut told: Map<String, Value>) {
 }
 
 /// Why somebody was not identified.
-enum Stopped {
-    Login(LoginError),
+enum Why {
+    Store(StoreError),
+    Provider(ProviderError),
     Page(Problem, &'static str),
 }
 
+/// The same, and who came, where the provider signed that it is they.
+struct Stopped {
+    why: Why,
+    subject: Option<String>,
+}
+
 impl Stopped {
-    fn of(provider: &Provider, source: ProviderError) -> Stopped {
+    fn page(problem: Problem, reason: &'static str) -> Stopped {
+        Stopped { why: Why::Page(problem, reason), subject: None }
+    }
+
+    fn of(self, subject: Option<&str>) -> Stopped {
+        Stopped { subject: subject.map(str::to_owned), ..self }
+    }
+}
+
+impl From<ProviderError> for Stopped {
+    fn from(source: ProviderError) -> Stopped {
         match source {
             // The code was too old or used: nothing is broken, and trying again is right.
-            ProviderError::Refused(code) if code == "invalid_grant" => Stopped::Page(Problem::Stale, "invalid_grant"),
-            source => Stopped::Login(LoginError::Provider { login: provider.name().to_owned(), source }),
+            ProviderError::Refused(code) if code == "invalid_grant" => Stopped::page(Problem::Stale, "invalid_grant"),
+            source => Stopped { why: Why::Provider(source), subject: None },
         }
+    }
+}
+
+impl From<StoreError> for Stopped {
+    fn from(source: StoreError) -> Stopped {
+        Stopped { why: Why::Store(source), subject: None }
     }
 }
 

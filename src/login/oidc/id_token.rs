@@ -56,10 +56,7 @@ pub(super) fn check(claims: &Map<String, Value>, asked: &Asked<'_>) -> Result<Pr
     if text(claims, "at_hash")?.is_some_and(|told| !same(told, &at_hash(asked.access_token, asked.algorithm))) {
         return Err(ProviderError::Other("at_hash"));
     }
-    let subject = text(claims, "sub")?.ok_or_else(|| ProviderError::Claim("sub".to_owned()))?;
-    if subject.is_empty() || subject.len() > SUBJECT || !subject.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        return Err(ProviderError::Claim("sub".to_owned()));
-    }
+    let subject = subject(claims)?.ok_or_else(|| ProviderError::Claim("sub".to_owned()))?;
     let seconds = |value: &Value| value.as_f64().filter(|seconds| (0.0..8.64e12).contains(seconds));
     let told = claims.get("auth_time").and_then(seconds).map(|seconds| Timestamp((seconds * 1000.0) as u64));
     if let Some(most) = asked.max_age {
@@ -77,6 +74,20 @@ pub(super) fn check(claims: &Map<String, Value>, asked: &Asked<'_>) -> Result<Pr
     // Without a time told, the person may have proven it at any time: nobody knows that it was just now.
     let at = told.unwrap_or(Timestamp(0)).min(asked.now);
     Ok(Proven { subject: subject.to_owned(), sid, at, acr })
+}
+
+/// Who is meant, in a token whose signature holds: short, and of one line, wherever it is written down.
+///
+/// # Errors
+/// [`ProviderError::Claim`]: there is one, and it is none.
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<Option<&str>, ProviderError> {
+    let fine = |subject: &str| {
+        (1..=SUBJECT).contains(&subject.len()) && subject.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+    };
+    match text(claims, "sub")? {
+        Some(subject) if !fine(subject) => Err(ProviderError::Claim("sub".to_owned())),
+        subject => Ok(subject),
+    }
 }
 
 /// A claim that is a text; of another type it is a mistake or a trick, not an absence.

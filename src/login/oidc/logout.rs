@@ -9,11 +9,12 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use crate::session::{Revocation, SessionKey, StoreError, UserKey, View, Wait};
+use crate::session::{Activity, Revocation, SessionKey, StoreError, UserKey, View, Wait, Who};
 
 use super::super::form::field;
 use super::super::{Answer, Ask, Audit, Login};
 use super::error::{LoginError, ProviderError};
+use super::id_token;
 use super::provider::Provider;
 
 /// How old a logout token may be.
@@ -59,7 +60,8 @@ impl Login {
     /// # Errors
     /// [`LoginError`]: the store or the provider's keys are away; the provider will say it again.
     pub(super) async fn backchannel_logout(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
-        let failed = |source| LoginError::Provider { login: provider.name().to_owned(), source };
+        let failed = |source| LoginError::Provider { login: provider.name().into(), source, audit: None };
+        let refused = |reason| refused(provider, reason);
         let Some(token) = field(&ask.body, "logout_token") else { return Ok(refused("logout_token_missing")) };
         let known = provider.known(ask.now).await.map_err(failed)?;
         let verified = provider.verify(&known, &token, &["logout+jwt"], ask.now).await;
@@ -81,14 +83,13 @@ impl Login {
         let Some(hearing) = self.first_hearing(provider, id, until, ask.now).await? else {
             return Ok(refused("logout_token_repeated"));
         };
-        let outcome = self.end_there(provider, &heard, ask).await;
+        let outcome = self.end_there(provider, heard, ask).await;
         if outcome.is_err() {
             // It will be said again, and has to be heard then.
             self.forget_hearing(provider, id, hearing).await;
         }
-        let user = heard.subject.as_deref();
-        let ended = outcome.map_err(|error| LoginError::unfinished("sign_out_unfinished", user, error))?;
-        let audit = Audit { event: "sign_out", user: heard.subject, reason: Some("backchannel") };
+        let (ended, audit) = outcome?;
+        let audit = Audit { reason: Some("backchannel"), ..audit };
         tracing::info!(provider = provider.name(), ended, "signed out by the provider");
         Ok(Answer { response: answered(StatusCode::OK), audit: Some(audit) })
     }
@@ -111,38 +112,62 @@ impl Login {
             _ => None,
         };
         let Some(sid) = named else {
-            return Ok(refused("frontchannel_malformed"));
+            return Ok(refused(provider, "frontchannel_malformed"));
         };
         let heard = Heard { subject: None, sid: Some(sid) };
-        let ended = self.end_there(provider, &heard, ask).await;
-        ended.map_err(|error| LoginError::unfinished("sign_out_unfinished", None, error))?;
+        let (ended, audit) = self.end_there(provider, heard, ask).await?;
         let mut response = answered(StatusCode::OK);
         // The one page of the gateway that a frame may show: it is empty.
         response.headers_mut().insert(
             header::CONTENT_SECURITY_POLICY,
             HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'"),
         );
-        let audit = Audit { event: "sign_out", user: None, reason: Some("frontchannel") };
-        Ok(Answer { response, audit: Some(audit) })
+        // Anybody may ask for it with a name of no session: then nobody was signed out.
+        let audit = (ended > 0).then_some(Audit { reason: Some("frontchannel"), ..audit });
+        Ok(Answer { response, audit })
     }
 
-    /// End sessions, and wait until every node refuses them.
-    async fn end_there(&self, provider: &Provider, heard: &Heard, ask: &Ask<'_>) -> Result<u64, StoreError> {
-        let mut ended = 0;
-        match (&heard.subject, &heard.sid) {
-            (Some(subject), None) => {
-                let user = UserKey::of(&provider.settings.issuer, subject);
-                let what = Revocation::User { user, except: None };
+    /// End sessions, and wait until every node refuses them; answers how many, and whose.
+    async fn end_there(&self, provider: &Provider, heard: Heard, ask: &Ask<'_>) -> Result<(u64, Audit), LoginError> {
+        let mut audit = Audit::at(&provider.settings.issuer, "sign_out", None);
+        audit.subject.clone_from(&heard.subject);
+        let ended = async {
+            let (all, who) = self.meant(provider, &heard, ask).await?;
+            if let Some(who) = who {
+                audit = Audit::of(who, "sign_out", None);
+            }
+            let mut ended = 0;
+            for what in all {
                 ended += self.sessions.revoke(what, Wait::Fully, ask.now).await?.ended;
             }
-            (subject, Some(sid)) => {
-                for key in self.of_session(provider, subject.as_deref(), sid, ask).await? {
-                    ended += self.sessions.revoke(Revocation::Session(key), Wait::Fully, ask.now).await?.ended;
-                }
-            }
-            (None, None) => {}
+            Ok(ended)
+        };
+        match ended.await {
+            Ok(ended) => Ok((ended, audit)),
+            Err(error) => Err(Audit { event: "sign_out_unfinished", ..audit }.unfinished(error)),
         }
-        Ok(ended)
+    }
+
+    /// What is to be revoked, and who that is, where a session of theirs says so.
+    async fn meant(
+        &self,
+        provider: &Provider,
+        heard: &Heard,
+        ask: &Ask<'_>,
+    ) -> Result<(Vec<Revocation>, Option<Who>), StoreError> {
+        let Some(sid) = &heard.sid else {
+            let user = heard.subject.as_deref().map(|subject| UserKey::of(&provider.settings.issuer, subject));
+            return Ok((user.map(|user| Revocation::User { user, except: None }).into_iter().collect(), None));
+        };
+        let keys = self.of_session(provider, heard.subject.as_deref(), sid, ask).await?;
+        let mut who = None;
+        for key in &keys {
+            if let Ok(session) = self.sessions.record(*key, Activity::Passive, ask.now).await? {
+                who = Some(session.who());
+                break;
+            }
+        }
+        Ok((keys.into_iter().map(Revocation::Session).collect(), who))
     }
 
     /// By the index; and where the person is named too, by their own sessions as well, should the index have lost one.
@@ -190,6 +215,8 @@ impl Heard {
             Some(_) => Err(wrong),
         };
         let (subject, sid) = (text("sub", "logout_token_sub")?, text("sid", "logout_token_sid")?);
+        // Of nobody else are there sessions.
+        id_token::subject(claims).map_err(|_| "logout_token_sub")?;
         if subject.is_none() && sid.is_none() {
             return Err("logout_token_nobody");
         }
@@ -198,12 +225,11 @@ impl Heard {
 }
 
 /// §2.8: 400, and why, for whoever looks after the provider.
-fn refused(reason: &'static str) -> Answer {
+fn refused(provider: &Provider, reason: &'static str) -> Answer {
     let mut response = answered(StatusCode::BAD_REQUEST);
     *response.body_mut() = Bytes::from(format!("{{\"error\":\"invalid_request\",\"error_description\":\"{reason}\"}}"));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let audit = Audit { event: "sign_out_refused", user: None, reason: Some(reason) };
-    Answer { response, audit: Some(audit) }
+    Answer { response, audit: Some(Audit::at(&provider.settings.issuer, "sign_out_refused", Some(reason))) }
 }
 
 fn answered(status: StatusCode) -> Response<Bytes> {

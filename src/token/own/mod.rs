@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Timestamp};
 use crate::memory::Memory;
 use crate::session::{
-    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait,
+    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait, Who,
 };
 
 use super::cache::digest_of;
@@ -62,7 +62,7 @@ pub struct Learnt {
     /// The access token that told of the session, where it may be denied by its id.
     pub told_by: Option<TokenId>,
     /// Whose session this ended, because a refresh token of it was used again. Of many that come at once, one says so.
-    pub reused: Option<Box<str>>,
+    pub reused: Option<Box<Who>>,
     /// Kept until the answer with what was renewed is handed over.
     pub handing: Option<Arc<Handing>>,
 }
@@ -249,7 +249,7 @@ impl OwnTokens {
                 let (sessions, what) = (self.sessions.clone(), Revocation::Session(refresh.key));
                 let revoked = tokio::spawn(async move { sessions.revoke(what, Wait::BROWSER, now).await });
                 let revoked = revoked.await.map_err(|gone| StoreError::Unavailable(Box::new(gone)))??;
-                let reused = (revoked.ended > 0).then(|| session.user_name().into());
+                let reused = (revoked.ended > 0).then(|| Box::new(session.who()));
                 return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
             }
         };
