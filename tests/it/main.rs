@@ -44,6 +44,7 @@ mod oracle;
 mod own_pages;
 mod own_tokens;
 mod packaging;
+mod pairs;
 mod policy;
 mod private;
 mod process;

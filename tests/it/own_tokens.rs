@@ -1,26 +1,18 @@
 //! Sessions that browsers carry themselves: an access token for minutes, a refresh token that is good once. The same pages, the same
 //! headers, and what ends a session elsewhere ends it here.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
-use portcullis::clock::{Clock, SystemClock, TestClock, Timestamp};
-use portcullis::session::store::{Embedded, Memory};
-use portcullis::session::{
-    Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Revocation, Session, SessionKey, SessionKeys,
-    SessionStore, Sessions, Settings, ShelfKey, UserKey, Wait,
-};
-use portcullis::token::ring::KeyRing;
-use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
+use portcullis::clock::{Clock, SystemClock, TestClock};
+use portcullis::session::{Revocation, ShelfKey, UserKey, Wait};
 
 use crate::redis_server::RedisServer;
 use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
-use crate::tokens::NOW;
 use crate::wire::{Application, soon, whole};
 
 pub const ACCESS: &str = "__Host-portcullis-access";
@@ -431,147 +423,6 @@ fn a_token_is_over_on_a_node_that_never_saw_it_and_an_outage_signs_nobody_out() 
     assert!(said.status == 503 && set(&said).is_empty(), "{}", said.head);
     redis.go_on();
     eventually("and everybody is still signed in", &|| with(&two, "/", &both, &[]).status == 200);
-}
-
-/// Without a gateway: the tokens and a store.
-struct AsBegun;
-
-impl Current for AsBegun {
-    fn current(&self, _: SessionKey, session: Session) -> Option<Session> {
-        Some(session)
-    }
-}
-
-fn layer(store: Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {
-    let settings = Settings {
-        lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(400 * 3_600)),
-        cache_entries: 1_000,
-        max_sessions: None,
-        store_timeout: Duration::from_secs(20),
-    };
-    Sessions::new(store, CookieCodec::new(keys, ""), settings)
-}
-
-async fn node(
-    store: Arc<dyn SessionStore>,
-    keys: &SessionKeys,
-    format: Format,
-    now: Timestamp,
-) -> (Arc<Sessions>, Arc<KeyRing>, OwnTokens) {
-    let sessions = layer(store, keys);
-    let ring = KeyRing::open(sessions.clone(), keys.derive("ring"), Algorithm::EdDsa, now).await.unwrap();
-    let ring = Arc::new(ring);
-    let (life, grace) = (Duration::from_secs(300), Duration::from_secs(10));
-    let settings = OwnSettings { format, life, grace, site: "t".into(), entries: 1_000 };
-    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &keys.derive("mac"), Arc::new(SystemClock), settings);
-    (sessions, ring, tokens)
-}
-
-fn alice() -> NewSession {
-    let (name, email, roles, provided) = (None, None, vec!["staff".into()], None);
-    NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "t".into(), provided }
-}
-
-async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timestamp) -> Learnt {
-    tokens.lookup(pair, &AsBegun, Activity::Active, now).await.unwrap()
-}
-
-/// Twelve tabs ask at once with the same pair, whose access token is over; round after round.
-async fn tabs(store: Arc<dyn SessionStore>, rounds: usize) {
-    let keys = SessionKeys::random().unwrap();
-    // Two nodes: a browser's tabs need not come to the same one.
-    let one = node(store.clone(), &keys, Format::Sealed, NOW).await;
-    let two = node(store, &keys, Format::Sealed, NOW).await;
-    let begun = one.0.begin(alice(), None, NOW).await.unwrap();
-    let mut pair = one.2.begin(&begun.view, NOW).await.unwrap();
-    let nodes = [Arc::new(one.2), Arc::new(two.2)];
-    let mut now = NOW;
-    for round in 0..rounds {
-        now = Timestamp(now.0 + 301_000);
-        let mut tasks = tokio::task::JoinSet::new();
-        for tab in 0..12 {
-            let (tokens, pair) = (nodes[tab % 2].clone(), pair.clone());
-            tasks.spawn(async move { ask(&tokens, (Some(&pair.access), Some(&pair.refresh)), now).await });
-        }
-        let said = tasks.join_all().await;
-        assert!(
-            said.iter().all(|learnt| matches!(learnt.lookup, Lookup::Alive(_))),
-            "round {round}: nobody is signed out"
-        );
-        let successors: BTreeSet<String> = said.iter().map(|learnt| learnt.renewed.clone().unwrap().refresh).collect();
-        assert_eq!(successors.len(), 1, "round {round}: one successor");
-        assert!(!successors.contains(&pair.refresh), "round {round}: and a new one");
-        for learnt in &said {
-            let Pair { access, .. } = learnt.renewed.clone().unwrap();
-            let learnt = ask(&nodes[round % 2], (Some(&access), None), now).await;
-            assert!(matches!(learnt.lookup, Lookup::Alive(_)), "every access token counts, on either node");
-        }
-        pair = said.into_iter().next().unwrap().renewed.unwrap();
-    }
-    // One rotation each: the token of two rounds ago is not the one before the last.
-    let learnt = ask(&nodes[0], (None, Some(&pair.refresh)), now).await;
-    assert!(matches!(learnt.lookup, Lookup::Alive(_)));
-}
-
-/// I31
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twelve_tabs_that_renew_at_once_get_one_successor_and_stay_signed_in() {
-    tabs(Arc::new(Memory::new()), 200).await;
-    let folder = tempfile::tempdir().unwrap();
-    tabs(Arc::new(Embedded::open(&folder.path().join("s.redb")).unwrap()), 20).await;
-}
-
-#[tokio::test]
-async fn keys_rotate_without_a_sign_out_and_a_node_learns_of_it() {
-    for format in [Format::Sealed, Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }]
-    {
-        let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
-        let (sessions, ring, tokens) = node(store.clone(), &keys, format.clone(), NOW).await;
-        let (_, other_ring, other) = node(store, &keys, format, NOW).await;
-        let begun = sessions.begin(alice(), None, NOW).await.unwrap();
-        let mut pair = tokens.begin(&begun.view, NOW).await.unwrap();
-        let before = ring.published();
-        ring.rotate(NOW).await.unwrap();
-        ring.rotate(NOW).await.unwrap();
-        let states = |now| ring.list(now).iter().map(|key| format!("{:?}", key.state)).collect::<Vec<_>>();
-        assert_eq!(states(NOW), ["Active", "Active", "Pending", "Pending"], "asking twice is asking once");
-        assert_ne!(ring.published().1, before.1, "published before it signs, under another tag");
-        let mut now = NOW;
-        for _ in 0..12 {
-            now = Timestamp(now.0 + 200_000);
-            // The other node has not looked at the shelf: it learns of the key by the token that names it.
-            let learnt = ask(&other, (Some(&pair.access), None), now).await;
-            assert!(matches!(learnt.lookup, Lookup::Alive(_)), "{:?} at {}", learnt.lookup, now.0 - NOW.0);
-            let learnt = ask(&tokens, (None, Some(&pair.refresh)), now).await;
-            pair = learnt.renewed.expect("nobody is signed out");
-        }
-        assert_eq!(states(now), ["Gone", "Gone", "Active", "Active"]);
-        ring.rotate(now).await.unwrap();
-        assert_eq!(states(now), ["Active", "Active", "Pending", "Pending"], "what is gone is forgotten");
-        assert!(other_ring.list(now).len() == 4);
-    }
-}
-
-#[tokio::test]
-async fn a_store_that_was_read_holds_nothing_that_works() {
-    let (store, keys) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
-    let (sessions, _, tokens) = node(store.clone(), &keys, Format::Sealed, NOW).await;
-    let begun = sessions.begin(alice(), None, NOW).await.unwrap();
-    let first = tokens.begin(&begun.view, NOW).await.unwrap();
-    let second = ask(&tokens, (None, Some(&first.refresh)), NOW).await.renewed.unwrap();
-    let place = ShelfKey::of("refresh family", &begun.view.key.0);
-    let kept = store.kept(place, NOW).await.unwrap().unwrap();
-    use base64::Engine;
-    for pair in [first, second] {
-        let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(pair.refresh).unwrap();
-        let secret: Vec<String> = raw[17..49].iter().map(u8::to_string).collect();
-        assert!(!String::from_utf8_lossy(&kept.bytes).contains(&secret.join(",")), "no secret of a token");
-    }
-    // Another secret than the one the keys were sealed with does not open them.
-    let foreign = KeyRing::open(sessions, [9; 32], Algorithm::EdDsa, NOW).await;
-    assert!(foreign.is_err());
-    let gone = ask(&tokens, (None, Some("x")), NOW).await;
-    assert!(matches!(gone.lookup, Lookup::Ended(EndedBecause::Forged)));
 }
 
 /// A start in the middle of an outage: the keys of tokens lie in the store. Nobody's token is called bad for it, and nothing of a
