@@ -185,18 +185,16 @@ async fn an_answer_to_head_keeps_its_length_and_has_no_body() {
             assert_eq!((answer.status(), answer.headers()["content-length"].to_str().unwrap()), (StatusCode::OK, "5"));
             assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes(), "");
         }
-        // The gateway's own words as well.
-        for (path, status) in [("/.portcullis/login", 200), ("/.portcullis/assets/portcullis.css", 200), ("/a//b", 400)]
-        {
+    }
+    // The gateway's own words as well. The last question ends its connection.
+    let own = [("/.portcullis/login", 200), ("/.portcullis/assets/portcullis.css", 200), ("/a//b", 400)];
+    let clients = (Client::both(port(&running)).await, Client::both(port(&running)).await);
+    for (mut get, mut head) in clients.0.into_iter().zip(clients.1) {
+        for (path, status) in own {
             let [mut asked, mut lengths] = [Vec::new(), Vec::new()];
-            for method in ["GET", "HEAD"] {
-                let mut client = if matches!(client, Client::One(_)) {
-                    Client::One(crate::wire::one(port(&running)).await)
-                } else {
-                    Client::Two(crate::wire::two(port(&running)).await)
-                };
-                let answer = client.ask(Request::builder().method(method), path, whole("")).await;
-                assert_eq!(answer.status(), status, "{method} {path}");
+            for (client, request) in [(&mut get, Request::get("/")), (&mut head, Request::head("/"))] {
+                let answer = client.ask(request, path, whole("")).await;
+                assert_eq!(answer.status(), status, "{path}");
                 lengths.push(answer.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap());
                 asked.push(soon(answer.into_body().collect()).await.unwrap().to_bytes().len());
             }
