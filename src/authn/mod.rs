@@ -54,19 +54,26 @@ pub enum Evidence {
     Token(Arc<Verified>),
 }
 
+/// A session that was renewed on the way.
+#[derive(Debug)]
+pub struct Renewed {
+    /// Cookies for the answer, whatever it is.
+    pub cookies: Box<HeaderMap>,
+    /// Asked whether they still may go out, when it leaves: the token before theirs is good until then.
+    pub handing: Handing,
+}
+
 /// Who calls, and what it was learnt from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Known {
     /// For policy.
     pub authentication: Authentication,
     /// For what outlives the request: open exchanges, the gateway's own pages.
     pub evidence: Option<Evidence>,
-    /// Cookies that the answer has to carry, whatever it is: a session that was renewed on the way.
-    pub cookies: Option<Box<HeaderMap>>,
+    /// What the answer has to carry.
+    pub renewed: Option<Box<Renewed>>,
     /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
     pub reused: Option<Box<Who>>,
-    /// Kept until there is an answer to carry those cookies: the token before theirs is good until then.
-    pub handing: Option<Arc<Handing>>,
 }
 
 impl Known {
@@ -76,7 +83,7 @@ impl Known {
     }
 
     fn without_evidence(authentication: Authentication) -> Known {
-        Known { authentication, evidence: None, cookies: None, reused: None, handing: None }
+        Known { authentication, evidence: None, renewed: None, reused: None }
     }
 
     fn in_session(view: Arc<View>, told_by: Option<TokenId>, caller: Arc<Caller>) -> Known {
@@ -266,9 +273,11 @@ impl Authenticator {
             },
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
-        (known.reused, known.handing) = (reused, handing);
-        if let Some(pair) = renewed {
-            self.carrier.set(&pair, headers, known.cookies.get_or_insert_default())?;
+        known.reused = reused;
+        if let Some((pair, handing)) = renewed.zip(handing) {
+            let mut cookies = Box::new(HeaderMap::new());
+            self.carrier.set(&pair, headers, &mut cookies)?;
+            known.renewed = Some(Box::new(Renewed { cookies, handing }));
         }
         Ok(known)
     }

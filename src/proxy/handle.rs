@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
-use crate::authn::{Asking, Known};
+use crate::authn::{Asking, Known, Renewed};
 use crate::causes;
 use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
@@ -57,6 +57,7 @@ pub fn handle(
             let stops = pin!(async {
                 let (way, request) = ((&*connection, &trace), (&mut parts, body));
                 answered = Some(stops(worker, way, id, request, (&mut *record, &mut beside)).await);
+                beside.hand_over().await;
             });
             catch_panic(stops).await;
         }
@@ -93,14 +94,27 @@ fn without_content(response: &mut Response<ResponseBody>) {
 
 /// What the answer carries whatever it is.
 #[derive(Default)]
-struct Beside {
+pub(super) struct Beside {
     /// Who may read it from another site.
     reader: Option<cors::Reader>,
-    /// A session that was renewed on the way.
+    /// A session that was renewed on the way, until there is an answer.
+    pub(super) renewed: Option<Box<Renewed>>,
+    /// Its cookies.
     cookies: Option<Box<HeaderMap>>,
 }
 
 impl Beside {
+    /// There is an answer: what was renewed goes out with it, where it may.
+    async fn hand_over(&mut self) {
+        let Some(renewed) = self.renewed.take() else { return };
+        // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
+        let leaving = Box::pin(async move {
+            let Renewed { cookies, handing } = *renewed;
+            handing.may_leave().await.then_some(cookies)
+        });
+        self.cookies = leaving.await;
+    }
+
     fn mark(self, headers: &mut HeaderMap) {
         if let Some(reader) = self.reader {
             reader.mark(headers);
@@ -112,7 +126,7 @@ impl Beside {
 }
 
 /// An answer that carries a credential is nobody else's to keep. What the answer says of a cookie itself – a sign-out – stands.
-pub(super) fn set_cookies(cookies: &HeaderMap, headers: &mut HeaderMap) {
+fn set_cookies(cookies: &HeaderMap, headers: &mut HeaderMap) {
     fn name(line: &HeaderValue) -> &[u8] {
         line.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()
     }
@@ -145,7 +159,7 @@ async fn stops(
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
         // Rare and large, so apart: every connection keeps room for what stands here.
-        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&fields, body))).await;
+        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&fields, body), beside)).await;
     }
 
     // 3: find the route.
@@ -166,7 +180,7 @@ async fn stops(
     // 4: learn who is calling.
     let (mut known, access_token) = learn(worker, &matched, &fields, trace.client, now).await?;
     record::reuse(runtime, &known, (id, trace.client), now);
-    beside.cookies = known.cookies.take();
+    beside.renewed = known.renewed.take();
 
     // 5: decide.
     let by_token = known.by_token();
@@ -224,11 +238,8 @@ async fn learn(
         Followed::Token { access, changed: false } => Ok((known, access.map(Box::new))),
         Followed::Token { access, changed: true } => {
             let mut anew = runtime.authenticator.ask(asking, &worker.recent, now).await?;
-            if anew.cookies.is_none() {
-                // What the first asking renewed is still to be handed over.
-                anew.cookies = known.cookies;
-            }
-            anew.handing = anew.handing.or(known.handing);
+            // What the first asking renewed is still to be handed over.
+            anew.renewed = anew.renewed.or(known.renewed);
             Ok((anew, access.map(Box::new)))
         }
         Followed::Broken => Err(Refusal::Panic),

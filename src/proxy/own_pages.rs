@@ -15,7 +15,7 @@ use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
 use super::body::{BodyLimits, RequestBody, ResponseBody};
-use super::handle::set_cookies;
+use super::handle::Beside;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, SIGN_IN, gateway_headers};
 use super::request_id::RequestId;
@@ -36,7 +36,7 @@ pub fn is_own(head: &RequestHead<'_>) -> bool {
     under(head.path.decoded()) || head.path.lenient().is_some_and(under)
 }
 
-/// Answer.
+/// Answer; what goes out with it is put beside it.
 ///
 /// # Errors
 /// [`Refusal`]: body too large, broken or not coming, ambiguous cookies, the store away.
@@ -46,6 +46,7 @@ pub async fn answer(
     head: &RequestHead<'_>,
     id: RequestId,
     (fields, unread): (&Fields<'_>, Unread),
+    beside: &mut Beside,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, headers) = (&worker.runtime, fields.headers());
     if let Some(ring) = runtime.ring.as_ref().filter(|_| asks_for_keys(head)) {
@@ -61,7 +62,8 @@ pub async fn answer(
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
         let asking = Asking { fields, accept, activity: Activity::Active, client };
-        let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
+        let mut known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
+        beside.renewed = known.renewed.take();
         record::reuse(runtime, &known, (id, client), now);
         known
     } else {
@@ -95,9 +97,6 @@ pub async fn answer(
     gateway_headers(response.headers_mut());
     if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SIGN_IN));
-    }
-    if let Some(cookies) = &known.cookies {
-        set_cookies(cookies, response.headers_mut());
     }
     Ok(response)
 }

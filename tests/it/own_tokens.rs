@@ -13,7 +13,7 @@ use portcullis::session::{Revocation, ShelfKey, UserKey, Wait};
 use crate::redis_server::RedisServer;
 use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
-use crate::wire::{Application, soon, whole};
+use crate::wire::{Application, Client, soon, whole};
 
 pub const ACCESS: &str = "__Host-portcullis-access";
 pub const REFRESH: &str = "__Host-portcullis-refresh";
@@ -194,60 +194,130 @@ fn a_refresh_token_that_is_used_again_ends_the_session_of_thief_and_owner() {
     assert_eq!(with(&running, "/", &[(REFRESH, &third)], &[]).status, 401);
 }
 
+/// A gateway in front of an application that answers `/slow` when it is let go, and has said so.
+struct Slow {
+    running: Arc<Running>,
+    clock: Arc<TestClock>,
+    came: Arc<Semaphore>,
+    go: Arc<Semaphore>,
+    _application: Application,
+}
+
+impl Slow {
+    fn start() -> Slow {
+        let (came, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let theirs = (came.clone(), go.clone());
+        let application = Application::start(move |request: http::Request<hyper::body::Incoming>| {
+            let (came, go) = theirs.clone();
+            async move {
+                if request.uri().path() == "/slow" {
+                    came.add_permits(1);
+                    go.acquire().await.unwrap().forget();
+                }
+                http::Response::new(whole("here"))
+            }
+        });
+        let upstream = format!("\"http://127.0.0.1:{}\"", application.port);
+        let config = text("memory", "").replace("\"builtin:whoami\"", &upstream);
+        let config = format!("{config}\n[signing]\nissuer = \"https://gateway.example\"\n");
+        let clock = Arc::new(TestClock::at(SystemClock.now()));
+        let running = Arc::new(run_with(tempfile::tempdir().unwrap(), &config, clock.clone(), None));
+        Slow { running, clock, came, go, _application: application }
+    }
+
+    async fn came(&self) {
+        soon(self.came.acquire()).await.unwrap().forget();
+    }
+
+    fn ask(&self, refresh: &str) -> Said {
+        block_in_place(|| with(&self.running, "/", &[(REFRESH, refresh)], &[]))
+    }
+
+    /// Ask for what is slow, and see the question arrive there.
+    async fn ask_slowly(&self, refresh: &str) -> tokio::task::JoinHandle<Said> {
+        let (running, refresh) = (self.running.clone(), refresh.to_owned());
+        let asked = tokio::task::spawn_blocking(move || with(&running, "/slow", &[(REFRESH, &refresh)], &[]));
+        self.came().await;
+        asked
+    }
+
+    async fn answer(&self, asked: tokio::task::JoinHandle<Said>) -> Said {
+        self.go.add_permits(1);
+        let said = soon(asked).await.unwrap();
+        assert_eq!((said.status, &*said.body), (200, "here"), "nobody is cut off");
+        said
+    }
+
+    /// From here on the grace counts, and what comes after it is a theft as ever.
+    fn is_over_after_the_grace(&self, first: &str, second: &str) {
+        self.clock.advance(Duration::from_secs(10));
+        assert_eq!(value(&self.ask(first), REFRESH).as_deref(), Some(second), "within the grace");
+        self.clock.advance(Duration::from_millis(1));
+        assert_eq!((self.ask(first).status, self.ask(second).status), (401, 401), "and no longer");
+    }
+}
+
+/// Longer than an access token lives.
+const LATE: Duration = Duration::from_secs(400);
+
 /// What is renewed on the way comes with the application's answer and no sooner: whoever asks meanwhile has the old cookies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_whose_answer_an_application_keeps_waiting_is_no_theft() {
-    let (came, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let theirs = (came.clone(), go.clone());
-    let application = Application::start(move |request: http::Request<hyper::body::Incoming>| {
-        let (came, go) = theirs.clone();
-        async move {
-            if request.uri().path() == "/slow" {
-                came.add_permits(1);
-                go.acquire().await.unwrap().forget();
-            }
-            http::Response::new(whole("here"))
-        }
-    });
-    let upstream = format!("\"http://127.0.0.1:{}\"", application.port);
-    let config = text("memory", "").replace("\"builtin:whoami\"", &upstream);
-    let config = format!("{config}\n[signing]\nissuer = \"https://gateway.example\"\n");
-    let clock = Arc::new(TestClock::at(SystemClock.now()));
-    let running = Arc::new(run_with(tempfile::tempdir().unwrap(), &config, clock.clone(), None));
-    let ask = |refresh: &str| block_in_place(|| with(&running, "/", &[(REFRESH, refresh)], &[]));
-    let ask_slowly = |first: &str| {
-        let (running, first) = (running.clone(), first.to_owned());
-        tokio::task::spawn_blocking(move || with(&running, "/slow", &[(REFRESH, &first)], &[]))
-    };
-
-    let (_, first) = block_in_place(|| signed_in(&running));
-    let slow = ask_slowly(&first);
-    soon(came.acquire()).await.unwrap().forget();
-    clock.advance(Duration::from_secs(100));
-    let other = ask(&first);
-    assert_eq!(other.status, 200, "another tab, long after the grace");
-    go.add_permits(1);
-    let slow = soon(slow).await.unwrap();
-    assert_eq!((slow.status, &*slow.body), (200, "here"), "nobody was cut off");
-    let second = value(&slow, REFRESH).unwrap();
+    let slow = Slow::start();
+    let (_, first) = block_in_place(|| signed_in(&slow.running));
+    let asked = slow.ask_slowly(&first).await;
+    slow.clock.advance(LATE);
+    let other = slow.ask(&first);
+    assert_eq!(other.status, 200, "another tab");
+    let said = slow.answer(asked).await;
+    let second = value(&said, REFRESH).unwrap();
     assert_eq!(value(&other, REFRESH).as_ref(), Some(&second), "one successor");
-    // From here on the grace counts, and what comes after it is a theft as ever.
-    handed(&running, &second).await;
-    clock.advance(Duration::from_secs(10));
-    assert_eq!(value(&ask(&first), REFRESH), Some(second.clone()));
-    clock.advance(Duration::from_millis(1));
-    assert_eq!((ask(&first).status, ask(&second).status), (401, 401));
+    handed(&slow.running, &second).await;
+    slow.is_over_after_the_grace(&first, &second);
 
-    // Nor does a thief hide behind an answer that never comes: half an access token's life, and the grace.
-    let (_, first) = block_in_place(|| signed_in(&running));
-    let slow = ask_slowly(&first);
-    soon(came.acquire()).await.unwrap().forget();
-    clock.advance(Duration::from_secs(160));
-    let second = value(&ask(&first), REFRESH).unwrap();
-    clock.advance(Duration::from_millis(1));
-    assert_eq!((ask(&first).status, ask(&second).status), (401, 401));
-    go.add_permits(1);
-    soon(slow).await.unwrap();
+    // Nobody asked meanwhile.
+    let (_, first) = block_in_place(|| signed_in(&slow.running));
+    let asked = slow.ask_slowly(&first).await;
+    slow.clock.advance(LATE);
+    let second = value(&slow.answer(asked).await, REFRESH).unwrap();
+    slow.is_over_after_the_grace(&first, &second);
+}
+
+/// A thief who turns a token and keeps the answer waiting is not seen for as long, and must not get what its owner has by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_does_not_bring_what_others_have_longer_than_the_grace() {
+    let slow = Slow::start();
+    let (_, first) = block_in_place(|| signed_in(&slow.running));
+    let thief = slow.ask_slowly(&first).await;
+    slow.clock.advance(LATE);
+    let second = value(&slow.ask(&first), REFRESH).unwrap();
+    handed(&slow.running, &second).await;
+    // And one who comes within the grace, and lets it pass.
+    let other = slow.ask_slowly(&first).await;
+    slow.clock.advance(Duration::from_millis(10_001));
+    let [thief, other] = [slow.answer(thief).await, slow.answer(other).await];
+    assert_eq!([set(&thief), set(&other)], [vec![], vec![]]);
+    let third = value(&slow.ask(&second), REFRESH).expect("the owner goes on");
+    assert_eq!((slow.ask(&first).status, slow.ask(&third).status), (401, 401), "with the old one a thief is seen");
+}
+
+/// Somebody who stops a page and asks again later has the cookies of before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_whose_client_left_before_the_answer_is_no_theft() {
+    let slow = Slow::start();
+    let left = || slow.running.lines.0.lock().unwrap().iter().filter(|line| line.contains("\"status\":499")).count();
+    for (number, mut client) in (1..).zip(Client::both(slow.running.port()).await) {
+        let (_, first) = block_in_place(|| signed_in(&slow.running));
+        let request = http::Request::get("/").header("cookie", format!("{REFRESH}={first}"));
+        let asked = tokio::spawn(async move { client.try_ask(request, "/slow", whole("")).await });
+        slow.came().await;
+        asked.abort();
+        eventually("it was seen", async || left() == number).await;
+        slow.clock.advance(LATE);
+        let second = value(&slow.ask(&first), REFRESH).expect("still signed in");
+        handed(&slow.running, &second).await;
+        slow.is_over_after_the_grace(&first, &second);
+    }
 }
 
 #[test]

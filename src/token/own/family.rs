@@ -1,7 +1,7 @@
 //! Refresh tokens, and the family that one descends from the other in (RFC 9700 §4.14.2). One decision: a token is good once; the
 //! one before it is good until its successor is handed over and for a moment more, and gives the very same one, because browsers
 //! ask with several tabs at once and answers come late or get lost; any older one is stolen goods and ends the family. Knows nothing
-//! of access tokens.
+//! of access tokens nor of answers.
 
 use std::time::Duration;
 
@@ -29,9 +29,10 @@ const TRIES: usize = 16;
 struct Family {
     current: [u8; 32],
     previous: Option<[u8; 32]>,
+    /// For earlier versions, which count from here.
     rotated: Timestamp,
     successor: Vec<u8>,
-    /// When the answer with `current` was handed to whoever had it made.
+    /// When `current` was first handed over.
     #[serde(default)]
     handed: Option<Timestamp>,
 }
@@ -46,8 +47,8 @@ pub(super) struct Refresh {
 /// What came of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Turned {
-    /// The next one, and whether it was made just now.
-    Next(String, bool),
+    /// The next one, and when it was handed over already.
+    Next(String, Option<Timestamp>),
     /// Used before: the family is over.
     Reused,
     /// There is no such family (any more).
@@ -58,13 +59,17 @@ pub(super) enum Turned {
 pub(super) struct Families {
     mac: hmac::Key,
     grace: Duration,
-    patience: Duration,
 }
 
 impl Families {
-    /// The grace counts from the moment a token is handed over, and from `patience` after it was made where that takes longer.
-    pub(super) fn new(key: &[u8; 32], grace: Duration, patience: Duration) -> Families {
-        Families { mac: hmac::Key::new(hmac::HMAC_SHA256, key), grace, patience }
+    /// The grace counts from the moment a token is handed over.
+    pub(super) fn new(key: &[u8; 32], grace: Duration) -> Families {
+        Families { mac: hmac::Key::new(hmac::HMAC_SHA256, key), grace }
+    }
+
+    /// How long the token before the last is good when that was handed over.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// Take one apart; `None` where it is none of ours. The store is not asked about garbage.
@@ -137,44 +142,46 @@ impl Families {
             let Some(kept) = sessions.kept(place, now).await? else { return Ok(Turned::Gone) };
             let family = family(&kept.bytes)?;
             if family.current != presented {
-                let in_grace = family.previous == Some(presented) && now.since(self.handed_at(&family)) <= self.grace;
+                let in_grace = family.previous == Some(presented) && self.in_grace(&family, now);
                 let successor = in_grace.then(|| sealer(&token.secret).open(&[], &family.successor)).flatten();
                 let next = successor.and_then(|secret| secret.try_into().ok());
-                return Ok(next.map_or(Turned::Reused, |secret| Turned::Next(self.write(token.key, &secret), false)));
+                return Ok(
+                    next.map_or(Turned::Reused, |secret| Turned::Next(self.write(token.key, &secret), family.handed))
+                );
             }
             let secret = fresh()?;
             let successor = sealer(&token.secret).seal(&[], &secret).ok_or_else(random)?;
             let current = hash(&secret);
             let turned = Family { current, previous: Some(presented), rotated: now, successor, handed: None };
             if keep(sessions, token.key, Some(kept.version), &turned, kept.until, now).await?.is_some() {
-                return Ok(Turned::Next(self.write(token.key, &secret), true));
+                return Ok(Turned::Next(self.write(token.key, &secret), None));
             }
         }
         Err(StoreError::Unavailable("others were always faster".into()))
     }
 
-    /// What was not handed over yet is nobody's, and whoever comes with its predecessor has lost nothing and stolen nothing. Not for
-    /// ever: a thief who turns a token, and keeps the answer waiting, would hide until the owner came with the same one.
-    fn handed_at(&self, family: &Family) -> Timestamp {
-        let latest = family.rotated.plus(self.patience);
-        family.handed.map_or(latest, |handed| handed.min(latest))
+    /// What was not handed over is nobody's: whoever comes with its predecessor has lost nothing and stolen nothing, however long that
+    /// was ago. A thief who keeps its answer waiting hides behind that until somebody else is handed it, and then gets it no more.
+    fn in_grace(&self, family: &Family, now: Timestamp) -> bool {
+        family.handed.is_none_or(|handed| now.since(handed) <= self.grace)
     }
 
-    /// Write down that a token was handed over. Where it was turned meanwhile, there is nothing to write.
+    /// Write down that a token is handed over now, where nobody has; whether it may be: for others it is as long as the grace lasts, and
+    /// never when it was used.
     ///
     /// # Errors
-    /// [`StoreError`]; then the grace of its predecessor begins later.
-    pub(super) async fn handed(&self, sessions: &Sessions, token: &Refresh, at: Timestamp) -> Result<(), StoreError> {
+    /// [`StoreError`]; then its predecessor is good until the token is used.
+    pub(super) async fn hand(&self, sessions: &Sessions, token: &Refresh, at: Timestamp) -> Result<bool, StoreError> {
         let current = hash(&token.secret);
         for _ in 0..TRIES {
-            let Some(kept) = sessions.kept(place(token.key), at).await? else { return Ok(()) };
+            let Some(kept) = sessions.kept(place(token.key), at).await? else { return Ok(false) };
             let family = family(&kept.bytes)?;
             if family.current != current || family.handed.is_some() {
-                return Ok(());
+                return Ok(family.current == current && self.in_grace(&family, at));
             }
             let family = Family { handed: Some(at), ..family };
             if keep(sessions, token.key, Some(kept.version), &family, kept.until, at).await?.is_some() {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(StoreError::Unavailable("others were always faster".into()))

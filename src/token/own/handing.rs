@@ -1,30 +1,62 @@
-//! An answer that brings a new refresh token, on its way to the client. One decision: it counts as handed over when whoever answers
-//! lets go of this, and that is written down beside the answer, which waits for no store. Knows nothing of answers.
+//! New tokens on their way to the client. One decision: they leave while the grace of the token before them lasts or not at all, and the
+//! grace counts from when they first leave. So an answer that is late, or that nobody waits for, takes nothing from whoever asked, and
+//! whoever keeps one waiting gets nothing that others were handed meanwhile. Knows nothing of answers.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::session::Sessions;
 
 use super::family::{Families, Refresh};
 
-/// Kept until the head of an answer is complete, or nobody waits for it any more.
+/// So long an answer waits until it is written down that it hands tokens over, or found that it must not. Few wait at all.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Asked when the head of the answer is there. Dropped before, nothing was handed over.
 pub struct Handing {
     families: Arc<Families>,
     sessions: Arc<Sessions>,
-    token: Option<Refresh>,
+    token: Refresh,
     clock: Arc<dyn Clock>,
+    /// Until then nobody else can have had the token for longer than the grace.
+    until: Timestamp,
+    written: bool,
 }
 
 impl Handing {
+    /// Of a token that was `handed` over at some time as far as was known `now`.
     pub(super) fn new(
         families: Arc<Families>,
         sessions: Arc<Sessions>,
         token: Refresh,
         clock: Arc<dyn Clock>,
+        (handed, now): (Option<Timestamp>, Timestamp),
     ) -> Handing {
-        Handing { families, sessions, token: Some(token), clock }
+        let until = handed.unwrap_or(now).plus(families.grace());
+        Handing { families, sessions, token, clock, until, written: handed.is_some() }
+    }
+
+    /// Whether the tokens go out with an answer that leaves now. That they do is written down beside the answer, or before it where it is
+    /// late: then the store says whether others were handed them meanwhile, and no browser needs them twice.
+    pub async fn may_leave(self) -> bool {
+        let at = self.clock.now();
+        let in_time = at <= self.until;
+        if self.written {
+            return in_time;
+        }
+        let Handing { families, sessions, token, .. } = self;
+        // To its end, whoever waits for it.
+        let writing = tokio::spawn(async move { families.hand(&sessions, &token, at).await });
+        if in_time {
+            return true;
+        }
+        match tokio::time::timeout(WAIT, writing).await {
+            Ok(Ok(Ok(may))) => may,
+            // It may be written: who is not handed what counts as handed over is taken for a thief with the next request.
+            _ => true,
+        }
     }
 }
 
@@ -32,21 +64,5 @@ impl Handing {
 impl fmt::Debug for Handing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handing").finish_non_exhaustive()
-    }
-}
-
-impl Drop for Handing {
-    fn drop(&mut self) {
-        // Without a runtime the gateway is gone, and the bound of what was never handed over holds.
-        let (Some(token), Ok(runtime)) = (self.token.take(), tokio::runtime::Handle::try_current()) else { return };
-        let (families, sessions, at) = (self.families.clone(), self.sessions.clone(), self.clock.now());
-        runtime.spawn(async move {
-            if let Err(error) = families.handed(&sessions, &token, at).await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "that a token was handed over is not written"
-                );
-            }
-        });
     }
 }

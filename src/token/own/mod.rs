@@ -63,8 +63,8 @@ pub struct Learnt {
     pub told_by: Option<TokenId>,
     /// Whose session this ended, because a refresh token of it was used again. Of many that come at once, one says so.
     pub reused: Option<Box<Who>>,
-    /// Kept until the answer with what was renewed is handed over.
-    pub handing: Option<Arc<Handing>>,
+    /// Asked before what was renewed goes out.
+    pub handing: Option<Handing>,
 }
 
 impl Learnt {
@@ -112,8 +112,7 @@ impl OwnTokens {
     ) -> OwnTokens {
         let OwnSettings { format, life, grace, site, entries } = settings;
         let codec = Codec::new(format, life, site);
-        // Whoever turned a token comes with the next one after a whole life: by then its predecessor has long been over.
-        let families = Arc::new(Families::new(mac, grace, life / 2));
+        let families = Arc::new(Families::new(mac, grace));
         OwnTokens { sessions, ring, codec, families, read: Memory::new(entries), clock }
     }
 
@@ -239,8 +238,8 @@ impl OwnTokens {
         let Some(session) = current.current(refresh.key, session) else {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
-        let (next, is_new) = match self.families.turn(&self.sessions, &refresh, now).await? {
-            Turned::Next(next, is_new) => (next, is_new),
+        let (next, handed) = match self.families.turn(&self.sessions, &refresh, now).await? {
+            Turned::Next(next, handed) => (next, handed),
             Turned::Gone => return Ok(Learnt::ended(EndedBecause::Unknown)),
             Turned::Reused => {
                 // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
@@ -253,11 +252,9 @@ impl OwnTokens {
                 return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
             }
         };
-        // Before anything can fail: what is never handed over is written down all the same. Whoever got what another had made does
-        // not put its end off: a thief could do so for ever.
-        let handing = is_new.then(|| self.families.read(&next)).flatten().map(|token| {
+        let handing = self.families.read(&next).map(|token| {
             let (families, sessions, clock) = (self.families.clone(), self.sessions.clone(), self.clock.clone());
-            Arc::new(Handing::new(families, sessions, token, clock))
+            Handing::new(families, sessions, token, clock, (handed, now))
         });
         let (access, told_by) = self.make(refresh.key, &session, now)?;
         let Some(view) = self.sessions.adopt(refresh.key, session)? else {
