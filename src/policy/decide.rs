@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::access::AccessRule;
 use super::head::RequestHead;
-use super::identity::{Authentication, Caller, Identity, Rejection};
+use super::identity::{Authentication, Caller, Identity, Rejection, SignedIn};
 use super::options::{Preflight, SignInRule};
 use super::route::{Matched, Route};
 
@@ -192,7 +192,7 @@ fn judge(
 /// What a sign-in lacks of what the route asks (RFC 9470).
 fn lacking(rule: &SignInRule, identity: &Identity, now: Duration) -> Option<Reason> {
     let signed = identity.signed_in.as_ref();
-    let old = |most: Duration| signed.is_none_or(|signed| now.saturating_sub(signed.at) > most);
+    let old = |most: Duration| !signed.is_some_and(|signed| SignedIn::is_recent(signed.at, most, now));
     let strong = |acr: &String| rule.acr.contains(acr);
     if rule.max_auth_age.is_some_and(old) {
         Some(Reason::SignInTooOld)

@@ -28,6 +28,14 @@ pub struct SignedIn {
     pub acr: Option<String>,
 }
 
+impl SignedIn {
+    /// Whether who proved it at this moment did so recently enough. The one place that says so, of a provider's answer as of every
+    /// request that follows it.
+    pub fn is_recent(at: Duration, most: Duration, now: Duration) -> bool {
+        now.saturating_sub(at) <= most
+    }
+}
+
 /// Facts about a caller, as the gateway verified them. Laid out as written: what each request asks for first lies together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -230,6 +230,47 @@ fn a_sign_in_that_is_weaker_or_older_than_asked_for_is_a_page() {
     }
 }
 
+/// A provider that says the oldest that counts, and nodes whose clocks differ: whoever comes back reaches the page, or is told.
+#[test]
+fn nobody_is_sent_to_sign_in_again_in_circles() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let route = "path     = \"/\"\nlogin = \"corp\"\nmax_auth_age = \"1m\"";
+    let text = text(&section("corp", &liar.issuer("http"), "")).replacen("path     = \"/\"", route, 1);
+    std::fs::write(folder.path().join("secret"), "a secret").unwrap();
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let running = run_with(folder, &text, clock.clone(), None);
+    // To the page, and on to where that leads.
+    let to_start = |page: &str| running.curl(page, &PERSON).header("location").map(|to| running.curl(&to, &PERSON));
+    let there_and_back = |start: &Said| {
+        let start = start.header("location").unwrap_or_else(|| panic!("{} {}", start.head, start.body));
+        let (state, nonce) = (parameter(&start, "state"), parameter(&start, "nonce"));
+        running.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={nonce}"), &PERSON)
+    };
+    liar.lie(&json!({ "id": { "auth_time": -62 } }));
+    let back = there_and_back(&to_start("/vault").unwrap());
+    assert_eq!((back.status, back.header("location").as_deref()), (303, Some("/vault")));
+    clock.advance(Duration::from_millis(4_900));
+    assert_eq!(running.curl("/vault", &PERSON).status, 200);
+    clock.advance(Duration::from_millis(101));
+    assert_eq!(running.curl("/vault", &PERSON).status, 303, "no longer than for the way back");
+    liar.lie(&json!({ "id": { "auth_time": 70, "iat": -120, "exp": 120 } }));
+    let back = there_and_back(&to_start("/vault").unwrap());
+    assert_eq!((back.status, back.header("location").as_deref()), (303, Some("/vault")));
+    // By the clock of another node that is too long ago. (The provider counts from the beginning of this test.)
+    clock.advance(Duration::from_secs(61));
+    let told = to_start("/vault").unwrap();
+    assert!(told.status == 403 && told.body.contains("A stronger sign-in is needed"), "{} {}", told.head, told.body);
+    let line = audited(&running).pop().unwrap();
+    assert_eq!((&line["event"], &line["reason"]), (&json!("sign_in_refused"), &json!("sign_in_still_lacking")));
+    // The person may try again, and another page is another matter.
+    let back = there_and_back(&to_start("/vault").unwrap());
+    assert_eq!((back.status, back.header("location").as_deref()), (303, Some("/vault")));
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(to_start("/other").unwrap().status, 303);
+    assert_eq!(to_start("/vault").unwrap().status, 403);
+}
+
 /// ASVS 10.5.3, RFC 9700 §4.4: a description that is somebody else's, or leads astray, is not used.
 #[test]
 fn a_description_that_cannot_be_used_is_told_by_check_and_signs_nobody_in() {

@@ -2,6 +2,8 @@
 //! this very browser before anything is asked of the provider; what does not belong to it leads to a page or to one new
 //! beginning, never in circles. Knows nothing of how sessions are kept.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
@@ -23,6 +25,8 @@ use super::{Page, Problem};
 
 /// A state that came without its cookie is begun anew so often.
 const TRIES: u8 = 1;
+/// Whoever is sent to sign in again for the same page within it after they did is told so, and not sent on.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What a provider sends back (RFC 6749 §4.1.2, RFC 9207).
 #[derive(Default)]
@@ -67,6 +71,16 @@ impl Login {
         format!("{}-login.", self.settings.cookie)
     }
 
+    fn again(&self) -> String {
+        format!("{}-again", self.settings.cookie)
+    }
+
+    /// Whether this browser has just come back from signing in again for this very page, and was let in. Whatever the reason why
+    /// that is not enough – clocks of nodes that differ, a way back that takes long –, it is no reason to go in circles.
+    fn came_back(&self, ask: &Ask<'_>, wanted: &Wanted) -> bool {
+        cookies::value(ask.headers, &self.again()).is_some_and(|mark| mark == wanted.mark(&self.key))
+    }
+
     /// Send a browser to a provider.
     ///
     /// # Errors
@@ -82,6 +96,12 @@ impl Login {
         let framed = ask.headers.get("sec-fetch-dest").is_some_and(|dest| dest.as_bytes() != b"document");
         if framed {
             return Ok(self.problem(ask, Problem::NotAPage, provider, &wanted, "not_a_page"));
+        }
+        if wanted.again && ask.caller.is_some() && self.came_back(ask, &wanted) {
+            let mut answer = self.problem(ask, Problem::TooWeak, provider, &wanted, "sign_in_still_lacking");
+            // The person may go on: no browser does by itself.
+            cookies::clear(answer.response.headers_mut(), &self.again());
+            return Ok(answer);
         }
         let failed = |source| LoginError::Provider { login: provider.name().into(), source, audit: None };
         let known = provider.known(ask.now).await.map_err(failed)?;
@@ -278,6 +298,10 @@ impl Login {
         quiet(&mut response);
         let handed = self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await;
         handed.map_err(unfinished)?;
+        if wanted.again {
+            let life = wanted.max_age.map_or(AGAIN, |age| AGAIN.min(Duration::from_secs(age)));
+            cookies::set(response.headers_mut(), &self.again(), &wanted.mark(&self.key), Some(life));
+        }
         Ok(Answer { response, audit: Some(Audit::of(who, "sign_in", None)) })
     }
 

@@ -1,16 +1,23 @@
 //! What an ID token has to say beyond issuer, audience and time (OpenID Connect Core §3.1.3.7). Pure. One decision: it is for this
 //! very attempt or for nobody. Knows nothing of signatures.
 
+use std::time::Duration;
+
 use aws_lc_rs::{constant_time, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
+use crate::policy::SignedIn;
 use crate::token::Algorithm;
 
 use super::error::ProviderError;
 use super::provider::LEEWAY;
+
+/// How long the way from the provider's answer to the page may take whoever was just recent enough. Half of the least that a route
+/// can ask for.
+const RETURN: Duration = Duration::from_secs(5);
 
 /// What an attempt asked for.
 pub(super) struct Asked<'a> {
@@ -59,21 +66,24 @@ pub(super) fn check(claims: &Map<String, Value>, asked: &Asked<'_>) -> Result<Pr
     let subject = subject(claims)?.ok_or_else(|| ProviderError::Claim("sub".to_owned()))?;
     let seconds = |value: &Value| value.as_f64().filter(|seconds| (0.0..8.64e12).contains(seconds));
     let told = claims.get("auth_time").and_then(seconds).map(|seconds| Timestamp((seconds * 1000.0) as u64));
-    if let Some(most) = asked.max_age {
+    // Without a time told, the person may have proven it at any time: nobody knows that it was just now.
+    let mut at = told.unwrap_or(Timestamp(0));
+    if let Some(most) = asked.max_age.map(Duration::from_secs) {
         // §3.1.2.1: where an age was asked for the time has to be told.
-        let at = told.ok_or_else(|| ProviderError::Claim("auth_time".to_owned()))?;
-        if asked.now.since(at).saturating_sub(LEEWAY).as_secs() > most {
+        let told = told.ok_or_else(|| ProviderError::Claim("auth_time".to_owned()))?;
+        if !SignedIn::is_recent(told.plus(LEEWAY).since_epoch(), most, asked.now.since_epoch()) {
             return Err(ProviderError::Other("auth_time"));
         }
+        // Requests know of no leeway: by the bare word of a clock that is behind, or of a provider that answers at the last moment,
+        // whoever comes back would be sent there again, and again.
+        at = at.max(asked.now.plus(RETURN).minus(most));
     }
     let acr = text(claims, "acr")?.map(str::to_owned);
     if !asked.acr.is_empty() && !acr.as_ref().is_some_and(|acr| asked.acr.contains(acr)) {
         return Err(ProviderError::Other("acr"));
     }
     let sid = text(claims, "sid")?.map(str::to_owned);
-    // Without a time told, the person may have proven it at any time: nobody knows that it was just now.
-    let at = told.unwrap_or(Timestamp(0)).min(asked.now);
-    Ok(Proven { subject: subject.to_owned(), sid, at, acr })
+    Ok(Proven { subject: subject.to_owned(), sid, at: at.min(asked.now), acr })
 }
 
 /// Who is meant, in a token whose signature holds: short, and of one line, wherever it is written down.
@@ -173,7 +183,13 @@ mod tests {
     #[test]
     fn age_and_strength_that_were_asked_for_are_checked() {
         assert!(told(|_| {}, Some(100), &["gold", "silver"]).is_ok());
-        assert!(told(|_| {}, Some(95), &[]).is_ok(), "their clock may be some seconds off");
+        let at_the_edge = told(|_| {}, Some(95), &[]).expect("their clock may be some seconds off");
+        assert_eq!(
+            at_the_edge.at,
+            Timestamp(910_000),
+            "five seconds for the way back, by a clock that knows no leeway"
+        );
+        assert_eq!(told(|_| {}, Some(105), &[]).unwrap().at, Timestamp(900_000), "and nothing where there is time");
         assert_eq!(told(|_| {}, Some(94), &[]), Err("the ID token is not for this sign-in: auth_time".into()));
         for none in [Value::Null, json!("900"), json!(-1)] {
             let refused = told(set("auth_time", none), Some(100), &[]);
