@@ -10,7 +10,7 @@ use http::HeaderMap;
 use crate::clock::Timestamp;
 use crate::policy::{Field, Fields};
 use crate::session::{Activity, Begun, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
-use crate::token::{Current, Learnt, OwnTokens, Pair};
+use crate::token::{Current, Learnt, OwnTokens, Pair, Tell};
 
 use super::credential::{CookieName, Repeated};
 use super::{Directory, Standing, cookies};
@@ -98,10 +98,11 @@ impl Carrier {
         presented: Presented<'_>,
         activity: Activity,
         now: Timestamp,
+        on_reuse: &(dyn Fn() -> Tell + Sync),
     ) -> Result<Learnt, StoreError> {
         match (presented, &self.tokens) {
             (Presented::Pair(access, refresh), Some(tokens)) => {
-                tokens.lookup((access.as_deref(), refresh), self, activity, now).await
+                tokens.lookup((access.as_deref(), refresh), self, activity, now, on_reuse).await
             }
             (Presented::Id(cookie), _) => {
                 let lookup = self.sessions.lookup(cookie, activity, now).await?;

@@ -16,11 +16,9 @@ use crate::clock::Timestamp;
 use crate::policy::{
     Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
 };
-use crate::session::{
-    Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View, Who,
-};
+use crate::session::{Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View};
 
-use crate::token::{self, Handing, Learnt, TokenError, Tokens, Verified};
+use crate::token::{self, Handing, Learnt, Tell, TokenError, Tokens, Verified};
 
 use carry::Presented;
 use credential::bearer;
@@ -72,8 +70,6 @@ pub struct Known {
     pub evidence: Option<Evidence>,
     /// What the answer has to carry.
     pub renewed: Option<Box<Renewed>>,
-    /// Whose session was ended by this request, because it brought a refresh token that was used before. For the audit.
-    pub reused: Option<Box<Who>>,
 }
 
 impl Known {
@@ -83,7 +79,7 @@ impl Known {
     }
 
     fn without_evidence(authentication: Authentication) -> Known {
-        Known { authentication, evidence: None, renewed: None, reused: None }
+        Known { authentication, evidence: None, renewed: None }
     }
 
     fn in_session(view: Arc<View>, told_by: Option<TokenId>, caller: Arc<Caller>) -> Known {
@@ -143,6 +139,8 @@ pub struct Asking<'r> {
     pub activity: Activity,
     /// The client, for those who guess.
     pub client: IpAddr,
+    /// For the audit.
+    pub on_reuse: &'r (dyn Fn() -> Tell + Sync),
 }
 
 /// What a worker remembers of its last callers.
@@ -205,12 +203,12 @@ impl Authenticator {
     /// # Errors
     /// [`AuthnError`]: ambiguous (400) or not to be had (503).
     pub async fn ask(&self, request: Asking<'_>, recent: &Recent, now: Timestamp) -> Result<Known, AuthnError> {
-        let Asking { fields, accept, activity, client } = request;
+        let Asking { fields, accept, client, .. } = request;
         let session = if accept.session { self.carrier.presented(fields)? } else { None };
         let token = if accept.token { bearer(fields) } else { None };
         match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(session), None) => self.ask_session(session, &recent.sessions, fields.headers(), activity, now).await,
+            (Some(session), None) => self.ask_session(session, &recent.sessions, request, now).await,
             (None, Some(token)) => self.ask_token(token, &recent.tokens, client, now).await,
             (None, None) => Ok(Known::anonymous()),
         }
@@ -245,8 +243,7 @@ impl Authenticator {
         &self,
         presented: Presented<'_>,
         memo: &Memo,
-        headers: &HeaderMap,
-        activity: Activity,
+        Asking { fields, activity, on_reuse, .. }: Asking<'_>,
         now: Timestamp,
     ) -> Result<Known, AuthnError> {
         let id = match presented {
@@ -259,8 +256,8 @@ impl Authenticator {
             return Ok(Known::in_session(view, None, caller));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-        let Learnt { lookup, renewed, told_by, reused, handing } =
-            Box::pin(self.carrier.lookup(presented, activity, now)).await?;
+        let Learnt { lookup, renewed, told_by, handing } =
+            Box::pin(self.carrier.lookup(presented, activity, now, on_reuse)).await?;
         let mut known = match lookup {
             Lookup::Alive(view) => match memo.caller(&view, |view| self.caller_in(view)) {
                 Some(caller) => {
@@ -273,10 +270,9 @@ impl Authenticator {
             },
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
-        known.reused = reused;
         if let Some((pair, handing)) = renewed.zip(handing) {
             let mut cookies = Box::new(HeaderMap::new());
-            self.carrier.set(&pair, headers, &mut cookies)?;
+            self.carrier.set(&pair, fields.headers(), &mut cookies)?;
             known.renewed = Some(Box::new(Renewed { cookies, handing }));
         }
         Ok(known)

@@ -178,8 +178,7 @@ async fn stops(
     }
 
     // 4: learn who is calling.
-    let (mut known, access_token) = learn(worker, &matched, &fields, trace.client, now).await?;
-    record::reuse(runtime, &known, (id, trace.client), now);
+    let (mut known, access_token) = learn(worker, &matched, &fields, (id, trace.client), now).await?;
     beside.renewed = known.renewed.take();
 
     // 5: decide.
@@ -213,10 +212,10 @@ async fn stops(
 /// Stop 4. Never on public routes: they work while the store is away. In a session whose provider's tokens are kept, these are
 /// seen to as well: roles may have changed, or the provider may have ended it.
 async fn learn(
-    worker: &Worker,
+    worker: &Arc<Worker>,
     matched: &Matched<'_>,
     fields: &Fields<'_>,
-    client: IpAddr,
+    (id, client): (RequestId, IpAddr),
     now: Timestamp,
 ) -> Result<(Known, Option<Box<AccessToken>>), Refusal> {
     let is_public = |route: &Route| route.access == AccessRule::Public;
@@ -225,7 +224,8 @@ async fn learn(
         return Ok((Known::anonymous(), None));
     }
     let activity = if route.options.passive { Activity::Passive } else { Activity::Active };
-    let asking = Asking { fields, accept: route.accept, activity, client };
+    let on_reuse = record::reuse(worker, (id, client), now);
+    let asking = Asking { fields, accept: route.accept, activity, client, on_reuse: &on_reuse };
     let runtime = &worker.runtime;
     let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
     let Some(view) = known.session().filter(|view| view.provided().is_some()) else {

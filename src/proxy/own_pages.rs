@@ -61,10 +61,10 @@ pub async fn answer(
     let now = runtime.clock.now();
     let known = if login::needs_caller(head.path.decoded()) {
         let accept = Accept { session: true, token: false };
-        let asking = Asking { fields, accept, activity: Activity::Active, client };
+        let on_reuse = record::reuse(worker, (id, client), now);
+        let asking = Asking { fields, accept, activity: Activity::Active, client, on_reuse: &on_reuse };
         let mut known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
         beside.renewed = known.renewed.take();
-        record::reuse(runtime, &known, (id, client), now);
         known
     } else {
         Known::anonymous()

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use serde::Serialize;
 
-use crate::authn::Known;
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{Asked, Caller, Rejection, RequestHead, Route};
+use crate::token::Tell;
 use crate::upstream::Reached;
 
 use super::busy::Exchange;
@@ -333,13 +333,19 @@ pub fn audit(records: &dyn Records, line: &AuditLine<'_>) {
     });
 }
 
-/// Write down that a refresh token came again and ended its session: whoever it was stolen from is to be told.
-pub fn reuse(runtime: &Runtime, known: &Known, by: (RequestId, IpAddr), now: Timestamp) {
-    if let Some(who) = &known.reused {
-        let line = AuditLine::of_request("session_ended", by, now);
-        let (subject, provider) = (Some(&*who.subject), Some(&*who.provider));
-        let (user, reason) = (who.user.as_deref(), Some(Rejection::Reused.as_str()));
-        audit(&*runtime.records, &AuditLine { subject, provider, user, reason, ..line });
+/// Writes down that a refresh token came again and ended its session: whoever it was stolen from is to be told. The gateway's stop waits
+/// for it.
+pub fn reuse(worker: &Arc<Worker>, by: (RequestId, IpAddr), now: Timestamp) -> impl Fn() -> Tell {
+    move || {
+        let (runtime, waited_for) = (worker.runtime.clone(), worker.acts.token());
+        Box::new(move |who, is_done| {
+            let event = if is_done { "session_ended" } else { "session_end_unfinished" };
+            let line = AuditLine::of_request(event, by, now);
+            let (subject, provider) = (Some(&*who.subject), Some(&*who.provider));
+            let (user, reason) = (who.user.as_deref(), Some(Rejection::Reused.as_str()));
+            audit(&*runtime.records, &AuditLine { subject, provider, user, reason, ..line });
+            drop(waited_for);
+        })
     }
 }
 

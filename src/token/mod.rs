@@ -36,7 +36,7 @@ pub use cache::Verified;
 pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
-pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, ring};
+pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, Tell, ring};
 pub use recent::Recent;
 pub use seal::Sealer;
 pub use verify::{Presented, TOKEN_BYTES};

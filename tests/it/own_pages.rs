@@ -366,25 +366,43 @@ fn a_panic_in_a_sign_in_answers_500_and_hurts_nobody_else() {
     assert_eq!(audited(&running), [["sign_in".to_owned(), "demo".to_owned(), String::new()]]);
 }
 
-/// A thief must not keep a session by leaving before the answer that ends it.
+/// A thief must not keep a session by leaving before the answer that ends it, nor go unseen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_refresh_token_that_is_used_again_ends_its_session_although_nobody_waited() {
     let signing = "\n[signing]\nissuer = \"https://gateway.example\"\n";
     let (store, running) = held(&format!("{}{signing}", own_tokens::text("memory", "")), LONG);
     let port = running.port();
-    let (first, access, last) = block_in_place(|| {
-        let (mut access, first) = own_tokens::signed_in(&running);
-        let mut last = first.clone();
-        for _ in 0..2 {
-            let said = own_tokens::with(&running, "/", &[(REFRESH, &last)], &[]);
-            (access, last) = (own_tokens::value(&said, ACCESS).unwrap(), own_tokens::value(&said, REFRESH).unwrap());
-        }
-        (first, access, last)
-    });
-    own_tokens::handed(&running, &last).await;
+    let (first, access) = block_in_place(|| renewed_twice(&running));
     leave((&store, &running), ask_at(port, "GET /".to_owned(), format!("{REFRESH}={first}"), String::new())).await;
     let status = || block_in_place(|| own_tokens::with(&running, "/", &[(ACCESS, &access)], &[]).status);
     assert_eq!(status(), 200, "the store has not answered");
     store.release();
     eventually("it is over", async || status() == 401).await;
+    let line = ["session_ended", "demo", "refresh_token_reused"].map(str::to_owned);
+    eventually("it is in the audit", async || audited(&running).last() == Some(&line)).await;
+}
+
+/// The first refresh token of a new session, and the access token that came of it in the end.
+fn renewed_twice(running: &Running) -> (String, String) {
+    let (mut access, first) = own_tokens::signed_in(running);
+    let mut last = first.clone();
+    for _ in 0..2 {
+        let said = own_tokens::with(running, "/", &[(REFRESH, &last)], &[]);
+        (access, last) = (own_tokens::value(&said, ACCESS).unwrap(), own_tokens::value(&said, REFRESH).unwrap());
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(own_tokens::handed(running, &last));
+    (first, access)
+}
+
+/// Whose session may have ended is told as well.
+#[test]
+fn a_refresh_token_that_is_used_again_is_in_the_audit_although_the_store_does_not_answer() {
+    let signing = "\n[signing]\nissuer = \"https://gateway.example\"\n";
+    let (store, running) = held(&format!("{}{signing}", own_tokens::text("memory", "")), "100ms");
+    let (first, _) = renewed_twice(&running);
+    store.hold_change();
+    assert_eq!(own_tokens::with(&running, "/", &[(REFRESH, &first)], &[]).status, 503);
+    let line = ["session_end_unfinished", "demo", "refresh_token_reused"].map(str::to_owned);
+    assert_eq!(audited(&running).last(), Some(&line));
 }

@@ -55,7 +55,7 @@ fn alice() -> NewSession {
 }
 
 async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timestamp) -> Learnt {
-    tokens.lookup(pair, &AsBegun, Activity::Active, now).await.unwrap()
+    tokens.lookup(pair, &AsBegun, Activity::Active, now, &|| Box::new(|_, _| ())).await.unwrap()
 }
 
 /// Twelve tabs ask at once with the same pair, whose access token is over; round after round.

@@ -61,8 +61,6 @@ pub struct Learnt {
     pub renewed: Option<Pair>,
     /// The access token that told of the session, where it may be denied by its id.
     pub told_by: Option<TokenId>,
-    /// Whose session this ended, because a refresh token of it was used again. Of many that come at once, one says so.
-    pub reused: Option<Box<Who>>,
     /// Asked before what was renewed goes out.
     pub handing: Option<Handing>,
 }
@@ -70,7 +68,7 @@ pub struct Learnt {
 impl Learnt {
     /// This, and nothing beside.
     pub fn of(lookup: Lookup) -> Learnt {
-        Learnt { lookup, renewed: None, told_by: None, reused: None, handing: None }
+        Learnt { lookup, renewed: None, told_by: None, handing: None }
     }
 
     /// None.
@@ -78,6 +76,10 @@ impl Learnt {
         Learnt::of(Lookup::Ended(because))
     }
 }
+
+/// Writes down whose session ended because a refresh token of it was used again, or may have, where the store did not say that it did.
+/// Whoever brought the token may be gone by then.
+pub type Tell = Box<dyn FnOnce(&Who, bool) + Send>;
 
 /// Gives a record the roles of this moment; `None` where its user is gone.
 pub trait Current: Send + Sync {
@@ -155,6 +157,7 @@ impl OwnTokens {
         current: &dyn Current,
         activity: Activity,
         now: Timestamp,
+        on_reuse: &(dyn Fn() -> Tell + Sync),
     ) -> Result<Learnt, StoreError> {
         // Before anything is judged or turned by it.
         self.ring.found_now(now).await?;
@@ -169,7 +172,7 @@ impl OwnTokens {
             }
         }
         match refresh {
-            Some(token) => self.by_refresh(token, current, activity, now).await,
+            Some(token) => self.by_refresh(token, current, activity, now, on_reuse).await,
             None => Ok(Learnt::ended(because)),
         }
     }
@@ -228,6 +231,7 @@ impl OwnTokens {
         current: &dyn Current,
         activity: Activity,
         now: Timestamp,
+        on_reuse: &(dyn Fn() -> Tell + Sync),
     ) -> Result<Learnt, StoreError> {
         let Some(refresh) = self.families.read(token) else { return Ok(Learnt::ended(EndedBecause::Forged)) };
         // The record first: a session that is over must not be given another token, whoever asks.
@@ -244,12 +248,19 @@ impl OwnTokens {
             Turned::Reused => {
                 // Two hold the same token: whoever came by it unlawfully, and whoever signed in, are both out.
                 tracing::warn!(session = ?refresh.key, "a refresh token was used again; its session is over");
-                // To its end without whoever asked: a thief who leaves early while the store is slow must not keep the session.
-                let (sessions, what) = (self.sessions.clone(), Revocation::Session(refresh.key));
-                let revoked = tokio::spawn(async move { sessions.revoke(what, Wait::BROWSER, now).await });
-                let revoked = revoked.await.map_err(|gone| StoreError::Unavailable(Box::new(gone)))??;
-                let reused = (revoked.ended > 0).then(|| Box::new(session.who()));
-                return Ok(Learnt { reused, ..Learnt::ended(EndedBecause::Reused) });
+                let (sessions, what, tell) = (self.sessions.clone(), Revocation::Session(refresh.key), on_reuse());
+                // To its end without whoever asked: a thief who leaves early while the store is slow must neither keep the session
+                // nor go unseen.
+                let revoking = tokio::spawn(async move {
+                    let revoked = sessions.revoke(what, Wait::BROWSER, now).await;
+                    // Of many that come at once, one says so.
+                    if !revoked.as_ref().is_ok_and(|revoked| revoked.ended == 0) {
+                        tell(&session.who(), revoked.is_ok());
+                    }
+                    revoked.map(drop)
+                });
+                revoking.await.map_err(|gone| StoreError::Unavailable(Box::new(gone)))??;
+                return Ok(Learnt::ended(EndedBecause::Reused));
             }
         };
         let handing = self.families.read(&next).map(|token| {
@@ -261,6 +272,6 @@ impl OwnTokens {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
-        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, reused: None, handing })
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, handing })
     }
 }
