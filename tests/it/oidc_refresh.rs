@@ -225,6 +225,32 @@ fn a_refresh_that_panics_lets_nobody_through_and_is_begun_anew() {
     between.wait_for_token("second");
 }
 
+/// The store goes away after the provider has given new tokens and taken the old ones back, and before they are written. They are
+/// handed on from memory, nobody brings the old ones again, and they are written when it is back.
+#[test]
+fn tokens_that_the_store_does_not_take_are_not_lost() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(85));
+    let before = between.asked("/token", &holds());
+    assert_eq!(token(&between.running.curl("/", &[])).as_deref(), Some("first"));
+    between.wait_until_asked(before, &holds());
+    between.store.fail();
+    between.liar.lie(&gives("second"));
+    wait_for("it is tried again", || between.store.refused() > 1);
+    between.wait_for_token("second");
+    // What is in memory is looked up again, and there is nobody to ask.
+    between.clock.advance(Duration::from_secs(6));
+    assert_eq!(between.running.curl("/", &[]).status, 503);
+    between.store.come_back();
+    between.wait_for_token("second");
+    assert_eq!(between.asked("/token", &json!({})), before + 1, "the old one was used again");
+    between.clock.advance(Duration::from_secs(85));
+    between.liar.lie(&gives("third"));
+    between.wait_for_token("third");
+    let seen = between.liar.lie(&json!({}));
+    assert!(seen["body"].as_str().unwrap().contains("refresh_token=second"), "{seen}");
+}
+
 fn between_quotes(body: &str) -> &str {
     between(body, "name=\"csrf\" value=\"", "\"")
 }

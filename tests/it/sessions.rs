@@ -33,6 +33,8 @@ pub struct Faulty {
     held: AtomicUsize,
     /// Sessions still to be held back before they are created or ended.
     held_changes: AtomicUsize,
+    /// Writes on the shelf that failed.
+    refused: AtomicUsize,
     /// Whether writing on the shelf panics.
     breaks: AtomicBool,
     read: Notify,
@@ -47,6 +49,16 @@ impl Faulty {
     /// From now on it does not answer.
     pub fn fail(&self) {
         self.set(FAILS);
+    }
+
+    /// From now on it does.
+    pub fn come_back(&self) {
+        self.set(ANSWERS);
+    }
+
+    /// How often something was to be written on the shelf while it did not.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
     }
 
     /// Whether writing on the shelf panics from now on.
@@ -137,6 +149,9 @@ impl SessionStore for Faulty {
 
     fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
         assert!(!self.breaks.load(Ordering::SeqCst), "planted");
+        if self.mode.load(Ordering::SeqCst) == FAILS {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+        }
         self.answer(|inner| inner.keep(keep, now))
     }
 

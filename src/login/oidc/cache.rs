@@ -73,7 +73,7 @@ impl Default for Cache {
     }
 }
 
-/// A refresh that is under way. Dropped, whatever became of it, it is over.
+/// A refresh that is under way, until what it came to is written down. Dropped, whatever became of it, it is over.
 pub(super) struct UnderWay {
     cache: Arc<Cache>,
     key: SessionKey,
@@ -81,8 +81,8 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// What it came to.
-    pub(super) fn tell(self, outcome: Outcome) {
+    /// What it came to. It may go on to be written down; until then nobody begins another one.
+    pub(super) fn tell(&self, outcome: Outcome) {
         self.tell.send_replace(Some(outcome));
     }
 }

@@ -34,6 +34,10 @@ const RENEW: Duration = Duration::from_secs(3);
 /// How often somebody who waits for another's refresh looks, and how often in all.
 const WAIT: Duration = Duration::from_millis(50);
 const WAITS: usize = 120;
+/// What could not be stored is tried again so soon at first, and so seldom at last: few sessions are refreshed at the moment at which
+/// a store goes away, and another node may come with the old token when it is back.
+const SOON: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_millis(500);
 /// The layout of what is kept; it is part of what is sealed.
 const LAYOUT: u8 = 1;
 
@@ -131,8 +135,17 @@ pub struct AccessToken {
 /// The outcome of one look at the store and, perhaps, the provider.
 enum Looked {
     Held(Held),
+    /// The provider gave it, and the store did not take it.
+    Unwritten(Held, Unwritten),
     Nothing,
     Ended,
+}
+
+/// What is to be written over the very version that was refreshed.
+struct Unwritten {
+    fresh: KeptTokens,
+    over: u64,
+    lock: u64,
 }
 
 impl Login {
@@ -184,8 +197,12 @@ impl Login {
         if let Some(begun) = begun {
             let (home, provider, view) = (home.clone(), provider.clone(), view.clone());
             acts.spawn(Box::pin(async move {
-                let outcome = (*home).as_ref().refresh(&provider, &view, (kept, tokens), now).await;
+                let login: &Login = (*home).as_ref();
+                let (outcome, unwritten) = login.refresh(&provider, &view, (kept, tokens), now).await;
                 begun.tell(outcome);
+                if let Some(unwritten) = unwritten {
+                    login.write_at_last(&view, unwritten, now).await;
+                }
             }));
         }
         if held.suffices(needs, now) {
@@ -216,14 +233,15 @@ impl Login {
         held
     }
 
-    /// Renew what is due, or wait for the node that does. Whatever it comes to is remembered before it is told.
+    /// Renew what is due, or wait for the node that does. Whatever it comes to is remembered before it is told; and what is still to
+    /// be written.
     async fn refresh(
         &self,
         provider: &Provider,
         view: &View,
         (kept, tokens): (Kept, KeptTokens),
         now: Timestamp,
-    ) -> Outcome {
+    ) -> (Outcome, Option<Unwritten>) {
         let over = Keep { key: lock_key(view), over: None, bytes: vec![1], until: now.plus(LOCK) };
         let looked = match self.sessions.keep(over, now).await {
             Ok(Some(lock)) => self.renew(provider, view, (kept, tokens), lock, now).await,
@@ -231,11 +249,35 @@ impl Login {
             Err(error) => Err(error),
         };
         match looked {
-            Ok(Looked::Held(held)) => Outcome::Held(self.note(view, held)),
-            Ok(Looked::Nothing) => Outcome::Nothing,
-            Ok(Looked::Ended) => Outcome::Ended,
-            Err(error) => Outcome::Store(Arc::new(error)),
+            Ok(Looked::Unwritten(held, unwritten)) => (Outcome::Held(self.note(view, held)), Some(unwritten)),
+            Ok(Looked::Held(held)) => (Outcome::Held(self.note(view, held)), None),
+            Ok(Looked::Nothing) => (Outcome::Nothing, None),
+            Ok(Looked::Ended) => (Outcome::Ended, None),
+            Err(error) => (Outcome::Store(Arc::new(error)), None),
         }
+    }
+
+    /// Until the store has it, or another node wrote, or the session is over: the provider may have taken the old refresh token back,
+    /// and an outage of the store at that moment would sign somebody out when the next refresh is due. Who asks meanwhile is told
+    /// of what is here.
+    async fn write_at_last(&self, view: &View, unwritten: Unwritten, now: Timestamp) {
+        let begun = tokio::time::Instant::now();
+        let mut wait = SOON;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = SELDOM.min(wait * 2);
+            let at = now.plus(begun.elapsed());
+            match self.write_renewed(view, unwritten.over, &unwritten.fresh, at).await {
+                Ok(_) => break,
+                Err(error) if at >= view.limits().ends => {
+                    tracing::warn!(session = ?view.key, %error, "renewed tokens were never stored; the session is over");
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
+        tracing::info!(session = ?view.key, "renewed tokens are stored at last");
+        self.unlock(view, unwritten.lock).await;
     }
 
     /// Until the one who holds the lock has written, or has given it back without: then it failed.
@@ -282,7 +324,17 @@ impl Login {
         let begun = tokio::time::Instant::now();
         let (outcome, lock) = self.ask_under_lock(provider, view, &tokens, lock, now).await;
         let looked = match outcome {
-            Ok(Renewed::Tokens(fresh)) => self.write_renewed(view, &kept, fresh, now).await,
+            Ok(Renewed::Tokens(fresh)) => {
+                let at = now.plus(begun.elapsed());
+                match (self.write_renewed(view, kept.version, &fresh, at).await, held(&fresh, None, now)) {
+                    (Err(error), Looked::Held(held)) => {
+                        tracing::warn!(session = ?view.key, %error, "renewed tokens are not stored; it is tried again");
+                        // The lock stays: it may be a while yet before it ends by itself.
+                        return Ok(Looked::Unwritten(held, Unwritten { fresh, over: kept.version, lock }));
+                    }
+                    (written, _) => written,
+                }
+            }
             Ok(Renewed::NotAllowed) => self.end_session_of(view, now).await,
             Err(ProviderError::Refused(code)) if code == "invalid_grant" => {
                 // Another one may have used it: then the record says so, and nothing is over.
@@ -336,14 +388,14 @@ impl Login {
     async fn write_renewed(
         &self,
         view: &View,
-        kept: &Kept,
-        fresh: KeptTokens,
+        over: u64,
+        fresh: &KeptTokens,
         now: Timestamp,
     ) -> Result<Looked, StoreError> {
-        let Some(bytes) = self.seal_tokens(view, &fresh) else { return Ok(Looked::Nothing) };
-        let keep = Keep { key: tokens_key(view), over: Some(kept.version), bytes, until: view.limits().ends };
+        let Some(bytes) = self.seal_tokens(view, fresh) else { return Ok(Looked::Nothing) };
+        let keep = Keep { key: tokens_key(view), over: Some(over), bytes, until: view.limits().ends };
         if self.sessions.keep(keep, now).await?.is_some() {
-            return Ok(held(&fresh, None, now));
+            return Ok(held(fresh, None, now));
         }
         match self.read_kept(view, now).await? {
             Some((_, tokens)) => Ok(held(&tokens, None, now)),
