@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -145,6 +146,8 @@ pub struct Worker {
     pub tunnels: TaskTracker,
     /// What requests change, which goes to its end without them.
     pub acts: TaskTracker,
+    /// Places for what the gateway's own pages change.
+    changes: Arc<Semaphore>,
     /// Cancelled when tunnels have to end.
     pub stop: CancellationToken,
 }
@@ -153,8 +156,9 @@ impl Worker {
     /// The `index`-th worker, with empty pools.
     pub fn new(index: usize, current: &Arc<Current>, tunnels: TaskTracker, stop: CancellationToken) -> Worker {
         let (runtime, current, acts) = (current.load(), current.clone(), TaskTracker::new());
+        let changes = Arc::new(Semaphore::new(own_pages::CHANGES));
         let pools = runtime.upstreams.iter().cloned().map(Pool::new).map(Arc::new).collect();
-        Worker::over(runtime, current, index, pools, (tunnels, acts, stop))
+        Worker::over(runtime, current, index, pools, (tunnels, acts, changes, stop))
     }
 
     /// The same worker under another runtime: it keeps its connections to applications that did not change.
@@ -164,7 +168,7 @@ impl Worker {
             kept.unwrap_or_else(|| Arc::new(Pool::new(upstream.clone())))
         };
         let pools = runtime.upstreams.iter().map(pool).collect();
-        let ends = (self.tunnels.clone(), self.acts.clone(), self.stop.clone());
+        let ends = (self.tunnels.clone(), self.acts.clone(), self.changes.clone(), self.stop.clone());
         Worker::over(runtime.clone(), self.current.clone(), self.index, pools, ends)
     }
 
@@ -173,11 +177,11 @@ impl Worker {
         current: Arc<Current>,
         index: usize,
         pools: Vec<Arc<Pool<RequestBody>>>,
-        (tunnels, acts, stop): (TaskTracker, TaskTracker, CancellationToken),
+        (tunnels, acts, changes, stop): (TaskTracker, TaskTracker, Arc<Semaphore>, CancellationToken),
     ) -> Worker {
         let tally = runtime.traffic.tally(index, runtime.routes.routes().iter().map(|route| route.name.as_str()));
         let (line, recent, ids) = (Mutex::default(), Recent::default(), RequestIds::new());
-        Worker { runtime, current, index, pools, tally, line, recent, ids, tunnels, acts, stop }
+        Worker { runtime, current, index, pools, tally, line, recent, ids, tunnels, acts, changes, stop }
     }
 
     /// No request begins here any more. Those that did may go on for days: what would be kept for others is given back.

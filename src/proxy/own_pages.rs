@@ -25,6 +25,9 @@ use super::{Runtime, Worker};
 /// A sign-in form has two fields and a sealed state.
 const FORM_BYTES: u64 = 16 * 1024;
 
+/// Changes under way at a time, of one worker. Each keeps its request, some 50 KB at most; where a store answers there are never so many.
+pub(super) const CHANGES: usize = 256;
+
 /// Where the public keys are.
 const KEYS: &str = "/.portcullis/jwks.json";
 
@@ -102,11 +105,16 @@ pub async fn answer(
 }
 
 /// What changes something, once begun, goes to its end, its line in the audit included, whether or not its client waits. Otherwise
-/// whoever leaves early guesses passwords that nobody counts, and begins and ends sessions unseen (CWE-778).
+/// whoever leaves early guesses passwords that nobody counts, and begins and ends sessions unseen (CWE-778). Nor must whoever begins and
+/// leaves while the store is slow fill the memory (CWE-770).
 async fn carried_out(worker: &Arc<Worker>, ask: KeptAsk, id: RequestId) -> Result<Response<Bytes>, Refusal> {
     let runtime = worker.runtime.clone();
+    let place = worker.changes.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     // A task of its own, which the gateway's stop waits for. What panics in it is this request's alone.
-    let act = worker.acts.spawn(Box::pin(async move { answered(&runtime, ask.ask(), id).await }));
+    let act = worker.acts.spawn(Box::pin(async move {
+        let _place = place;
+        answered(&runtime, ask.ask(), id).await
+    }));
     act.await.unwrap_or(Err(Refusal::Panic))
 }
 

@@ -75,6 +75,9 @@ pub enum Refusal {
     /// A body that is read here ended before its end, or is framed as nothing is.
     #[error(transparent)]
     BodyBroken(BodyError),
+    /// Too much is being changed already.
+    #[error("too many changes of sessions at once")]
+    Busy,
     /// The request came through here before.
     #[error("the request goes in circles")]
     Loop,
@@ -165,6 +168,13 @@ impl From<LoginError> for Refusal {
 const NO_SENSE: (StatusCode, &str, &str) =
     (StatusCode::BAD_GATEWAY, "upstream_protocol", "The application gave an answer that makes no sense.");
 
+/// So many sign in and out that the store cannot keep up, or it has stopped answering.
+const BUSY: (StatusCode, &str, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "busy",
+    "Too many people sign in and out at the moment. Nothing was changed; please try again.",
+);
+
 /// The store is away. Read by whoever was signing in as well, who is not signed in yet.
 const SESSIONS_UNKNOWN: (StatusCode, &str, &str) = (
     StatusCode::SERVICE_UNAVAILABLE,
@@ -224,6 +234,7 @@ impl Refusal {
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large."),
             Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request's body stopped coming."),
             Refusal::BodyBroken(_) => BODY_BROKEN,
+            Refusal::Busy => BUSY,
             Refusal::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request goes in circles."),
             Refusal::Protocol => (StatusCode::NOT_IMPLEMENTED, "protocol", "This protocol is not spoken here."),
             Refusal::Authn(AuthnError::Store(_)) => SESSIONS_UNKNOWN,
@@ -306,7 +317,7 @@ impl Refusal {
             Refusal::Provider { source, .. } if source.is_outage() => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
-            Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
+            Refusal::Busy | Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             }
             _ => {}

@@ -19,7 +19,7 @@ use crate::providers::{Provider, section, text};
 use crate::sessions::Faulty;
 use crate::shared_store::eventually;
 use crate::support::{Running, Said, between, run_text, run_with, shipped};
-use crate::wire::{Client, connect, fed, raw, soon, whole};
+use crate::wire::{Client, connect, fed, raw, soon, two, whole};
 
 /// The shipped configuration with this under `[limits]`.
 fn limited(limits: &str) -> Running {
@@ -247,6 +247,36 @@ async fn what_changes_sessions_goes_to_its_end_although_nobody_waited_for_the_an
         done("sign_out", "").await;
         assert_eq!(sessions(&running, demo).await, 0);
     }
+}
+
+/// Nor does whoever begins and leaves pile up what the store has to answer. What changes nothing goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn so_much_is_changed_at_once_and_no_more() {
+    let config = shipped("memory").replacen("[server]\n", "[server]\nworkers = 1\n", 1);
+    let (store, running) = held(&config, LONG);
+    assert_eq!(block_in_place(|| running.sign_in("/", &running.password)).status, 303);
+    let (cookies, page) = block_in_place(|| (running.cookie(), running.curl("/.portcullis/sessions", &[])));
+    let form = fields(&[("csrf", between(&page.body, "name=\"csrf\" value=\"", "\""))]);
+    let ask = |path: &str, more: &[&str]| block_in_place(|| running.alone(path, &[more, &["-b", &cookies]].concat()));
+    let sign_out = || ask("/.portcullis/logout", &["-d", &form, "-H", "accept: application/json"]);
+    store.hold_changes(256);
+    let mut asked = Vec::new();
+    for client in [two(running.port()).await, two(running.port()).await, two(running.port()).await] {
+        for _ in 0..86.min(256 - asked.len()) {
+            asked.push(tokio::spawn(send(Client::Two(client.clone()), cookies.clone(), "logout", form.clone())));
+        }
+    }
+    eventually("they all wait for the store", async || store.holds_all()).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    eventually("they left", async || left(&running) == 256).await;
+    let said = sign_out();
+    assert_eq!((said.status, said.header("retry-after").as_deref()), (503, Some("2")), "{}", said.body);
+    assert!(said.body.contains("\"error\":\"busy\""), "{}", said.body);
+    assert_eq!(audited(&running).len(), 1, "nothing was done but the sign-in");
+    assert_eq!(ask("/", &[]).status, 200, "nobody was signed out");
+    store.release_all();
+    eventually("there is room again", async || sign_out().status != 503).await;
+    assert_eq!(ask("/", &[]).status, 401);
 }
 
 /// The same where a provider has its say.

@@ -68,7 +68,17 @@ impl Faulty {
 
     /// Hold the next creation or revocation back until it is let go.
     pub fn hold_change(&self) {
-        self.held_changes.store(1, Ordering::SeqCst);
+        self.hold_changes(1);
+    }
+
+    /// The same with so many.
+    pub fn hold_changes(&self, count: usize) {
+        self.held_changes.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether that many have come.
+    pub fn holds_all(&self) -> bool {
+        self.held_changes.load(Ordering::SeqCst) == 0
     }
 
     /// It has come.
@@ -79,6 +89,11 @@ impl Faulty {
     /// Let it go.
     pub fn release(&self) {
         self.go.notify_one();
+    }
+
+    /// Let all go that have come.
+    pub fn release_all(&self) {
+        self.go.notify_waiters();
     }
 
     fn change<'a, T: Send + 'a>(&'a self, change: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
