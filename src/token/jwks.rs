@@ -86,7 +86,10 @@ pub struct Keys {
     current: ArcSwap<Generation>,
     /// One asks, the others wait for what it learns.
     asking: Mutex<()>,
+    /// When they were asked for last; where that failed, when it had.
     asked: AtomicU64,
+    /// How often they were, to its end.
+    ended: AtomicU64,
     failing: AtomicBool,
 }
 
@@ -124,9 +127,9 @@ impl Keys {
     }
 
     fn new(source: Source, allowed: Vec<Algorithm>, first: Generation) -> Arc<Keys> {
-        let (asked, failing) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (asked, ended, failing) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let (current, asking) = (ArcSwap::from_pointee(first), Mutex::new(()));
-        Arc::new(Keys { source, allowed, current, asking, asked, failing })
+        Arc::new(Keys { source, allowed, current, asking, asked, ended, failing })
     }
 
     /// Whether these come from where those do.
@@ -166,13 +169,17 @@ impl Keys {
     /// A token named a key that is not here, or was signed with another: it may be new. `false` where nobody could be asked, so that
     /// nothing is known.
     pub(super) async fn ask_for_unknown(self: &Arc<Self>, now: Timestamp) -> bool {
-        let keys = self.clone();
+        let (keys, ended) = (self.clone(), self.ended.load(Ordering::SeqCst));
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
         let asked = tokio::spawn(async move {
             if !matches!(keys.source, Source::Url { .. }) {
                 return;
             }
             let _one = keys.asking.lock().await;
+            if keys.failing.load(Ordering::SeqCst) && keys.ended.load(Ordering::SeqCst) != ended {
+                // It failed for all who waited: a server that hangs would make a queue of them.
+                return;
+            }
             let last = Timestamp(keys.asked.load(Ordering::SeqCst));
             let pause = if keys.generation() == 0 { ASK_FOR_ANY } else { ASK_AGAIN };
             if last == Timestamp(0) || now.since(last) >= pause {
@@ -237,9 +244,11 @@ impl Keys {
     /// Read them anew. What fails is logged, and the last good ones stand.
     pub async fn refresh(&self, now: Timestamp) {
         self.asked.store(now.0, Ordering::SeqCst);
+        let begun = tokio::time::Instant::now();
         match self.load().await {
             Ok(()) => self.failing.store(false, Ordering::SeqCst),
             Err(error) => {
+                self.asked.store(now.plus(begun.elapsed()).0, Ordering::SeqCst);
                 let first = !self.failing.swap(true, Ordering::SeqCst);
                 let error: &dyn std::error::Error = &error;
                 if first {
@@ -247,6 +256,7 @@ impl Keys {
                 }
             }
         }
+        self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Read them anew.

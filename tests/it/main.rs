@@ -39,6 +39,7 @@ mod oidc_keys;
 mod oidc_refresh;
 mod oidc_reload;
 mod oidc_sessions;
+mod oidc_waits;
 mod options;
 mod oracle;
 mod own_pages;

@@ -1,6 +1,8 @@
 //! What goes wrong at sign-in with a provider. One decision: whose fault it is chooses the answer – the provider's is an outage or
 //! a mistake behind us (503, 502), the person's is a page that says what to do. Knows nothing of rendering.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::error::Category;
 
@@ -17,9 +19,12 @@ pub enum ProviderError {
     /// Nobody there, or too slow.
     #[error("the provider did not answer")]
     Fetch(#[from] FetchError),
-    /// It failed a moment ago, and is not asked again by everybody who waits.
+    /// It says that it cannot at the moment, or whoever asked it for all who wait did not come to an end.
     #[error("the provider failed a moment ago")]
     Failed,
+    /// What another request learnt, a moment ago or while this one waited: nobody asks again for each who waits.
+    #[error(transparent)]
+    Shared(Arc<ProviderError>),
     /// An answer that is an error.
     #[error("the provider answers {0}")]
     Status(StatusCode),
@@ -68,6 +73,7 @@ impl ProviderError {
     /// Whether it is away, as opposed to wrong.
     pub fn is_outage(&self) -> bool {
         match self {
+            ProviderError::Shared(error) => error.is_outage(),
             ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
             ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys | ProviderError::Busy => true,
             // Too many of us at once, or too slow: it says nothing of the person.
@@ -83,6 +89,7 @@ impl ProviderError {
     /// The stable name for the log.
     pub fn as_str(&self) -> &'static str {
         match self {
+            ProviderError::Shared(error) => error.as_str(),
             ProviderError::Fetch(FetchError::Redirect(..)) => "redirect",
             ProviderError::Fetch(FetchError::TooLarge(_)) => "too_large",
             ProviderError::Fetch(FetchError::Timeout(..)) => "provider_timeout",

@@ -1,11 +1,11 @@
 //! One provider: what is configured of it, and what was learnt from it. One decision: its description and keys are fetched when
-//! they are needed and kept while they are good; a provider that fails is asked again by one request at a time, and not more
-//! than once in two seconds. Knows nothing of browsers.
+//! they are needed and kept while they are good; one asks for all who wait, and a provider that failed is left alone for two seconds
+//! from when it did, however long it took. Knows nothing of browsers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::clock::Timestamp;
 use crate::fetch::{Address, Client, Credential};
@@ -21,6 +21,8 @@ const FRESH: Duration = Duration::from_secs(3600);
 const KEYS_FRESH: Duration = Duration::from_secs(600);
 /// How long after a failure nobody asks again: many may be waiting.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long somebody waits for a new description where there is an old one.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How far its clock may be off.
 pub(super) const LEEWAY: Duration = Duration::from_secs(5);
 /// An ID token of more than a day's life is a mistake.
@@ -83,19 +85,48 @@ impl ClientAuth {
     }
 }
 
+impl ProviderSettings {
+    /// Fetch and read the description.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    pub async fn describe(&self) -> Result<Metadata, ProviderError> {
+        let address = Address::parse(&place(&self.issuer), self.plain_http)
+            .map_err(|error| MetadataError::Address("issuer", error))?;
+        let document = self.client.get(&address, Credential::None).await?;
+        if !document.status.is_success() {
+            return Err(ProviderError::Status(document.status));
+        }
+        Ok(Metadata::read(&document.body, &self.issuer, self.plain_http)?)
+    }
+
+    /// The same keys as long as they are in the same place.
+    fn keys(&self, metadata: &Metadata, old: Option<&Known>) -> Arc<Keys> {
+        match old {
+            Some(old) if old.metadata.jwks == metadata.jwks => old.keys.clone(),
+            _ => Keys::url(metadata.jwks.clone(), self.client.clone(), KEYS_FRESH, self.algorithms.clone()),
+        }
+    }
+}
+
 /// A live provider.
 pub struct Provider {
-    pub(super) settings: ProviderSettings,
-    learnt: Mutex<Learnt>,
+    pub(super) settings: Arc<ProviderSettings>,
+    learnt: Arc<Mutex<Learnt>>,
     exchanges: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct Learnt {
     known: Option<Known>,
-    /// When it was asked last, and failed.
-    failed: Option<Timestamp>,
+    /// When it had failed last, and how.
+    failed: Option<(Timestamp, Arc<ProviderError>)>,
+    /// Where a request that is under way tells what it learns.
+    under_way: Option<Told>,
 }
+
+/// Closed without a word where whoever asked came to no end.
+type Told = watch::Receiver<Option<Result<Known, Arc<ProviderError>>>>;
 
 /// What is known of a provider at a moment.
 #[derive(Clone)]
@@ -108,7 +139,8 @@ pub(super) struct Known {
 impl Provider {
     /// A provider that was not asked yet.
     pub fn new(settings: ProviderSettings) -> Provider {
-        Provider { settings, learnt: Mutex::default(), exchanges: Arc::new(Semaphore::new(EXCHANGES)) }
+        let (settings, learnt) = (Arc::new(settings), Arc::default());
+        Provider { settings, learnt, exchanges: Arc::new(Semaphore::new(EXCHANGES)) }
     }
 
     /// Go on where the provider of this name was before the configuration was read again. What it said of itself counts where it is
@@ -117,14 +149,21 @@ impl Provider {
         self.exchanges = old.exchanges.clone();
         let is_same =
             old.settings.issuer == self.settings.issuer && old.settings.plain_http == self.settings.plain_http;
-        let Some(learnt) = old.learnt.try_lock().ok().filter(|_| is_same) else { return };
+        if !is_same {
+            return;
+        }
+        let learnt = old.learnt();
         let known = learnt.known.as_ref().map(|known| {
             let (metadata, client) = (known.metadata.clone(), self.settings.client.clone());
             let keys = Keys::url(metadata.jwks.clone(), client, KEYS_FRESH, self.settings.algorithms.clone());
             keys.inherit(&known.keys);
             Known { metadata, keys, asked: known.asked }
         });
-        self.learnt = Mutex::new(Learnt { known, failed: learnt.failed });
+        self.learnt = Arc::new(Mutex::new(Learnt { known, failed: learnt.failed.clone(), under_way: None }));
+    }
+
+    fn learnt(&self) -> MutexGuard<'_, Learnt> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name.
@@ -140,48 +179,67 @@ impl Provider {
         self.exchanges.try_acquire().map_err(|_| ProviderError::Busy)
     }
 
-    /// Its description and keys.
+    /// Its description and keys. Nobody waits for longer than one request may take, or than a moment where there are old ones.
     ///
     /// # Errors
-    /// [`ProviderError`] where none was ever had. An old one goes on counting while the provider is away.
+    /// [`ProviderError`] where none was ever had. Old ones go on counting while the provider is away.
     pub(super) async fn known(&self, now: Timestamp) -> Result<Known, ProviderError> {
-        let mut learnt = self.learnt.lock().await;
-        if let Some(known) = learnt.known.as_ref().filter(|known| now.since(known.asked) < FRESH) {
-            return Ok(known.clone());
-        }
-        let pausing = learnt.failed.is_some_and(|failed| now.since(failed) < PAUSE);
-        let asked = if pausing { Err(ProviderError::Failed) } else { self.describe().await };
-        match (asked, learnt.known.clone()) {
-            (Ok(metadata), old) => {
-                let keys = self.keys(&metadata, old)?;
-                let known = Known { metadata: Arc::new(metadata), keys, asked: now };
-                *learnt = Learnt { known: Some(known.clone()), failed: None };
-                Ok(known)
-            }
-            (Err(error), old) => {
-                if !pausing {
-                    learnt.failed = Some(now);
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(provider = self.settings.name, error, "the provider could not be asked");
+        let (old, mut told) = {
+            let mut learnt = self.learnt();
+            match (&learnt.known, &learnt.failed) {
+                (Some(known), _) if now.since(known.asked) < FRESH => return Ok(known.clone()),
+                (known, Some((failed, error))) if now.since(*failed) < PAUSE => {
+                    return known.clone().ok_or_else(|| ProviderError::Shared(error.clone()));
                 }
-                old.ok_or(error)
+                _ => {}
             }
+            // One that came to no end tells nothing any more.
+            let under_way = learnt.under_way.clone().filter(|told| told.has_changed().is_ok());
+            let told = under_way.unwrap_or_else(|| self.ask(now));
+            learnt.under_way = Some(told.clone());
+            (learnt.known.clone(), told)
+        };
+        let heard = told.wait_for(Option::is_some);
+        let heard = match old {
+            Some(_) => tokio::time::timeout(PATIENCE, heard).await.ok(),
+            None => Some(heard.await),
+        };
+        match (heard.and_then(Result::ok).as_deref(), old) {
+            (Some(Some(Ok(known))), _) => Ok(known.clone()),
+            (_, Some(old)) => Ok(old),
+            (Some(Some(Err(error))), None) => Err(ProviderError::Shared(error.clone())),
+            (Some(None) | None, None) => Err(ProviderError::Failed),
         }
     }
 
-    /// Fetch and read the description.
-    ///
-    /// # Errors
-    /// [`ProviderError`].
-    pub async fn describe(&self) -> Result<Metadata, ProviderError> {
-        let settings = &self.settings;
-        let address = Address::parse(&place(&settings.issuer), settings.plain_http)
-            .map_err(|error| MetadataError::Address("issuer", error))?;
-        let document = settings.client.get(&address, Credential::None).await?;
-        if !document.status.is_success() {
-            return Err(ProviderError::Status(document.status));
-        }
-        Ok(Metadata::read(&document.body, &settings.issuer, settings.plain_http)?)
+    /// Ask it, in a task of its own: whoever asked first may leave, and the others go on waiting for the same answer.
+    fn ask(&self, now: Timestamp) -> Told {
+        let (tell, told) = watch::channel(None);
+        let (settings, learnt) = (self.settings.clone(), self.learnt.clone());
+        tokio::spawn(async move {
+            let begun = tokio::time::Instant::now();
+            let asked = settings.describe().await;
+            let mut learnt = learnt.lock().unwrap_or_else(PoisonError::into_inner);
+            learnt.under_way = None;
+            let outcome = match asked {
+                Ok(metadata) => {
+                    let keys = settings.keys(&metadata, learnt.known.as_ref());
+                    let known = Known { metadata: Arc::new(metadata), keys, asked: now };
+                    *learnt = Learnt { known: Some(known.clone()), ..Learnt::default() };
+                    Ok(known)
+                }
+                Err(error) => {
+                    let cause: &dyn std::error::Error = &error;
+                    tracing::warn!(provider = settings.name, error = cause, "the provider could not be asked");
+                    let error = Arc::new(error);
+                    learnt.failed = Some((now.plus(begun.elapsed()), error.clone()));
+                    Err(error)
+                }
+            };
+            drop(learnt);
+            tell.send_replace(Some(outcome));
+        });
+        told
     }
 
     /// Ask for everything a sign-in needs before anybody signs in; answers what is worth knowing although it would work.
@@ -189,8 +247,8 @@ impl Provider {
     /// # Errors
     /// [`ProviderError`]: nobody could sign in.
     pub async fn inspect(&self) -> Result<Vec<String>, ProviderError> {
-        let metadata = self.describe().await?;
-        let keys = self.keys(&metadata, None)?;
+        let metadata = self.settings.describe().await?;
+        let keys = self.settings.keys(&metadata, None);
         keys.load().await.map_err(MetadataError::Keys)?;
         let says = &metadata.says;
         let mut notes = Vec::new();
@@ -221,17 +279,6 @@ impl Provider {
             );
         }
         Ok(notes)
-    }
-
-    /// The same keys as long as they are in the same place.
-    fn keys(&self, metadata: &Metadata, old: Option<Known>) -> Result<Arc<Keys>, ProviderError> {
-        match old {
-            Some(old) if old.metadata.jwks == metadata.jwks => Ok(old.keys),
-            _ => {
-                let client = self.settings.client.clone();
-                Ok(Keys::url(metadata.jwks.clone(), client, KEYS_FRESH, self.settings.algorithms.clone()))
-            }
-        }
     }
 
     /// What every token of it for us must say.
