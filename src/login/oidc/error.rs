@@ -43,6 +43,9 @@ pub enum ProviderError {
     /// What userinfo says is no list of claims.
     #[error("the answer of userinfo cannot be read")]
     Userinfo(#[source] Unreadable),
+    /// An access token that is to be used in a way that nobody here knows, or that is bound to a key (RFC 6749 §7.1).
+    #[error("the token endpoint gives a token that is no bearer token")]
+    TokenType,
     /// No ID token in it.
     #[error("the answer of the token endpoint holds no ID token")]
     NoIdToken,
@@ -106,6 +109,7 @@ impl ProviderError {
             },
             ProviderError::Answer(_) => "token_answer",
             ProviderError::Userinfo(_) => "userinfo_answer",
+            ProviderError::TokenType => "token_type",
             ProviderError::NoIdToken => "id_token_missing",
             ProviderError::IdToken(bad) => bad.as_str(),
             ProviderError::Other("nonce") => "id_token_nonce",

@@ -242,6 +242,10 @@ fn read(
         }
         RequestTokenError::Other(_) => ProviderError::Answer(Unreadable::Empty),
     })?;
+    // OpenID Connect Core §3.1.3.3: `Bearer`, in whatever case (RFC 6749 §5.1). Another one is worth nothing alone, or is used otherwise.
+    if *answer.token_type() != BasicTokenType::Bearer {
+        return Err(ProviderError::TokenType);
+    }
     Ok(Tokens {
         access: Zeroizing::new(answer.access_token().secret().clone()),
         refresh: answer.refresh_token().map(|token| Zeroizing::new(token.secret().clone())),
