@@ -99,9 +99,20 @@ impl Upload for Shared {
 }
 
 /// What the sender learns of a request body while it is on its way; `None` where there is no body.
+#[derive(Clone)]
 pub struct Progress(Option<Arc<Shared>>);
 
 impl Progress {
+    /// Of no body.
+    pub fn none() -> Progress {
+        Progress(None)
+    }
+
+    /// Whether the client's last byte was read.
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| shared.is_done())
+    }
+
     /// What the pool needs to know.
     pub fn upload(&self) -> Option<Arc<dyn Upload>> {
         self.0.clone().map(|shared| shared as Arc<dyn Upload>)
@@ -126,17 +137,8 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// The client's body, bounded.
-    pub fn new(body: Incoming, rules: RequestTrailers, limits: BodyLimits) -> (RequestBody, Progress) {
-        RequestBody::bounded(body, Some(rules), limits)
-    }
-
-    /// One that goes no further than the gateway, where its trailers mean nothing.
-    pub fn ours(body: Incoming, limits: BodyLimits) -> RequestBody {
-        RequestBody::bounded(body, None, limits).0
-    }
-
-    fn bounded(body: Incoming, rules: Option<RequestTrailers>, limits: BodyLimits) -> (RequestBody, Progress) {
+    /// The client's body, bounded. Without `rules` it goes no further than the gateway, where its trailers mean nothing.
+    pub fn new(body: Incoming, rules: Option<RequestTrailers>, limits: BodyLimits) -> (RequestBody, Progress) {
         let abandoned = CancellationToken::new();
         let shared = Arc::new(Shared {
             body: Mutex::new(Some(body)),
@@ -160,7 +162,7 @@ impl RequestBody {
 
     /// No body.
     pub fn none() -> (RequestBody, Progress) {
-        (RequestBody(None), Progress(None))
+        (RequestBody(None), Progress::none())
     }
 }
 

@@ -6,8 +6,6 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::authn::Evidence;
 use crate::clock::Timestamp;
@@ -26,6 +24,7 @@ use super::headers::{self, NamedFields, Outgoing, RequestTrailers, Returning, re
 use super::record::TunnelRecord;
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
+use super::unread::Unread;
 use super::upgrade::Switch;
 use super::watch::{Held, Tie, Watch};
 use super::{Connection, Runtime, Worker, tunnel, upgrade};
@@ -60,7 +59,7 @@ pub async fn forward(
     worker: &Arc<Worker>,
     permit: &Permit,
     passage: &mut Passage<'_>,
-    (parts, body): (&Parts, Incoming),
+    (parts, body): (&Parts, &mut Unread),
     reached: &Reached,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
@@ -146,14 +145,15 @@ fn outgoing_body(
     runtime: &Arc<Runtime>,
     permit: &Permit,
     bytes: Option<u64>,
-    (parts, body): (&Parts, Incoming),
+    (parts, body): (&Parts, &mut Unread),
 ) -> (RequestBody, Progress) {
-    if body.is_end_stream() {
-        return RequestBody::none();
-    }
-    let (route, named) = (permit.route().clone(), NamedFields::of(&parts.headers));
+    let route = permit.route();
     let limits = BodyLimits { bytes, wait: runtime.body_timeout, idle: route.options.idle_timeout };
-    RequestBody::new(body, RequestTrailers { runtime: runtime.clone(), route, named }, limits)
+    let rules = || {
+        let (runtime, route, named) = (runtime.clone(), route.clone(), NamedFields::of(&parts.headers));
+        Some(RequestTrailers { runtime, route, named })
+    };
+    body.read(rules, limits)
 }
 
 /// The client's end of a connection that may leave HTTP.

@@ -44,6 +44,7 @@ pub fn handle(
     let (mut parts, body) = request.into_parts();
     let trace = worker.runtime.forwarding.trace(&connection, &parts.headers);
     let (id, now) = (worker.ids.next(), worker.runtime.clock.now());
+    let mut unread = Unread::new(body, &parts);
     let record = Record::new(now, id, trace.shown.clone(), parts.version, parts.method.clone());
     // Stop 7: written when the body ends or is dropped, or with this future, whose client may leave at any time.
     let mut recorder = Recorder::new(worker, started, record, busy);
@@ -55,7 +56,7 @@ pub fn handle(
             // Pinned here and lent: a future that is handed on is copied, and this one is what every connection keeps room for.
             // What it comes to is copied as well: it is put down where it is taken from.
             let stops = pin!(async {
-                let (way, request) = ((&*connection, &trace), (&mut parts, body));
+                let (way, request) = ((&*connection, &trace), (&mut parts, &mut unread));
                 answered = Some(stops(worker, way, id, request, (&mut *record, &mut beside)).await);
                 beside.hand_over().await;
             });
@@ -66,12 +67,17 @@ pub fn handle(
             record.reason = refusal.reason();
             reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
         };
+        let ends_connection = unread.ends_connection(!matches!(answered, Some(Ok(_))));
+        unread.leave(&connection.busy);
         let mut response = match answered {
             Some(Ok(response)) => response,
             Some(Err(refusal)) => refused(refusal, record),
             None => refused(Refusal::Panic, record),
         };
         beside.mark(response.headers_mut());
+        if ends_connection {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if parts.version == Version::HTTP_2 {
             // RFC 9113 §8.2.2: connection-specific fields make an HTTP/2 message malformed.
             response.headers_mut().remove(http::header::CONNECTION);
@@ -143,11 +149,10 @@ async fn stops(
     worker: &Arc<Worker>,
     (connection, trace): (&Connection, &Trace),
     id: RequestId,
-    (parts, body): (&mut Parts, Incoming),
+    (parts, body): (&mut Parts, &mut Unread),
     (record, beside): (&mut Record, &mut Beside),
 ) -> Result<Response<ResponseBody>, Refusal> {
     let runtime = &worker.runtime;
-    let body = Unread::new(body, parts.version == Version::HTTP_2);
     let fields = Fields::of(&parts.headers);
     let switch = upgrade::asked(&mut parts.method, parts.version, &parts.extensions, &fields)?;
     let (parts, now) = (&*parts, record.at);
@@ -199,7 +204,7 @@ async fn stops(
             let mut passage =
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
             record.waits = Some(asked.0);
-            let response = forward(worker, &permit, &mut passage, (parts, body.take()), &record.reached).await;
+            let response = forward(worker, &permit, &mut passage, (parts, body), &record.reached).await;
             record.waited(response.as_ref().err().is_none_or(Refusal::was_sent));
             response
         }

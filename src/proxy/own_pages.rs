@@ -14,7 +14,7 @@ use crate::policy::{Accept, Authentication, Fields, RESERVED_PREFIX, RequestHead
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
-use super::body::{BodyLimits, RequestBody, ResponseBody};
+use super::body::{BodyLimits, ResponseBody};
 use super::handle::Beside;
 use super::record::{self, AuditLine};
 use super::reply::{Refusal, SIGN_IN, gateway_headers};
@@ -48,7 +48,7 @@ pub async fn answer(
     client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
-    (fields, unread): (&Fields<'_>, Unread),
+    (fields, body): (&Fields<'_>, &mut Unread),
     beside: &mut Beside,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (runtime, headers) = (&worker.runtime, fields.headers());
@@ -57,9 +57,9 @@ pub async fn answer(
     }
     let cookie = runtime.authenticator.cookie().find(headers).map_err(crate::authn::AuthnError::from)?;
     // Before it is asked who calls: a session that ends while its form is still coming sends none.
-    let (body, _unread) = match login::needs_body(head.method, head.path.decoded()) {
-        true => (read(runtime, unread).await?, None),
-        false => (Bytes::new(), Some(unread)),
+    let body = match login::needs_body(head.method, head.path.decoded()) {
+        true => read(runtime, body).await?,
+        false => Bytes::new(),
     };
     let now = runtime.clock.now();
     let known = if login::needs_caller(head.path.decoded()) {
@@ -160,10 +160,10 @@ fn published_keys(ring: &KeyRing, headers: &HeaderMap) -> Result<Response<Respon
 }
 
 /// As bounded as one that is forwarded: whoever stops half-way would hold a connection for ever (CWE-400).
-async fn read(runtime: &Runtime, body: Unread) -> Result<Bytes, Refusal> {
+async fn read(runtime: &Runtime, body: &mut Unread) -> Result<Bytes, Refusal> {
     if body.announced() > FORM_BYTES {
         return Err(Refusal::TooLarge);
     }
     let limits = BodyLimits { bytes: Some(FORM_BYTES), wait: runtime.body_timeout, idle: None };
-    Ok(RequestBody::ours(body.take(), limits).collect().await?.to_bytes())
+    Ok(body.read(|| None, limits).0.collect().await?.to_bytes())
 }

@@ -286,7 +286,7 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // What follows a head that was not understood cannot be trusted to begin where we think it does.
-            Refusal::Head(_) | Refusal::BodyTimeout | Refusal::BodyBroken(_) => {
+            Refusal::Head(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Refusal::Method(methods) => {

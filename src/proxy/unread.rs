@@ -1,62 +1,112 @@
-//! A request body that nobody has asked for yet. One decision: over HTTP/2 a small one is read and thrown away when the request was
-//! answered without it. The library would reset the stream behind the whole answer, as RFC 9113 §8.1 allows, and clients that
-//! are about (curl 7.88) then show no answer at all. Knows nothing of why it was not wanted.
+//! A request's body, as far as nobody has read it when the request is answered. One decision: a small rest is read and thrown away beside
+//! the answer, and over HTTP/1.1 a connection that would end because of a larger one says so (RFC 9112 §9.6). Over HTTP/2 the library would
+//! reset the stream behind the whole answer, as RFC 9113 §8.1 allows, and clients that are about (curl 7.88) then show no answer at all.
+//! Knows nothing of why it was not wanted.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Buf;
+use http::request::Parts;
+use http::{Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
-/// What a client sends unasked: the window of a stream. A larger upload is told to stop.
-const MOST: usize = 1024 * 1024;
+use super::body::{BodyLimits, Progress, RequestBody};
+use super::busy::Busy;
+use super::headers::RequestTrailers;
+
+/// What an HTTP/2 client sends unasked: the window of a stream. A larger upload is told to stop.
+const MOST: u64 = 1024 * 1024;
+/// Over HTTP/1.1 nobody can be told to stop: a new connection costs less than more than this.
+const MOST_OF_ONE: u64 = 64 * 1024;
 /// It is on its way already, or not worth waiting for.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// The body, until somebody takes it.
+/// The body, until somebody reads it, and how far they came.
 pub struct Unread {
-    body: Option<Incoming>,
+    state: State,
     http2: bool,
+    /// Whoever asks before it sends must not be told to send.
+    asks_first: bool,
+}
+
+enum State {
+    Here(Incoming),
+    Read(Progress),
 }
 
 impl Unread {
     /// Of a request.
-    pub fn new(body: Incoming, http2: bool) -> Unread {
-        Unread { body: Some(body), http2 }
+    pub fn new(body: Incoming, parts: &Parts) -> Unread {
+        let http2 = parts.version == Version::HTTP_2;
+        let asks_first = !body.is_end_stream() && parts.headers.contains_key(header::EXPECT);
+        Unread { state: State::Here(body), http2, asks_first }
     }
 
     /// Bytes that are to come at least, as far as it was announced.
     pub fn announced(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.size_hint().lower())
+        match &self.state {
+            State::Here(body) => body.size_hint().lower(),
+            State::Read(_) => 0,
+        }
     }
 
-    /// For whoever wants it.
-    pub fn take(mut self) -> Incoming {
-        self.body.take().expect("it is there until it is taken, which ends this")
+    /// Have it read once, within these bounds; `rules` are for its trailers, where somebody wants those.
+    pub fn read(
+        &mut self,
+        rules: impl FnOnce() -> Option<RequestTrailers>,
+        limits: BodyLimits,
+    ) -> (RequestBody, Progress) {
+        match std::mem::replace(&mut self.state, State::Read(Progress::none())) {
+            State::Here(body) if !body.is_end_stream() => {
+                let (body, progress) = RequestBody::new(body, rules(), limits);
+                self.state = State::Read(progress.clone());
+                (body, progress)
+            }
+            _ => RequestBody::none(),
+        }
     }
-}
 
-impl Drop for Unread {
-    fn drop(&mut self) {
-        let Some(body) = self.body.take().filter(|body| self.http2 && !body.is_end_stream()) else { return };
-        if body.size_hint().lower() > MOST as u64 {
-            return;
+    /// Whether its connection cannot be used again when the gateway answers now. What an application answers, before it has read
+    /// everything or not, is not `ours`.
+    pub fn ends_connection(&self, ours: bool) -> bool {
+        !self.http2
+            && match &self.state {
+                State::Here(body) => !body.is_end_stream() && !self.is_small(body),
+                State::Read(progress) => ours && !progress.is_done(),
+            }
+    }
+
+    fn is_small(&self, body: &Incoming) -> bool {
+        let size = body.size_hint();
+        match self.http2 {
+            true => size.lower() <= MOST,
+            // In chunks it has no end that could be waited for.
+            false => !self.asks_first && size.upper().is_some_and(|upper| upper <= MOST_OF_ONE),
         }
-        // Beside the answer, which waits for nothing. Outside of the runtime everything ends.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // Whatever becomes of it, the stream is let go.
-                let _ = tokio::time::timeout(WAIT, discard(Box::pin(body))).await;
-            });
-        }
+    }
+
+    /// The request is answered. Its connection is not at rest before what is read of the body is.
+    pub fn leave(self, connection: &Busy) {
+        let small = matches!(&self.state, State::Here(body) if !body.is_end_stream() && self.is_small(body));
+        let State::Here(body) = self.state else { return };
+        // Outside of the runtime everything ends.
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| small) else { return };
+        let busy = connection.begin();
+        // Beside the answer, which waits for nothing.
+        runtime.spawn(async move {
+            // Whatever becomes of it, the body is let go.
+            let _ = tokio::time::timeout(WAIT, discard(Box::pin(body))).await;
+            drop(busy);
+        });
     }
 }
 
 async fn discard(mut body: Pin<Box<Incoming>>) {
     let mut left = MOST;
     while let Some(Ok(frame)) = body.frame().await {
-        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Buf::remaining)) else { return };
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Buf::remaining) as u64) else { return };
         left = rest;
     }
 }

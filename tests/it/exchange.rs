@@ -11,10 +11,11 @@ use http_body_util::BodyExt;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
+use tokio::task::block_in_place;
 
 use crate::shared_store::eventually;
 use crate::support::{Running, run_text, run_with, shipped};
-use crate::wire::{Application, Client, Frames, connect, fed, line, piece, soon, whole};
+use crate::wire::{Application, Client, Frames, connect, fed, line, piece, raw, soon, whole};
 
 /// The shipped configuration in front of an application, open to all and with this under `[limits]`.
 fn open(port: u16, limits: &str) -> Running {
@@ -173,6 +174,64 @@ async fn a_body_past_the_limit_is_413_announced_or_not() {
         assert!(!got.recv().unwrap(), "the application saw it break off, never end");
         feeding.abort();
     }
+}
+
+/// RFC 9112 §9.6: whoever is answered while it still sends reads the whole answer, and what that says of the connection holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_without_the_body_is_read_and_says_whether_its_connection_ends() {
+    let text = format!("{}\n[limits]\nbody_bytes = 5000\n", shipped("memory"));
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    // A role that came later than its user.
+    let boss = text.replacen("\"staff\"]", "\"staff\", \"boss\"]", 1).replace("[\"admin\"] }", "[\"boss\"] }");
+    running.reload(&boss).unwrap();
+    let cookie = block_in_place(|| {
+        assert_eq!(running.sign_in("/", &running.password).status, 303);
+        running.cookie()
+    });
+    for (path, cookie, status) in [("/", "", 401), ("/admin", &cookie, 403), ("/", &cookie, 413), ("/public", "", 405)]
+    {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n");
+        let begins = format!("HTTP/1.1 {status} ");
+        // Little is read to its end.
+        let mut stream = connect(port(&running), "http/1.1").await;
+        let little = format!("{head}Content-Length: 40000\r\n\r\n{}", "x".repeat(40_000));
+        for _ in 0..2 {
+            stream.write_all(little.as_bytes()).await.unwrap();
+            let said = told(&mut stream, |said| said.contains("request id: ") && said.ends_with('\n')).await;
+            assert!(said.starts_with(&begins) && !said.contains("connection: close"), "{path}: {said}");
+        }
+        // Whoever sends much, or has no end, and does not read before it has sent everything.
+        let much = "x".repeat(1_048_576);
+        let framed = [
+            ("Content-Length: 1048576", much.clone()),
+            ("Transfer-Encoding: chunked", format!("100000\r\n{much}\r\n0\r\n\r\n")),
+        ];
+        // What has no length is the application's to see before it is too large.
+        for (framing, body) in framed.into_iter().take(if status == 413 { 1 } else { 2 }) {
+            let mut stream = connect(port(&running), "http/1.1").await;
+            stream.write_all(format!("{head}{framing}\r\n\r\n{body}").as_bytes()).await.unwrap();
+            let said = told(&mut stream, |_| false).await;
+            let ends = said.starts_with(&begins) && said.contains("\r\nconnection: close\r\n");
+            assert!(ends && said.contains("request id: "), "{path} {framing}: {said}");
+        }
+        // Whoever asks before it sends is not told to send.
+        let said =
+            raw(port(&running), format!("{head}Content-Length: 6000\r\nExpect: 100-continue\r\n\r\n").as_bytes(), "")
+                .await;
+        assert!(said.starts_with(&begins) && said.contains("\r\nconnection: close\r\n"), "{path}: {said}");
+    }
+}
+
+/// What is said until this holds of it, or to the end.
+async fn told(stream: &mut (impl AsyncReadExt + Unpin), is_all: impl Fn(&str) -> bool) -> String {
+    let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
+    while !is_all(&String::from_utf8_lossy(&got)) {
+        match soon(stream.read(&mut chunk)).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => got.extend_from_slice(&chunk[..read]),
+        }
+    }
+    String::from_utf8_lossy(&got).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
