@@ -62,6 +62,8 @@ pub enum SignInProblem {
     NotAPage,
     /// What came back belongs to no attempt of this browser, or came too late.
     Stale,
+    /// The browser does not bring the cookie that it was given, twice.
+    NoCookie,
     /// The provider, or the person there, said no.
     Declined,
     /// Not as strongly or recently as asked for.
@@ -82,6 +84,11 @@ impl SignInProblem {
                 StatusCode::BAD_REQUEST,
                 "This sign-in cannot go on",
                 "It took too long, was used already, or belongs to another browser. You are not signed in by it.",
+            ),
+            SignInProblem::NoCookie => (
+                StatusCode::BAD_REQUEST,
+                "Your browser keeps no cookies here",
+                "It did not bring back what this sign-in began with. Allow cookies for this site, and begin again in this browser.",
             ),
             SignInProblem::Declined => {
                 (StatusCode::FORBIDDEN, "You were not signed in", "The sign-in was declined or did not succeed there.")

@@ -223,6 +223,11 @@ impl Refusal {
                 "provider_unavailable",
                 "The place where you sign in does not answer at the moment. Please try again.",
             ),
+            Refusal::Provider { source, .. } if source.is_refusal() => (
+                StatusCode::BAD_GATEWAY,
+                "provider_refused",
+                "The place where you sign in refuses this site. Whoever runs it has to see to that.",
+            ),
             Refusal::Provider { .. } => (
                 StatusCode::BAD_GATEWAY,
                 "provider_unusable",

@@ -87,6 +87,13 @@ fn hostile_id_tokens_sign_nobody_in() {
         let reason = reason(&running, seen);
         assert_eq!(said.status.to_string(), parts[0], "{line}: {reason} {}", said.body);
         assert_eq!(reason, parts[1], "{line}");
+        let words = match (parts[0], reason.starts_with("refused_")) {
+            ("503", _) => "does not answer at the moment",
+            ("502", true) => "refuses this site",
+            ("502", false) => "makes no sense",
+            _ => "",
+        };
+        assert!(said.body.contains(words), "{line}: {}", said.body);
         assert_eq!(said.head.contains("__Host-portcullis="), said.status == 303, "{line}");
         assert!(!said.body.contains("access token") && !said.body.contains("eyJ"), "{line}: {}", said.body);
         seen += 1;

@@ -160,7 +160,7 @@ fn a_callback_counts_once_and_in_its_own_browser() {
     let state = parameter(&anew, "state");
     let again = running.curl(&format!("/.portcullis/oidc/corp/callback?code=x&state={state}&iss=x"), &PERSON);
     assert_eq!(again.status, 400, "never in circles: {}", again.head);
-    assert!(again.body.contains("Try again"), "{}", again.body);
+    assert!(again.body.contains("Try again") && again.body.contains("Allow cookies"), "{}", again.body);
     set_jar(&running, &mallorys);
     assert_eq!(reached(&running.visit(&callback, &PERSON)), at("/mine"));
     // Reloaded: signed in already, and so on the way to the page.

@@ -251,6 +251,22 @@ fn tokens_that_the_store_does_not_take_are_not_lost() {
     assert!(seen["body"].as_str().unwrap().contains("refresh_token=second"), "{seen}");
 }
 
+/// What stands in an answer of a provider that is broken or busy is not its word: it ends no session.
+#[test]
+fn an_invalid_grant_of_a_provider_that_is_broken_ends_no_session() {
+    let mut between = Between::signed_in("first");
+    between.clock.advance(Duration::from_secs(150));
+    for status in [500, 503, 429, 408] {
+        let wrong = json!({ "/token": { "status": status, "text": "{\"error\":\"invalid_grant\"}" } });
+        let before = between.asked("/token", &json!({ "wrong": wrong }));
+        assert_eq!(between.running.curl("/", &[]).status, 200, "{status}");
+        assert_eq!(between.asked("/token", &json!({})), before + 1, "{status}");
+        between.clock.advance(Duration::from_secs(7));
+    }
+    between.liar.lie(&gives("second"));
+    between.wait_for_token("second");
+}
+
 fn between_quotes(body: &str) -> &str {
     between(body, "name=\"csrf\" value=\"", "\"")
 }

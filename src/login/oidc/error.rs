@@ -79,16 +79,17 @@ impl ProviderError {
             ProviderError::Shared(error) => error.is_outage(),
             ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
             ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys | ProviderError::Busy => true,
-            // Too many of us at once, or too slow: it says nothing of the person.
-            ProviderError::Status(StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) => true,
-            ProviderError::Status(status) => status.is_server_error(),
+            ProviderError::Status(status) => is_away(*status),
             ProviderError::Refused(code) => matches!(code.as_str(), "temporarily_unavailable" | "server_error"),
             _ => false,
         }
     }
-}
 
-impl ProviderError {
+    /// Whether it says no to us, as opposed to nothing that could be understood.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, ProviderError::Refused(_)) && !self.is_outage()
+    }
+
     /// The stable name for the log.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -128,6 +129,11 @@ impl ProviderError {
             ProviderError::Random => "random",
         }
     }
+}
+
+/// A status that says nothing of the person or of us, whatever stands below it: it broke, has too much to do, or was too slow.
+pub(super) fn is_away(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
 /// Why what a provider wrote is not what it should be. What stands there is not kept: errors are logged, and the library's own words

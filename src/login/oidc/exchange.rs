@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, header};
 use oauth2::basic::{
     BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
     BasicTokenType,
@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 use crate::fetch::{Address, FetchError};
 
 use super::attempt::{Attempt, State, secret};
-use super::error::{MetadataError, ProviderError, Unreadable};
+use super::error::{MetadataError, ProviderError, Unreadable, is_away};
 use super::provider::{ClientAuth, Known, Provider};
 
 /// What is looked for in the answer of a token endpoint (RFC 6749 §5).
@@ -210,6 +210,10 @@ impl Wire {
         let address = Address::parse(&request.uri().to_string(), self.plain_http)
             .map_err(|error| FetchOrAddress::Address(MetadataError::Address("token_endpoint", error)))?;
         let document = self.client.send(&address, request.map(Bytes::from)).await?;
+        if is_away(document.status) {
+            // Not its word on the code or the token: by an `invalid_grant` in it sessions would end.
+            return Err(FetchOrAddress::Away(document.status));
+        }
         let mut response = http::Response::new(document.body.to_vec());
         *response.status_mut() = document.status;
         *response.headers_mut() = document.headers;
@@ -225,6 +229,8 @@ enum FetchOrAddress {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Address(MetadataError),
+    #[error("the token endpoint answers {0}")]
+    Away(StatusCode),
 }
 
 fn read(
@@ -233,6 +239,7 @@ fn read(
     let answer = answer.map_err(|error| match error {
         RequestTokenError::Request(FetchOrAddress::Fetch(error)) => ProviderError::Fetch(error),
         RequestTokenError::Request(FetchOrAddress::Address(error)) => ProviderError::Metadata(error),
+        RequestTokenError::Request(FetchOrAddress::Away(status)) => ProviderError::Status(status),
         RequestTokenError::ServerResponse(refused) => ProviderError::Refused(code(refused.error())),
         // The body is not kept, nor the library's words on it: they may hold tokens, and errors are logged.
         RequestTokenError::Parse(error, _) => {

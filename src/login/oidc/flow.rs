@@ -170,7 +170,7 @@ impl Login {
         if way.tries < TRIES {
             return self.leave_for(ask, provider, way.wanted, way.tries + 1).await;
         }
-        Ok(self.problem(ask, Problem::Stale, provider, &way.wanted, "state_without_cookie"))
+        Ok(self.problem(ask, Problem::NoCookie, provider, &way.wanted, "state_without_cookie"))
     }
 
     async fn identify(
@@ -200,9 +200,8 @@ impl Login {
                     return page(Problem::Stale, "state_used");
                 }
                 let exchanged = provider.exchange(&known, code.clone(), attempt, ask.now).await;
-                let invented = |error: &ProviderError| matches!(error, ProviderError::Refused(_)) && !error.is_outage();
                 let tokens = exchanged.inspect_err(|error| {
-                    if invented(error) {
+                    if error.is_refusal() {
                         self.throttle.bad_answer(ask.peer);
                     }
                 });
