@@ -57,6 +57,10 @@ impl LocalUsers {
         self.lock().users.user.get(name).filter(|user| !user.disabled).map(|user| user.roles.clone())
     }
 
+    fn users(&self) -> Arc<Users> {
+        self.lock().users.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Read> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +137,11 @@ impl Login {
             return Some((LOCAL.to_owned(), canonical(user).unwrap_or_else(|| user.to_owned())));
         }
         self.oidc.issuer(place).map(|issuer| (issuer.to_owned(), user.to_owned()))
+    }
+
+    /// Roles of local users that are not declared, as their file was last read: who holds them, and which.
+    pub fn undeclared(&self, is_declared: &dyn Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.users.as_ref().map_or_else(Vec::new, |local| local.users().undeclared(is_declared))
     }
 
     /// The names of all places where people sign in.

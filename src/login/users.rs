@@ -119,6 +119,13 @@ pub fn canonical(name: &str) -> Option<String> {
 }
 
 impl Users {
+    /// Roles that are held and not declared: by whom, and which.
+    pub fn undeclared(&self, is_declared: &dyn Fn(&str) -> bool) -> Vec<(String, String)> {
+        let roles = self.user.iter().flat_map(|(name, user)| user.roles.iter().map(move |role| (name, role)));
+        let unknown = roles.filter(|(_, role)| !is_declared(role));
+        unknown.map(|(name, role)| (name.clone(), role.clone())).collect()
+    }
+
     /// Read and check.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::config::{
     Config, LocalLogin, OidcClientAuth, OidcLogin, Problem, RedisDeployment, RedisStore, Secret, Store, TokenIssuer,
     TokenKeys, Upstream, did_you_mean,
 };
+use crate::login::Login;
 use crate::login::users::{Users, canonical};
 use crate::server::tls::TlsError;
 use crate::server::{CertificateFiles, Certificates, Wrong, tls};
@@ -51,18 +52,10 @@ pub fn check(config: &Config) -> Vec<Flaw> {
 }
 
 /// Say of local users' roles what a check says.
-pub(super) fn warn(config: &Config) {
-    let users = config.local.as_ref().and_then(|local| Users::read(&local.users).ok());
-    for (user, role) in users.iter().flat_map(|users| undeclared(config, users)) {
+pub(super) fn warn(config: &Config, login: &Login) {
+    for (user, role) in login.undeclared(&|role| config.roles.id(role).is_some()) {
         tracing::warn!(%user, %role, "a role of a local user is not declared, so it counts for nothing");
     }
-}
-
-/// Roles of local users that the configuration does not declare: whom, and which.
-fn undeclared(config: &Config, users: &Users) -> Vec<(String, String)> {
-    let roles = users.user.iter().flat_map(|(name, user)| user.roles.iter().map(move |role| (name, role)));
-    let unknown = roles.filter(|(_, role)| config.roles.id(role).is_none());
-    unknown.map(|(name, role)| (name.clone(), role.clone())).collect()
 }
 
 struct Looking<'c> {
@@ -278,7 +271,7 @@ impl Looking<'_> {
         match Users::read(&local.users) {
             Err(error) => self.wrong(key, causes::line(&error)),
             Ok(users) => {
-                for (name, role) in undeclared(self.config, &users) {
+                for (name, role) in users.undeclared(&|role| self.config.roles.id(role).is_some()) {
                     let near = did_you_mean(&role, self.config.roles.iter());
                     let told = format!(
                         "user.{name} has the role `{role}`, which `roles` does not declare, so it counts for nothing{near}"

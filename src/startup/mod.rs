@@ -218,7 +218,6 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;
     let users = config.local.as_ref().map(|local| LocalUsers::open(&local.users)).transpose()?.map(Arc::new);
-    warn(&config);
     let tokens_of_sessions = Arc::new(login::oidc::Cache::default());
     let directory = Arc::new(People::new(users.clone(), tokens_of_sessions.clone()));
     let socket = config.server.admin.as_ref().map(|admin| bind_admin(admin.address)).transpose()?;
@@ -232,6 +231,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let whoami = whoami(&config)?;
     let lasting = Lasting { sessions, carrier, ring, records, traffic: Arc::default(), clock: clock.clone() };
     let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
+    warn(&config, &runtime.login);
     let current = Current::new(runtime.clone());
     let background = Background::start(&lasting, current.clone(), certificates.clone()).map_err(StartError::Thread)?;
     let attended = background.attend(&runtime);

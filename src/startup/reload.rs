@@ -87,7 +87,7 @@ impl Gateway {
         self.current.replace(new.clone());
         workers.renew(&new);
         standing.attended = attended;
-        warn(&config);
+        warn(&config, &new.login);
         standing.config = config;
         standing.whoami = standing.whoami.take().or(another);
         Ok(())
