@@ -11,10 +11,7 @@ pub fn mode_for_others(path: &Path) -> Option<u32> {
     (mode & 0o044 != 0).then_some(mode)
 }
 
-/// Say it where it is so.
-pub fn warn_of_readers(path: &Path) {
-    if let Some(mode) = mode_for_others(path) {
-        let file = path.display();
-        tracing::warn!("`{file}` can be read by others (mode {mode:04o}); leave it to its owner (0600)");
-    }
+/// What to say of it.
+pub fn told(path: &Path, mode: u32) -> String {
+    format!("`{}` can be read by others (mode {mode:04o}); leave it to its owner (0600)", path.display())
 }

@@ -77,6 +77,11 @@ impl Config {
         let local = self.local.iter().map(|_| "local");
         local.chain(self.oidc.iter().map(|provider| provider.name.as_str()))
     }
+
+    /// What the table of an issuer of tokens is called: one alone has no number.
+    pub fn token_table(&self, index: usize) -> String {
+        if self.lines.has("token[0]") { format!("token[{index}]") } else { "token".to_owned() }
+    }
 }
 
 /// `[server]`.

@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
-use crate::private::mode_for_others;
+use crate::private::{self, mode_for_others};
 
 use super::tls::{TlsError, read_chain, read_key};
 
@@ -60,9 +60,7 @@ impl fmt::Display for Flaw {
         match self.wrong {
             Wrong::Ended(at) => write!(f, "`{file}` ended on {}; put a renewed one there", time(at)),
             Wrong::NotBegun(at) => write!(f, "`{file}` begins on {}; put one there that holds now", time(at)),
-            Wrong::Readable(mode) => {
-                write!(f, "`{file}` can be read by others (mode {mode:04o}); leave it to its owner (0600)")
-            }
+            Wrong::Readable(mode) => f.write_str(&private::told(&self.file, mode)),
         }
     }
 }

@@ -11,8 +11,6 @@ use aws_lc_rs::{constant_time, hkdf, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::private;
-
 use super::{SessionKey, UserKey};
 
 const VERSION: u8 = 1;
@@ -87,7 +85,6 @@ impl SessionKeys {
         let failed = |source| KeyError::File { path: path.to_owned(), source };
         match fs::read_to_string(path) {
             Ok(text) => {
-                private::warn_of_readers(path);
                 let bytes = URL_SAFE_NO_PAD.decode(text.trim_end()).ok();
                 let master = bytes.and_then(|bytes| bytes.try_into().ok());
                 master.map(|master| SessionKeys { master }).ok_or_else(|| KeyError::Malformed(path.to_owned()))

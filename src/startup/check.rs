@@ -20,6 +20,7 @@ use crate::session::SessionKeys;
 
 use super::files::{certificate_files, read_secret};
 use super::redis::redis_options;
+use super::secrets::readable;
 use super::tokens::verifier;
 use super::upstreams::{is_secure, live_upstream};
 use super::{StartError, oidc};
@@ -41,18 +42,23 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     looking.operator();
     config.upstreams.iter().for_each(|upstream| looking.upstream(upstream));
     for (index, issuer) in config.tokens.iter().enumerate() {
-        let table = if config.lines.has("token[0]") { format!("token[{index}]") } else { "token".to_owned() };
-        looking.issuer(&table, issuer);
+        looking.issuer(&config.token_table(index), issuer);
     }
     config.oidc.iter().for_each(|login| looking.provider(login));
     config.local.iter().for_each(|local| looking.users(local));
+    for (key, message) in readable(config) {
+        looking.say(&key, message, false);
+    }
     looking.flaws.extend(config.doubts().into_iter().map(|at| Flaw { at, is_fatal: false }));
     looking.flaws.sort_by(|one, other| one.at.cmp(&other.at));
     looking.flaws
 }
 
-/// Say of local users' roles what a check says.
+/// Say what a check warns of, of files with secrets and of the roles of local users.
 pub(super) fn warn(config: &Config, login: &Login) {
+    for (_, message) in readable(config) {
+        tracing::warn!("{message}");
+    }
     for (user, role) in login.undeclared(&|role| config.roles.id(role).is_some()) {
         tracing::warn!(%user, %role, "a role of a local user is not declared, so it counts for nothing");
     }

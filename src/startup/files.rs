@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::admin::Token;
 use crate::config::{Config, LocalLogin, Secret, Store};
 use crate::login;
-use crate::private;
 use crate::server::{CertificateFiles, Certificates, tls};
 use crate::session::store::{Embedded, Memory};
 use crate::session::{KeyError, SessionKeys, SessionStore};
@@ -75,9 +74,6 @@ pub fn operator_token(config: &Config) -> Result<Option<String>, StartError> {
 pub(super) fn read_secret(key: &'static str, secret: &Secret) -> Result<Vec<u8>, StartError> {
     let failed =
         |from: String, source: Box<dyn std::error::Error + Send + Sync>| StartError::Secret { key, from, source };
-    if let Secret::File(path) = secret {
-        private::warn_of_readers(path);
-    }
     let mut bytes = match secret {
         Secret::File(path) => fs::read(path).map_err(|source| failed(path.display().to_string(), Box::new(source)))?,
         Secret::Env(name) => std::env::var(name).map_err(|source| failed(name.clone(), Box::new(source)))?.into_bytes(),

@@ -8,6 +8,7 @@ mod oidc;
 mod redis;
 mod reload;
 mod runtime;
+mod secrets;
 mod tokens;
 pub mod transfer;
 mod upstreams;

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["counter", "socket", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
-    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "private"]),
+    ("session", &["causes", "clock", "counter", "memory", "places", "policy"]),
     ("token", &["clock", "fetch", "memory", "places", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
     ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),

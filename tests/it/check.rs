@@ -133,6 +133,48 @@ fn every_file_that_is_missing_is_told_at_once_with_line_and_key() {
     assert!(lines[MISSING..].len() == 1 && lines[MISSING].starts_with("portcullis: cannot start: "), "{said}");
 }
 
+/// Whatever is wrong with what is in it. What everybody may know is no secret.
+#[test]
+fn each_secret_that_others_can_read_is_warned_of_with_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("no")).unwrap();
+    let secrets = [
+        "admin-token",
+        "secret",
+        "sentinel",
+        "password",
+        "users.toml",
+        "corp",
+        "client.key",
+        "hs256",
+        "client-key.pem",
+    ];
+    let (mut table, mut expected, mut issuers) = (String::new(), Vec::new(), 0);
+    for (number, line) in (1..).zip(NOTHING_THERE.lines()) {
+        match line {
+            "[[token]]" => (table, issuers) = (format!("token[{issuers}]"), issuers + 1),
+            _ if line.starts_with('[') => table = line.trim_matches(['[', ']']).to_owned(),
+            _ if line.contains("\"no/") => {
+                let (key, value) = line.split_once(" = ").unwrap();
+                let name = value.split('"').nth(1).unwrap();
+                let file = folder.path().join(name);
+                fs::write(&file, "nothing that is thirty-two bytes or longer").unwrap();
+                fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+                if secrets.contains(&name.strip_prefix("no/").unwrap()) {
+                    let told = "can be read by others (mode 0640); leave it to its owner (0600)";
+                    expected
+                        .push(format!("gateway.toml:{number}: {table}.{key}: warning: `{}` {told}", file.display()));
+                }
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(expected.len(), secrets.len());
+    let (_, said) = checked(folder.path(), NOTHING_THERE);
+    let warned: Vec<&str> = said.lines().filter(|line| line.contains(": warning: ")).collect();
+    assert_eq!(warned, expected, "{said}");
+}
+
 /// One table of tokens has no number in its path.
 #[test]
 fn a_file_that_holds_something_else_is_told_at_its_key() {
@@ -140,6 +182,7 @@ fn a_file_that_holds_something_else_is_told_at_its_key() {
     let path = |name: &str| folder.path().join(name);
     for name in ["gateway.pem", "gateway.key", "secret", "users.toml", "keys.json", "ca.pem"] {
         fs::write(path(name), "nothing").unwrap();
+        fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
     }
     let text = shipped("memory")
         .replace("self_signed = true", "certificate = \"gateway.pem\"\nprivate_key = \"gateway.key\"")
@@ -170,6 +213,7 @@ fn what_a_start_would_refuse_of_what_an_earlier_one_made_is_told() {
     assert!(!folder.path().join("data").exists(), "a check makes nothing");
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/keys"), "no key").unwrap();
+    fs::set_permissions(folder.path().join("data/keys"), Permissions::from_mode(0o600)).unwrap();
     let token = folder.path().join("data/admin-token");
     fs::write(&token, "0123456789abcdefghijklmnopqrstuv\n").unwrap();
     fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();

@@ -14,7 +14,6 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::private;
 use crate::session::{
     Committed, Creation, Event, Keep, Kept, Listed, Revocation, Session, SessionKey, SessionStore, ShelfKey,
     StoreError, StoreFuture, UserKey,
@@ -122,7 +121,6 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]; `Locked` where another process has it open.
     pub fn open(path: &Path) -> Result<Embedded, OpenError> {
-        private::warn_of_readers(path);
         let database = File::open(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
             other => OpenError::Database(Box::new(other.into())),
