@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::liar::{Liar, sign_in};
 use crate::oidc::{audit, set_jar};
-use crate::providers::{section, text};
+use crate::providers::{parameter, section, text};
 use crate::sessions::Faulty;
 use crate::support::{Running, Said, between, run_with};
 
@@ -265,6 +265,47 @@ fn an_invalid_grant_of_a_provider_that_is_broken_ends_no_session() {
     }
     between.liar.lie(&gives("second"));
     between.wait_for_token("second");
+}
+
+/// What the provider said last of roles counts also where it is in the file no more, at a node that has nothing of it in memory, and
+/// after it was put back.
+#[test]
+fn a_role_that_was_taken_away_stays_away_when_the_provider_leaves_the_file() {
+    let local = "[login.local]\nusers = \"users.toml\"\ndemo_user = \"demo\"\n";
+    let (liar_folder, store) = (tempfile::tempdir().unwrap(), Arc::new(Faulty::default()));
+    let mut liar = Liar::start(liar_folder.path());
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let shared = |logins: &str| text(logins).replace("[session]", "[session]\nsecret = { file = \"shared\" }");
+    let route = "path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"X-Access-Token\"";
+    let corp = section("corp", &liar.issuer("http"), "user_prefix = \"corp:\"");
+    let with = shared(&format!("{local}{corp}")).replacen("path     = \"/\"", route, 1);
+    let node = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "a secret").unwrap();
+        std::fs::write(folder.path().join("shared"), "a secret of at least thirty-two bytes\n").unwrap();
+        run_with(folder, text, clock.clone(), Some(store.clone()))
+    };
+    let one = node(&with);
+    let admin = json!({ "token": tokens("first"), "id": { "at_hash": null, "groups": ["eng-admins"] } });
+    liar.lie(&admin);
+    let start = one.curl("/.portcullis/oidc/corp/start", &["-H", "accept: text/html"]).header("location").unwrap();
+    let (state, code) = (parameter(&start, "state"), parameter(&start, "nonce"));
+    let back = one.curl(&format!("/.portcullis/oidc/corp/callback?state={state}&code={code}"), &[]);
+    assert_eq!((back.status, one.curl("/admin", &[]).status), (303, 200), "{}", back.body);
+    clock.advance(Duration::from_secs(85));
+    liar.lie(&gives("second"));
+    wait_for("the role is gone", || one.curl("/admin", &[]).status == 403);
+    let two = node(&shared(local));
+    set_jar(&two, &crate::oidc::jar(&one).replace(&one.port().to_string(), &two.port().to_string()));
+    let said = two.curl("/", &[]);
+    assert_eq!((said.status, two.curl("/admin", &[]).status), (200, 403), "{}", said.body);
+    assert!(said.body.contains("x-forwarded-groups: staff\n") && !said.body.contains("second"), "{}", said.body);
+    // Nobody is asked for what is due by then.
+    let asked = liar.asked("/token");
+    clock.advance(Duration::from_secs(300));
+    assert_eq!((two.curl("/admin", &[]).status, liar.asked("/token")), (403, asked));
+    two.reload(&with).unwrap();
+    assert_eq!(two.curl("/admin", &[]).status, 403);
 }
 
 fn between_quotes(body: &str) -> &str {

@@ -169,20 +169,25 @@ impl Login {
         if !view.provided().is_some_and(|provided| provided.keeps) {
             return Ok(Followed::Nothing);
         }
-        let Some(provider) = login.oidc.provider_of(view) else { return Ok(Followed::Nothing) };
+        // Where it is in the file no more its tokens are nobody's; what it said last of roles still counts, and not what it said first.
+        let provider = login.oidc.provider_of(view);
+        let told = |held: &Held, known: &[String]| match provider {
+            Some(_) => token(held, known, now),
+            None => Followed::Token { access: None, changed: known != held.roles },
+        };
         let cache = &login.oidc.cache;
         let is_settled = |held: &Arc<Held>| {
-            let settled = !held.is_due(now) || held.is_paused(now);
+            let settled = provider.is_none() || !held.is_due(now) || held.is_paused(now);
             now.since(held.read) < LOOK && (settled || (held.suffices(needs, now) && cache.is_under_way(view.key)))
         };
         let before = cache.get(view.key);
         let known = before.as_ref().map_or(view.roles(), |held| &held.roles);
         if let Some(held) = before.as_ref().filter(|held| is_settled(held)) {
-            return Ok(token(held, known, now));
+            return Ok(told(held, known));
         }
         let alone = cache.alone(view.key).await;
         if let Some(held) = cache.get(view.key).filter(is_settled) {
-            return Ok(token(&held, known, now));
+            return Ok(told(&held, known));
         }
         let nothing = Followed::Token { access: None, changed: false };
         let Some((kept, tokens)) = login.read_kept(view, now).await? else { return Ok(nothing) };
@@ -190,9 +195,9 @@ impl Login {
         let Looked::Held(held) = held(&tokens, failed, now) else { return Ok(nothing) };
         let held = login.note(view, held);
         drop(alone);
-        if !tokens.is_due(now) || held.is_paused(now) {
-            return Ok(token(&held, known, now));
-        }
+        let Some(provider) = provider.filter(|_| tokens.is_due(now) && !held.is_paused(now)) else {
+            return Ok(told(&held, known));
+        };
         let (mut told, begun) = cache.join(view.key);
         if let Some(begun) = begun {
             let (home, provider, view) = (home.clone(), provider.clone(), view.clone());
