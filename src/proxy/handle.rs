@@ -205,7 +205,7 @@ async fn stops(
                 Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
             record.waits = Some(asked.0);
             let response = forward(worker, &permit, &mut passage, (parts, body), &record.reached).await;
-            record.waited(response.as_ref().err().is_none_or(Refusal::was_sent));
+            record.waited();
             response
         }
         Decision::SignIn(reason, route) => Ok(sign_in(runtime, &head, &route, reason)),

@@ -72,7 +72,7 @@ pub struct Record {
     pub target: Option<(Box<str>, Uri)>,
     /// Route.
     pub route: Option<Arc<Route>>,
-    /// Whether it was forwarded to the route's upstream, and how long the response head took.
+    /// Whether the route's upstream may have seen something of it, and how long the response head took.
     pub upstream: Option<Duration>,
     /// Since when the upstream's response head is waited for, while it is.
     pub waits: Option<Instant>,
@@ -117,8 +117,10 @@ impl Record {
     }
 
     /// The upstream's response head came, or will not.
-    pub fn waited(&mut self, was_sent: bool) {
-        self.upstream = self.waits.take().filter(|_| was_sent).map(|since| since.elapsed());
+    pub fn waited(&mut self) {
+        if let Some(since) = self.waits.take() {
+            self.upstream = self.reached.is_any().then(|| since.elapsed());
+        }
     }
 
     /// Of a request whose head was read.
@@ -202,10 +204,8 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         let (took, record, worker) = (self.started.elapsed(), &mut *self.record, &*self.worker);
-        if record.waits.is_some() {
-            // Given up there: the application may have done something.
-            record.waited(record.reached.is_any());
-        }
+        // Where it was given up there.
+        record.waited();
         let route = record.route.as_ref().map(|route| route.index);
         worker.tally.add(route, record.decision, record.status, took);
         if worker.runtime.access_log {

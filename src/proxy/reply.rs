@@ -273,11 +273,6 @@ impl Refusal {
         }
     }
 
-    /// Whether an application may have seen something of the request that was to be forwarded.
-    pub fn was_sent(&self) -> bool {
-        !matches!(self, Refusal::Forward(error) if error.is_unsent())
-    }
-
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.words().0

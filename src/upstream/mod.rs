@@ -89,7 +89,7 @@ pub enum ForwardError {
 
 impl ForwardError {
     /// Whether nothing of the request was sent, because its own body broke off before.
-    pub fn is_unsent(&self) -> bool {
+    fn is_unsent(&self) -> bool {
         matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Unsent(_))))
     }
 

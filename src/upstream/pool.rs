@@ -32,7 +32,7 @@ pub struct Pool<B> {
 /// answers when something happens may take an hour, and an upload may; most answer sooner, and need not be registered.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
-/// Which server was handed a request: known as well to whoever gives it up.
+/// Which server may have seen something of a request: known as well to whoever gives it up.
 #[derive(Debug)]
 pub struct Reached(AtomicUsize);
 
@@ -50,6 +50,11 @@ impl Reached {
 
     fn set(&self, index: usize) {
         self.0.store(index, Ordering::Relaxed);
+    }
+
+    /// Nothing was sent after all.
+    fn unset(&self) {
+        self.set(usize::MAX);
     }
 }
 
@@ -201,6 +206,9 @@ impl<B: Sendable> Pool<B> {
             // A client that breaks its upload off must not be able to take a server out.
             let failed = |sending: &Sending, error: BrokenOff| {
                 let error = ForwardError::Exchange(error);
+                if error.is_unsent() {
+                    reached.unset();
+                }
                 if !sending.is_broken() && !error.is_broken_upload() {
                     server.failed(self.upstream.ejection);
                 }
@@ -232,11 +240,17 @@ impl<B: Sendable> Pool<B> {
                             server.answered();
                             return Ok(answered.map(|body| PooledBody::two(body, sending, running)));
                         }
-                        Err(mut error) => match error.take_message() {
-                            // Not a byte was written: the server closed the connection before we used it.
-                            Some(unsent) if reused => body = unsent.into_body(),
-                            _ => return Err(failed(&sending, error.into_error().into())),
-                        },
+                        Err(mut error) => {
+                            let unsent = error.take_message();
+                            if unsent.is_some() {
+                                reached.unset();
+                            }
+                            match unsent {
+                                // Not a byte was written: the server closed the connection before we used it.
+                                Some(unsent) if reused => body = unsent.into_body(),
+                                _ => return Err(failed(&sending, error.into_error().into())),
+                            }
+                        }
                     }
                 }
             }

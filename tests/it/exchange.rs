@@ -9,6 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
@@ -340,7 +341,7 @@ async fn a_request_whose_client_left_before_the_answer_is_recorded() {
     let lines = || running.lines.0.lock().unwrap().clone();
     eventually("both are recorded", async || lines().len() == 2).await;
     for (line, protocol) in lines().iter().zip(["HTTP/1.1", "HTTP/2"]) {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let line: Value = serde_json::from_str(line).unwrap();
         let said = ["protocol", "path", "route", "upstream", "decision", "body"].map(|key| line[key].as_str().unwrap());
         assert_eq!(said, [protocol, "/public/order", "public", "app", "forward", "aborted"], "{line}");
         assert!(line["status"] == 499 && line["upstream_ms"].as_f64() > Some(0.0), "{line}");
@@ -352,6 +353,26 @@ async fn a_request_whose_client_left_before_the_answer_is_recorded() {
         "portcullis_upstream_requests_total{upstream=\"app\",outcome=\"abandoned\"} 2\n",
     ] {
         assert!(metrics.contains(sample), "{sample} in {metrics}");
+    }
+}
+
+/// Whoever looks for what an application did reads the lines that name it.
+#[test]
+fn the_record_names_an_application_that_may_have_seen_the_request_and_no_other() {
+    let limited =
+        format!("{}\n[limits]\nbody_bytes = 10\n", shipped("memory").replace("\"authenticated\"", "\"public\""));
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = limited.replace("builtin:whoami", &format!("unix:{}", folder.path().join("nobody").display()));
+    for (text, body, status, named) in [
+        (&limited, "a", 200, json!("app")),
+        (&limited, "more than ten", 413, json!(null)),
+        (&nobody, "a", 502, json!(null)),
+    ] {
+        let running = run_text(tempfile::tempdir().unwrap(), text);
+        assert_eq!(running.alone("/", &["-d", body]).status, status);
+        let line: Value = serde_json::from_str(&running.lines.0.lock().unwrap()[0]).unwrap();
+        assert_eq!((&line["decision"], &line["upstream"]), (&json!("forward"), &named), "{line}");
+        assert_eq!(line["upstream_ms"].is_number(), named.is_string(), "{line}");
     }
 }
 
@@ -382,7 +403,7 @@ async fn websocket_messages_go_both_ways() {
     // Its end has a line of its own, beside that of the request.
     let lines = || running.lines.0.lock().unwrap().clone();
     eventually("both are recorded", async || lines().len() == 2).await;
-    let [request, end] = [0, 1].map(|n| serde_json::from_str::<serde_json::Value>(&lines()[n]).unwrap());
+    let [request, end] = [0, 1].map(|n| serde_json::from_str::<Value>(&lines()[n]).unwrap());
     assert_eq!(end["request_id"], request["request_id"]);
     assert_eq!((&request["status"], &end["kind"], &end["end"]), (&101.into(), &"tunnel".into(), &"closed".into()));
     let moved = ["received", "sent"].map(|way| end[way].as_u64().unwrap());
