@@ -1,6 +1,6 @@
 //! Where an issuer's keys come from, and how they are kept fresh. One decision: the last good set stands until a better one was
 //! read whole; a key server that is away, slow or wrong signs nobody out and lets nobody in. Strangers cannot make us ask it
-//! more than once in half a minute, or in two seconds while it never gave any. Knows nothing of tokens.
+//! more often than [`Asks`] says, or than once in two seconds while it never gave any. Knows nothing of tokens.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,13 +16,12 @@ use crate::clock::{Clock, Timestamp};
 use crate::fetch::{Address, Client, Credential, FetchError};
 use crate::policy::BadToken;
 
+use super::asks::{Asks, EVERY};
 use super::keys::{Algorithm, Key, KeyError, KeySet};
 use super::verify::Presented;
 
-/// How often a name that is unknown, or a signature that does not hold, makes us ask for new keys.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// The same while none were ever had: nobody can come in meanwhile.
-const ASK_FOR_ANY: Duration = Duration::from_secs(2);
+/// How long a server is left alone that failed. While none were ever had nobody can come in meanwhile.
+const PAUSE: Duration = Duration::from_secs(2);
 /// How often a file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -85,7 +84,7 @@ pub struct Keys {
     allowed: Vec<Algorithm>,
     current: ArcSwap<Generation>,
     /// One asks, the others wait for what it learns.
-    asking: Mutex<()>,
+    asking: Mutex<Asks>,
     /// When they were asked for last; where that failed, when it had.
     asked: AtomicU64,
     /// How often they were, to its end.
@@ -128,7 +127,7 @@ impl Keys {
 
     fn new(source: Source, allowed: Vec<Algorithm>, first: Generation) -> Arc<Keys> {
         let (asked, ended, failing) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        let (current, asking) = (ArcSwap::from_pointee(first), Mutex::new(()));
+        let (current, asking) = (ArcSwap::from_pointee(first), Mutex::default());
         Arc::new(Keys { source, allowed, current, asking, asked, ended, failing })
     }
 
@@ -166,24 +165,30 @@ impl Keys {
         self.current.load().number
     }
 
-    /// A token named a key that is not here, or was signed with another: it may be new. `false` where nobody could be asked, so that
-    /// nothing is known.
-    pub(super) async fn ask_for_unknown(self: &Arc<Self>, now: Timestamp) -> bool {
+    /// A token named a key that is not in the set of this number, or was signed with another: it may be new. `false` where nobody
+    /// could be asked, so that nothing is known.
+    pub(super) async fn ask_for_unknown(self: &Arc<Self>, name: Option<&str>, number: u64, now: Timestamp) -> bool {
+        if !matches!(self.source, Source::Url { .. }) {
+            return true;
+        }
+        let name = name.map(str::to_owned);
         let (keys, ended) = (self.clone(), self.ended.load(Ordering::SeqCst));
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
         let asked = tokio::spawn(async move {
-            if !matches!(keys.source, Source::Url { .. }) {
-                return;
-            }
-            let _one = keys.asking.lock().await;
-            if keys.failing.load(Ordering::SeqCst) && keys.ended.load(Ordering::SeqCst) != ended {
-                // It failed for all who waited: a server that hangs would make a queue of them.
+            let mut asks = keys.asking.lock().await;
+            let fails = || keys.failing.load(Ordering::SeqCst);
+            if keys.generation() != number || (fails() && keys.ended.load(Ordering::SeqCst) != ended) {
+                // What was learnt meanwhile may be it. What failed did so for all who waited: a server that hangs would make a
+                // queue of them.
                 return;
             }
             let last = Timestamp(keys.asked.load(Ordering::SeqCst));
-            let pause = if keys.generation() == 0 { ASK_FOR_ANY } else { ASK_AGAIN };
-            if last == Timestamp(0) || now.since(last) >= pause {
+            let pauses = (fails() || number == 0) && last != Timestamp(0) && now.since(last) < PAUSE;
+            if !pauses && (number == 0 || asks.may(name.as_deref(), now)) {
                 keys.refresh(now).await;
+                if !fails() && keys.generation() == number {
+                    asks.in_vain(name.as_deref(), now);
+                }
             }
         });
         asked.await.is_ok() && !self.failing.load(Ordering::SeqCst)
@@ -205,8 +210,8 @@ impl Keys {
             (presented.verify(&keys.set), keys.number)
         };
         match judged() {
-            (Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), _)
-                if !self.ask_for_unknown(now).await =>
+            (Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), number)
+                if !self.ask_for_unknown(presented.key_id(), number, now).await =>
             {
                 Err(Away)
             }
@@ -220,7 +225,7 @@ impl Keys {
 
     /// How long they are left alone that are asked for so often: less where the last time failed.
     fn pause(&self, every: Duration) -> Duration {
-        if self.failing.load(Ordering::SeqCst) { every.min(ASK_AGAIN) } else { every }
+        if self.failing.load(Ordering::SeqCst) { every.min(EVERY) } else { every }
     }
 
     /// Ask for the keys again where they are old, and wait for nothing. A key that its owner withdrew counts once more, and not for

@@ -4,6 +4,7 @@
 //! revocation are compared on every request. jsonwebtoken stays inside this room. It knows nothing of routes, and of HTTP only
 //! where keys are fetched from.
 
+mod asks;
 mod assertion;
 mod cache;
 mod claims;
@@ -267,21 +268,38 @@ impl Tokens {
             let Some((verdict, generation)) = in_turn(compute).await else { return Err(TokenError::TooManyFailures) };
             match verdict {
                 Ok(()) => return Ok(generation),
-                Err(BadToken::UnknownKey) if !asked => {
+                // A new name, or a key that was exchanged under its name or without one.
+                Err(bad @ (BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm)) if !asked => {
                     asked = true;
-                    if !verifier.keys.ask_for_unknown(now).await {
+                    if !verifier.keys.ask_for_unknown(presented.key_id(), generation, now).await {
+                        if bad == BadToken::Signature {
+                            self.failing.failed(client, now);
+                        }
                         return Err(TokenError::Unavailable { issuer: verifier.expected.issuer.clone() });
                     }
-                }
-                Err(bad) => {
-                    if bad == BadToken::Signature {
-                        self.cache.remember_failure(*digest, index, generation);
-                        self.failing.failed(client, now);
+                    if generation == verifier.keys.generation() {
+                        return Err(self.bad(bad, digest, (index, generation), client, now));
                     }
-                    return Err(bad.into());
                 }
+                Err(bad) => return Err(self.bad(bad, digest, (index, generation), client, now)),
             }
         }
+    }
+
+    /// Remember what does not hold, so that it is not computed again, and count it.
+    fn bad(
+        &self,
+        bad: BadToken,
+        digest: &Digest,
+        (index, generation): (usize, u64),
+        client: IpAddr,
+        now: Timestamp,
+    ) -> TokenError {
+        if bad == BadToken::Signature {
+            self.cache.remember_failure(*digest, index, generation);
+            self.failing.failed(client, now);
+        }
+        bad.into()
     }
 
     /// Whose tokens are accepted.

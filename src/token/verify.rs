@@ -57,6 +57,11 @@ impl<'t> Presented<'t> {
         Ok(Presented { token, algorithm, key_id, kind, claims })
     }
 
+    /// The name of the key that it says it is signed with.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
     /// The issuer it names.
     pub fn issuer(&self) -> Option<&str> {
         issuer(&self.claims)
