@@ -8,9 +8,10 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
 use portcullis::clock::{Clock, SystemClock, TestClock};
-use portcullis::session::{Revocation, ShelfKey, UserKey, Wait};
+use portcullis::session::{Revocation, SessionStore, ShelfKey, UserKey, Wait};
 
 use crate::redis_server::RedisServer;
+use crate::sessions::Faulty;
 use crate::shared_store::eventually;
 use crate::support::{Running, Said, run_with, shipped};
 use crate::wire::{Application, Client, soon, whole};
@@ -205,6 +206,11 @@ struct Slow {
 
 impl Slow {
     fn start() -> Slow {
+        Slow::over(None)
+    }
+
+    /// The same over a store of the test's own.
+    fn over(store: Option<Arc<dyn SessionStore>>) -> Slow {
         let (came, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let theirs = (came.clone(), go.clone());
         let application = Application::start(move |request: http::Request<hyper::body::Incoming>| {
@@ -221,7 +227,7 @@ impl Slow {
         let config = text("memory", "").replace("\"builtin:whoami\"", &upstream);
         let config = format!("{config}\n[signing]\nissuer = \"https://gateway.example\"\n");
         let clock = Arc::new(TestClock::at(SystemClock.now()));
-        let running = Arc::new(run_with(tempfile::tempdir().unwrap(), &config, clock.clone(), None));
+        let running = Arc::new(run_with(tempfile::tempdir().unwrap(), &config, clock.clone(), store));
         Slow { running, clock, came, go, _application: application }
     }
 
@@ -299,6 +305,23 @@ async fn a_late_answer_does_not_bring_what_others_have_longer_than_the_grace() {
     assert_eq!([set(&thief), set(&other)], [vec![], vec![]]);
     let third = value(&slow.ask(&second), REFRESH).expect("the owner goes on");
     assert_eq!((slow.ask(&first).status, slow.ask(&third).status), (401, 401), "with the old one a thief is seen");
+}
+
+/// Nor does an outage take anything from anybody, whether or not the store wrote down what was handed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_brings_its_tokens_although_the_store_does_not_answer() {
+    let store = Arc::new(Faulty::default());
+    let slow = Slow::over(Some(store.clone()));
+    let (_, first) = block_in_place(|| signed_in(&slow.running));
+    let asked = slow.ask_slowly(&first).await;
+    slow.clock.advance(LATE);
+    store.fail();
+    let second = value(&slow.answer(asked).await, REFRESH).expect("a new token");
+    store.come_back();
+    slow.clock.advance(LATE);
+    assert_eq!(value(&slow.ask(&first), REFRESH).as_ref(), Some(&second), "the old one is not over");
+    handed(&slow.running, &second).await;
+    slow.is_over_after_the_grace(&first, &second);
 }
 
 /// Somebody who stops a page and asks again later has the cookies of before.
