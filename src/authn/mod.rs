@@ -266,7 +266,7 @@ impl Authenticator {
                     }
                     Known::in_session(view, told_by, caller)
                 }
-                None => Known::without_evidence(Authentication::Rejected(Rejection::Revoked)),
+                None => Known::without_evidence(Authentication::Rejected(Rejection::UserUnknown)),
             },
             Lookup::Ended(because) => Known::without_evidence(Authentication::Rejected(rejection(because))),
         };
@@ -313,5 +313,6 @@ fn rejection(because: EndedBecause) -> Rejection {
         EndedBecause::Absolute => Rejection::Expired,
         EndedBecause::Revoked => Rejection::Revoked,
         EndedBecause::Reused => Rejection::Reused,
+        EndedBecause::UserUnknown => Rejection::UserUnknown,
     }
 }

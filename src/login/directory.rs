@@ -17,7 +17,8 @@ use super::{LOCAL, Login};
 pub(super) enum Change {
     /// Removed or disabled.
     Gone,
-    /// Other roles, name or e-mail.
+    /// Other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
+    /// refused here may be theirs.
     Altered,
 }
 
@@ -94,7 +95,10 @@ fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
         }
         Some(_) => Some((name.clone(), Change::Altered)),
     };
-    old.user.iter().filter(|(_, user)| !user.disabled).filter_map(change).collect()
+    let holds = |users: &Users, name: &str| users.user.get(name).is_some_and(|user| !user.disabled);
+    let come = new.user.keys().filter(|name| holds(new, name) && !holds(old, name));
+    let come = come.map(|name| (name.clone(), Change::Altered));
+    old.user.iter().filter(|(_, user)| !user.disabled).filter_map(change).chain(come).collect()
 }
 
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
@@ -164,11 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_and_who_changed_is_told_apart() {
+    fn who_is_gone_who_changed_and_who_came_is_told_apart() {
         let old =
             users(&[("a", &["x"], false), ("b", &[], false), ("c", &[], false), ("d", &[], true), ("e", &[], false)]);
-        let new = users(&[("a", &[], false), ("b", &[], true), ("e", &[], false), ("f", &[], false)]);
-        let expected = [("a", Change::Altered), ("b", Change::Gone), ("c", Change::Gone)];
+        let new = users(&[
+            ("a", &[], false),
+            ("b", &[], true),
+            ("d", &[], false),
+            ("e", &[], false),
+            ("f", &[], false),
+            ("g", &[], true),
+        ]);
+        let (gone, altered) = (Change::Gone, Change::Altered);
+        let expected = [("a", altered), ("b", gone), ("c", gone), ("d", altered), ("f", altered)];
         assert_eq!(changes(&old, &new), expected.map(|(name, change)| (name.to_owned(), change)));
     }
 }

@@ -81,6 +81,8 @@ pub enum Rejection {
     Revoked,
     /// A refresh token was used twice: its session was ended.
     Reused,
+    /// The session stands, but the user file has nobody to go with it: removed, disabled, or not there yet.
+    UserUnknown,
     /// A bearer token that does not hold.
     Token(BadToken),
 }
@@ -153,6 +155,7 @@ impl Rejection {
             Rejection::Expired => "session_expired",
             Rejection::Revoked => "session_revoked",
             Rejection::Reused => "refresh_token_reused",
+            Rejection::UserUnknown => "user_unknown",
             Rejection::Token(bad) => bad.as_str(),
         }
     }

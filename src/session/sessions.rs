@@ -83,6 +83,8 @@ pub enum EndedBecause {
     Revoked,
     /// A refresh token of it was used twice.
     Reused,
+    /// Whoever knows its user has nobody to go with it.
+    UserUnknown,
 }
 
 /// The answer to a cookie.

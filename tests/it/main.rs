@@ -30,6 +30,7 @@ mod histories;
 mod hostile;
 mod liar;
 mod libraries;
+mod local_users;
 mod many_nodes;
 mod memory;
 mod nodes;

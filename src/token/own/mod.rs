@@ -240,7 +240,7 @@ impl OwnTokens {
             Err(because) => return Ok(Learnt::ended(because)),
         };
         let Some(session) = current.current(refresh.key, session) else {
-            return Ok(Learnt::ended(EndedBecause::Revoked));
+            return Ok(Learnt::ended(EndedBecause::UserUnknown));
         };
         let (next, handed) = match self.families.turn(&self.sessions, &refresh, now).await? {
             Turned::Next(next, handed) => (next, handed),
