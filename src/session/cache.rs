@@ -33,6 +33,8 @@ type Hash = BuildHasherDefault<FirstBytes>;
 pub(super) enum NotLoaded {
     /// The store knows no such session.
     Absent,
+    /// It has a record of one that this node knows to be over.
+    Over,
     /// The store did not answer; remembered for nobody.
     Failed(Arc<StoreError>),
 }
@@ -125,14 +127,22 @@ impl Cache {
     }
 
     /// Load; callers that come while one is under way wait for it. The generations are read before the store is asked and
-    /// compared when the answer is used: the caller asks again where they moved.
-    pub(super) async fn load<F>(&self, key: SessionKey, ask: F) -> Result<Option<Arc<View>>, NotLoaded>
+    /// compared when the answer is used: the caller asks again where they moved. What `is_over` is never put into memory, where nobody
+    /// would ask that again: a store that lost its last writes still has records of sessions that were ended.
+    pub(super) async fn load<F>(
+        &self,
+        key: SessionKey,
+        ask: F,
+        is_over: impl Fn(&Session) -> bool + Send,
+    ) -> Result<Option<Arc<View>>, NotLoaded>
     where
         F: Future<Output = Result<Option<Session>, StoreError>> + Send,
     {
         let before = self.generations.before(key);
         let load = self.loads.join(key, async {
             match ask.await {
+                // A revocation that comes after this look finds the generations of before.
+                Ok(Some(record)) if is_over(&record) => Err(NotLoaded::Over),
                 Ok(Some(record)) => {
                     let user = record.user();
                     let view = self.view(key, user, record, self.generations.stamp(before, user));
@@ -147,11 +157,16 @@ impl Cache {
             Ok(view) => Ok(self.counts(&view).then_some(view)),
             Err(not) => {
                 if matches!(not, NotLoaded::Absent) && self.generations.is_untouched(before, key) {
-                    self.absent.put(key.widened(), Arc::new(()));
+                    self.deny(key);
                 }
                 Err(not)
             }
         }
+    }
+
+    /// Remember for a while that there is no such session.
+    pub(super) fn deny(&self, key: SessionKey) {
+        self.absent.put(key.widened(), Arc::new(()));
     }
 
     /// A view beside the cache: of a session that ended before it could be loaded.

@@ -306,17 +306,23 @@ impl Sessions {
     }
 
     pub(super) async fn load(&self, key: SessionKey) -> Result<Option<Arc<View>>, StoreError> {
+        let is_over = |record: &Session| self.is_over(key, record.user(), record.epoch);
+        let mut over = false;
         for _ in 0..LOADS {
             // Asked when polled, not before: a load that joins another one must cost the store nothing.
             let ask = async { self.bounded(self.store.load(key)).await };
-            match self.cache.load(key, ask).await {
-                // A replica that was promoted without the last writes still has records of sessions that were ended.
-                Ok(Some(view)) if self.is_over(view.key, view.user, view.epoch()) => return Ok(None),
+            match self.cache.load(key, ask, is_over).await {
                 Ok(Some(view)) => return Ok(Some(view)),
-                Ok(None) => {}
+                // Read again: one that a revocation spared is lifted in the very moment in which that is learnt.
+                Ok(None) => over = false,
+                Err(NotLoaded::Over) => over = true,
                 Err(NotLoaded::Absent) => return Ok(None),
                 Err(NotLoaded::Failed(error)) => return Err(StoreError::Unavailable(Box::new(error))),
             }
+        }
+        if over {
+            self.cache.deny(key);
+            return Ok(None);
         }
         Err(StoreError::Unavailable("revocations overtook every read of the session".into()))
     }

@@ -199,3 +199,56 @@ async fn a_silent_node_is_waited_for_no_longer_than_its_lease() {
     assert!(one.sessions.end(&begun.cookie, SystemClock.now()).await.unwrap());
     assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
 }
+
+fn hex(bytes: &[u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A session as a server has it, to be put back later as an older copy of its data would.
+struct Copied {
+    key: String,
+    user: String,
+    record: String,
+}
+
+impl Copied {
+    fn of(begun: &Begun, server: &RedisServer) -> Copied {
+        let (key, user) = (hex(&begun.view.key.0), hex(&begun.view.user.0));
+        let record = server.admin(&["GET", &format!("portcullis:s{{00}}:{key}")]);
+        assert!(record.contains(&user), "{record}");
+        Copied { key, user, record }
+    }
+
+    fn put_back(&self, server: &RedisServer) {
+        let due = SystemClock.now().plus(Duration::from_secs(60)).0.to_string();
+        assert_eq!(server.admin(&["SET", &format!("portcullis:s{{00}}:{}", self.key), &self.record]), "OK");
+        server.admin(&["ZADD", &format!("portcullis:u{{00}}:{}", self.user), &due, &self.key]);
+        server.admin(&["ZADD", "portcullis:a{00}", &due, &self.key]);
+    }
+}
+
+/// I6: whoever knows that a session is over never puts it into memory, where nobody would ask that again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_a_store_has_again_is_served_by_nobody_who_knows_better() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let nodes = [(); 2].map(|()| Node::start(server.store(), &keys, Duration::ZERO));
+    for node in &nodes {
+        node.hears().await;
+    }
+    let now = SystemClock.now();
+    let (one, two) = (nodes[0].begin("alice").await, nodes[0].begin("bob").await);
+    let copied = [&one, &two].map(|begun| Copied::of(begun, &server));
+    nodes[0].sessions.revoke(Revocation::Session(one.view.key), Wait::Fully, now).await.unwrap();
+    let bob = Revocation::User { user: two.view.user, except: None };
+    nodes[0].sessions.revoke(bob, Wait::Fully, now).await.unwrap();
+    // Of the one the tombstone is lost, of the other the epoch.
+    server.admin(&["DEL", &format!("portcullis:x{{00}}:{}", hex(&one.view.key.0)), "portcullis:n{00}"]);
+    copied.iter().for_each(|copied| copied.put_back(&server));
+    for node in &nodes {
+        for begun in [&one, &two] {
+            for time in 0..3 {
+                assert_eq!(node.serves(begun).await, Some(false), "{}, time {time}", begun.view.user_name());
+            }
+        }
+    }
+}
