@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 
 use super::revocation::EPOCHS_KEPT;
-use super::{Event, SessionKey, TokenId, UserKey};
+use super::{Event, Part, SessionKey, TokenId, UserKey};
 
 /// Locks by key: readers of one never wait for writers of another.
 const SHARDS: usize = 64;
@@ -21,6 +21,9 @@ const MANY: usize = 2_000_000;
 /// How long a session's tombstone is kept in memory at most. The store has no record of it; what the tombstone stops are tokens
 /// issued in the session, which live minutes, and a record that a failover brought back, which lives until repair.
 const TOMBSTONES_KEPT: Duration = Duration::from_secs(86_400);
+
+/// A token that has less time left when this was pruned last may be forgotten by a store already: both are pruned now and then.
+const UNSURE: Duration = Duration::from_secs(300);
 
 /// A map in parts, each under a lock of its own.
 struct Parts<K, V>(Box<[RwLock<HashMap<K, V>>]>);
@@ -44,6 +47,13 @@ impl<K: Eq + Hash, V: Copy> Parts<K, V> {
 
     fn get(&self, first: u8, key: &K) -> Option<V> {
         self.read(first).get(key).copied()
+    }
+
+    fn each(&self, mut see: impl FnMut(&K, V)) {
+        for part in &self.0 {
+            let part = part.read().unwrap_or_else(PoisonError::into_inner);
+            part.iter().for_each(|(key, value)| see(key, *value));
+        }
     }
 
     fn retain(&self, keep: impl Fn(&V) -> bool) -> usize {
@@ -124,6 +134,40 @@ impl Ledger {
         self.users.get(user.0[0], &user).unwrap_or(0).max(everyone)
     }
 
+    /// All that is known of a part of the store. Nobody is spared: who was, is not known here.
+    pub fn known(&self, part: Part) -> Vec<Event> {
+        let mut known = Vec::new();
+        self.ended.each(|key, until| known.push(Event::Ended { key: *key, until }));
+        self.tokens.each(|id, until| known.push(Event::Token { id: *id, until }));
+        self.users.each(|user, epoch| known.push(Event::UserEpoch { user: *user, epoch, spared: None }));
+        known.retain(|event| match event {
+            Event::Ended { key, .. } => part.holds(key.shard()),
+            Event::Token { id, .. } => part.holds(id.shard()),
+            Event::UserEpoch { user, .. } => part.holds(user.shard()),
+            Event::Everyone { .. } => true,
+        });
+        match self.everyone[usize::from(part.index)].load(Ordering::SeqCst) {
+            0 => {}
+            epoch => known.push(Event::Everyone { part, epoch }),
+        }
+        known
+    }
+
+    /// Whether something is known of a part that is not among what its store remembers: epochs, and tokens that have some time yet.
+    pub fn exceeds(&self, part: Part, remembered: &[Event]) -> bool {
+        let theirs = Ledger::new();
+        for event in remembered {
+            theirs.learn(event);
+        }
+        let soon = Timestamp(self.pruned.load(Ordering::Relaxed)).plus(UNSURE);
+        self.known(part).iter().any(|event| match *event {
+            Event::UserEpoch { user, epoch, .. } => theirs.epoch(user) < epoch,
+            Event::Everyone { part, epoch } => theirs.everyone[usize::from(part.index)].load(Ordering::SeqCst) < epoch,
+            Event::Token { id, until } => until > soon && !theirs.is_token_revoked(id),
+            Event::Ended { .. } => false,
+        })
+    }
+
     /// Forget what is over by time.
     pub fn prune(&self, now: Timestamp) {
         self.pruned.store(now.0, Ordering::Relaxed);
@@ -188,6 +232,29 @@ mod tests {
         }
         assert_eq!(verdicts(&backward), expected);
         assert!(events().iter().all(|event| !backward.learn(event)), "nothing of it is news");
+    }
+
+    #[test]
+    fn what_a_store_does_not_remember_is_told_from_what_it_need_not() {
+        let ledger = Ledger::new();
+        assert!(events().iter().all(|event| ledger.learn(event)));
+        let all = Part { index: 0, of: 1 };
+        assert_eq!(ledger.known(all).len(), 3, "everybody's epoch is of the other part");
+        let theirs = Part { index: 1, of: 2 };
+        let remembered = [events()[4], Event::UserEpoch { user: ALICE, epoch: 9, spared: None }, events()[5]];
+        assert!(
+            !ledger.exceeds(theirs, &remembered),
+            "under tombstones there is no record that could come back unseen"
+        );
+        assert!(ledger.exceeds(theirs, &remembered[1..]), "everybody's epoch is lost");
+        assert!(!ledger.exceeds(Part { index: 0, of: 2 }, &remembered[1..]), "and concerns one part alone");
+        let of_alice = Part { index: ALICE.shard() % 2, of: 2 };
+        assert!(ledger.exceeds(of_alice, &[Event::UserEpoch { user: ALICE, epoch: 7, spared: None }]), "an older one");
+        let token = Event::Token { id: TokenId([4; 16]), until: Timestamp(1_000_000) };
+        let rests = ledger
+            .learn(&token)
+            .then(|| ledger.exceeds(all, &[Event::UserEpoch { user: ALICE, epoch: 9, spared: None }]));
+        assert_eq!(rests, Some(true), "a denied token, with time left");
     }
 
     #[test]

@@ -142,6 +142,20 @@ impl EventId {
     }
 }
 
+impl EventId {
+    /// The name of what is written again although nobody remembers under which name it was first: the same on every node, so that
+    /// one of them is enough.
+    pub fn of(event: &Event) -> EventId {
+        let (kind, whom, number) = match event {
+            Event::Ended { key, until } => (b"s", key.0, until.0),
+            Event::UserEpoch { user, epoch, .. } => (b"u", user.0, *epoch),
+            Event::Everyone { part, epoch } => (b"g", [part.index; 16], *epoch),
+            Event::Token { id, until } => (b"t", id.0, until.0),
+        };
+        EventId(super::digest("portcullis/event/1", &[kind, &whom, &number.to_be_bytes()]))
+    }
+}
+
 impl Event {
     /// When nobody needs it any more; `None` where only a newer epoch ends it.
     pub fn until(&self) -> Option<Timestamp> {

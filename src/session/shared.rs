@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+
 use super::{Event, EventId, Revocation, StoreError};
 
 /// A boxed answer of a log.
@@ -73,6 +75,8 @@ pub struct Cycle {
     pub entries: Vec<Entry>,
     /// There are more than were given: not the end of the log.
     pub more: bool,
+    /// What the store's clock shows. No rule of the protocol looks at it.
+    pub clock: Timestamp,
 }
 
 /// A node as the log's server has it registered.

@@ -81,8 +81,18 @@ impl Sessions {
             if !mine.is_empty() {
                 let this = self.clone();
                 parts.spawn(async move {
-                    let written = this.bounded(this.store.touch(mine.clone())).await;
-                    written.map(drop).inspect_err(|_| this.queued().extend(mine))
+                    match this.bounded(this.store.touch(mine.clone())).await {
+                        Ok(alive) => {
+                            // What the store does not know is no session, whatever is in memory of it.
+                            let gone = mine.iter().zip(alive).filter(|(_, alive)| !alive);
+                            gone.for_each(|((key, _), _)| this.cache.forget(*key));
+                            Ok(())
+                        }
+                        Err(error) => {
+                            this.queued().extend(mine);
+                            Err(error)
+                        }
+                    }
                 });
             }
         }
@@ -92,6 +102,16 @@ impl Sessions {
             done = done.and(written);
         }
         done
+    }
+
+    /// Remove what expired; by the store's clock, where that is earlier: a node whose clock is ahead would remove what is alive
+    /// everywhere else.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let theirs = self.coherence.as_ref().and_then(|coherence| coherence.store_clock());
+        self.store.sweep(theirs.map_or(now, |theirs| theirs.min(now)), SWEEP_AT_ONCE).await
     }
 
     /// Keep up with other nodes, write queued activities every second and sweep what expired, until told to stop. Errors are
@@ -124,7 +144,7 @@ impl Sessions {
             turn = turn.wrapping_add(1);
             if turn.is_multiple_of(SWEEP_EVERY) {
                 self.ledger.prune(clock.now());
-                if let Err(error) = self.store.sweep(clock.now(), SWEEP_AT_ONCE).await {
+                if let Err(error) = self.sweep(clock.now()).await {
                     tracing::warn!(%error, "expired sessions could not be removed");
                 }
             }
@@ -143,6 +163,14 @@ impl Listener for Sessions {
 
     fn drop_memory(&self) {
         self.refresh_everyone();
+    }
+
+    fn known(&self, part: Part) -> Vec<Event> {
+        self.ledger.known(part)
+    }
+
+    fn knows_more(&self, part: Part, remembered: &[Event]) -> bool {
+        self.ledger.exceeds(part, remembered)
     }
 
     fn lost(&self, part: Part) {

@@ -252,3 +252,49 @@ async fn a_record_that_a_store_has_again_is_served_by_nobody_who_knows_better() 
         }
     }
 }
+
+/// I6, however long ago: everything was deleted under the nodes, and an older copy put in its place. What any of them knows to be
+/// revoked stands again, for those that begin afterwards as well; and whoever signs in from then on is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_store_is_told_again_what_was_revoked_before() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let node = || Node::start(server.store(), &keys, Duration::ZERO);
+    let before = node();
+    before.hears().await;
+    let (gone, ended, forgotten) = (before.begin("bob").await, before.begin("carol").await, before.begin("dave").await);
+    let copied = [&gone, &ended].map(|begun| Copied::of(begun, &server));
+    let (now, all) = (SystemClock.now(), Revocation::User { user: gone.view.user, except: None });
+    let witness = node();
+    witness.hears().await;
+    before.sessions.revoke(all, Wait::Fully, now).await.unwrap();
+    before.sessions.revoke(Revocation::Session(ended.view.key), Wait::Fully, now).await.unwrap();
+    assert_eq!((before.serves(&forgotten).await, witness.serves(&forgotten).await), (Some(true), Some(true)));
+    let open = witness.sessions.open_exchange(&forgotten.view);
+    drop(before);
+    // The log has forgotten it too, and one node knows of it from the store alone.
+    server.admin(&["XTRIM", "portcullis:rl{00}", "MAXLEN", "0"]);
+    let late = node();
+    late.hears().await;
+    let since = server.admin(&["HGET", "portcullis:meta{00}", "since"]);
+    server.admin(&["FLUSHALL"]);
+    copied.iter().for_each(|copied| copied.put_back(&server));
+    // Nobody is told: the next heartbeat finds another store in its place.
+    let told_again = async || {
+        !server.admin(&["HGET", "portcullis:meta{00}", "since"]).is_empty()
+            && server.admin(&["HGET", "portcullis:meta{00}", "since"]) != since
+            && server.admin(&["EXISTS", &format!("portcullis:x{{00}}:{}", hex(&ended.view.key.0))]) == "1"
+            && !server.admin(&["ZSCORE", "portcullis:n{00}", &hex(&gone.view.user.0)]).is_empty()
+    };
+    eventually("what is revoked stands again", told_again).await;
+    let begins = node();
+    for node in [&witness, &late, &begins] {
+        node.hears().await;
+        assert_eq!((node.serves(&gone).await, node.serves(&ended).await), (Some(false), Some(false)));
+        assert_eq!(node.serves(&forgotten).await, Some(false), "what the server forgot is signed out");
+    }
+    assert!(open.token().is_cancelled(), "and what was open in it is cut");
+    let again = late.begin("bob").await;
+    for node in [&witness, &late, &begins] {
+        assert_eq!(node.serves(&again).await, Some(true), "an epoch of before holds no session of afterwards");
+    }
+}

@@ -34,6 +34,9 @@ pub enum Standing {
 pub enum Ask {
     /// Find the master and open a link.
     Connect,
+    /// The store is behind what was read from it: what memory holds of sessions may be in it no more, and every revocation that is
+    /// known here, however old, is to be handed to [`Core::recollected`].
+    Recollect,
     /// Write again what the new master does not have.
     Reassert(Vec<(EventId, Event)>),
     /// Heartbeat, then read.
@@ -82,6 +85,8 @@ pub struct Core {
     /// Events that were seen in an earlier term, and were not found in this one yet. Outlives a link that fails before all of them
     /// are written again.
     missing: BTreeSet<(EventId, Event)>,
+    /// The store lost what it had told once: a failover, an older copy put back, everything deleted.
+    behind: bool,
     witnessed: VecDeque<Witnessed>,
     applied: HashSet<(EventId, Event)>,
 }
@@ -100,6 +105,7 @@ impl Core {
             due: Moment::ZERO,
             failures: 0,
             missing: BTreeSet::new(),
+            behind: false,
             witnessed: VecDeque::new(),
             applied: HashSet::new(),
         }
@@ -126,6 +132,9 @@ impl Core {
         let too_slow = |link: &Linked| !link.leased && link.opened + self.rules.catch_up < now;
         self.link.take_if(|link| stood_still(link) || too_slow(link));
         let Some(link) = &mut self.link else { return Ask::Connect };
+        if link.caught_up && self.behind {
+            return Ask::Recollect;
+        }
         if link.caught_up && !self.missing.is_empty() {
             return Ask::Reassert(self.missing.iter().take(REASSERTED).copied().collect());
         }
@@ -148,6 +157,7 @@ impl Core {
         // already changes nothing.
         let from = before.filter(|(of, at)| *of == term && *at <= last).map(|(_, at)| at);
         self.position = Some((term, from.unwrap_or_default()));
+        self.behind |= before.is_some_and(|(_, at)| at > last);
         if from.is_none() {
             self.missing = self.witnessed.iter().map(|one| (one.id, one.event)).collect();
         }
@@ -158,6 +168,18 @@ impl Core {
         let was_emptied = before.is_some_and(|(of, at)| of == term && at > last);
         let was_trimmed = from.is_some_and(|from| from < trimmed);
         before.is_some() && (long_ago || was_emptied || was_trimmed)
+    }
+
+    /// The store remembers less than this node was told, as far as it can say at the opening of a link.
+    pub fn remembers_less(&mut self) {
+        self.behind = true;
+    }
+
+    /// All that is known to be revoked, of a store that is behind. What is true there already is passed over by whoever writes it.
+    pub fn recollected(&mut self, known: impl IntoIterator<Item = Event>, now: Moment) {
+        self.behind = false;
+        self.missing.extend(known.into_iter().map(|event| (EventId::of(&event), event)));
+        self.due = now;
     }
 
     /// These events are in the log again.
@@ -176,8 +198,11 @@ impl Core {
             self.due = now;
             return;
         }
+        // Read to its end for the first time, and not all of what was read elsewhere was in it.
+        let lost = !link.caught_up && !self.missing.is_empty();
         link.caught_up = true;
-        if !self.missing.is_empty() {
+        self.behind |= lost;
+        if self.behind || !self.missing.is_empty() {
             // Repair comes before the lease: what this node alone remembers must not depend on it staying alive.
             self.due = now;
             return;

@@ -2,7 +2,7 @@
 //! and nothing else – this file holds no rule of the protocol, only connections, and the lease where requests look at it.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::causes;
-use crate::clock::since_boot;
+use crate::clock::{Clock, SystemClock, Timestamp, since_boot};
 use crate::session::shared::{Boot, Link, SharedLog, Term};
 use crate::session::{Event, EventId, Part, Revocation, Revoked, StoreError, Wait};
 
@@ -26,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const CONNECT: Duration = Duration::from_secs(2);
 /// A cause that was not seen for so long is news again.
 const NEWS: Duration = Duration::from_secs(60);
+/// Clocks that differ by more are told of: a session's limits are moments that one node writes and others compare.
+const APART: Duration = Duration::from_secs(5);
 /// Causes remembered for a part: more of them are no outage that a person could read.
 const CAUSES: usize = 8;
 
@@ -51,8 +53,12 @@ pub trait Listener: Send + Sync + 'static {
     fn apply(&self, event: &Event);
     /// Know of it, and nothing more: it was applied long ago by whoever was there.
     fn learn(&self, event: &Event);
-    /// Drop what is in memory: events may have been missed.
+    /// Drop what is in memory: events may have been missed, or the store has lost what memory was loaded from.
     fn drop_memory(&self);
+    /// All that is known to be revoked in a part.
+    fn known(&self, part: Part) -> Vec<Event>;
+    /// Whether that is more than a store remembers, of what a store has to remember.
+    fn knows_more(&self, part: Part, remembered: &[Event]) -> bool;
     /// Lease and grace of a part have run out: cut what is open there, for whoever revokes does not wait longer.
     fn lost(&self, part: Part);
 }
@@ -66,6 +72,8 @@ struct Lane {
     hurry: Notify,
     /// A link was opened or given up.
     changed: Notify,
+    /// What the store's clock showed, and when.
+    clock: Mutex<Option<(Timestamp, Moment)>>,
     /// Why it did not answer, and when that was seen last.
     causes: Mutex<Vec<(String, Moment)>>,
 }
@@ -79,6 +87,8 @@ pub struct Coherence {
     boot: Boot,
     lanes: Box<[Lane]>,
     refused: Mutex<Option<Refused>>,
+    /// This machine's clock and the store's are too far apart.
+    apart: AtomicBool,
 }
 
 /// Why this node may not take part, as long as others do.
@@ -105,10 +115,19 @@ impl Coherence {
             lease: AtomicU64::new(0),
             hurry: Notify::new(),
             changed: Notify::new(),
+            clock: Mutex::new(None),
             causes: Mutex::default(),
         };
         let lanes = (0..log.parts().max(1)).map(lane).collect();
-        Arc::new(Coherence { log, rules, began: since_boot(), boot, lanes, refused: Mutex::new(None) })
+        Arc::new(Coherence {
+            log,
+            rules,
+            began: since_boot(),
+            boot,
+            lanes,
+            refused: Mutex::new(None),
+            apart: AtomicBool::new(false),
+        })
     }
 
     /// The protocol's times.
@@ -237,8 +256,15 @@ impl Coherence {
                 // Before the first lease over it: a token that answers for itself is refused by nothing else, and of one that was
                 // denied long ago the log no longer tells whoever just began or was away.
                 let remembered = timeout(CONNECT, link.remembered()).await??;
+                let knows_more = listener.knows_more(self.part(index), &remembered);
                 remembered.iter().for_each(|event| listener.learn(event));
-                if lock(&lane.core).opened(link.opening(), self.now()) {
+                let mut core = lock(&lane.core);
+                if knows_more {
+                    core.remembers_less();
+                }
+                let missed = core.opened(link.opening(), self.now());
+                drop(core);
+                if missed {
                     listener.drop_memory();
                     // What is open was let in by it. After a long standstill the guard may not have looked at the lease yet.
                     listener.lost(self.part(index));
@@ -248,6 +274,13 @@ impl Coherence {
             }
             // The link was given up by whoever used it last; the core knows.
             (_, None) => {}
+            (Ask::Recollect, Some(_)) => {
+                tracing::warn!(part = index, "the store has lost writes; what is known to be revoked is written again");
+                // What it forgot is signed out: everybody is looked up anew, and what is open is looked at again within a second.
+                listener.drop_memory();
+                let known = listener.known(self.part(index));
+                lock(&lane.core).recollected(known, self.now());
+            }
             (Ask::Reassert(events), Some(link)) => {
                 tracing::info!(part = index, events = events.len(), "write again what a failover lost");
                 self.patient(link.reassert(events.clone())).await?;
@@ -255,6 +288,8 @@ impl Coherence {
             }
             (Ask::Cycle(beat, after), Some(link)) => {
                 let cycle = self.patient(link.cycle(beat, after)).await?;
+                *lock(&lane.clock) = Some((cycle.clock, self.now()));
+                self.compare(cycle.clock, SystemClock.now());
                 let mut core = lock(&lane.core);
                 let caught_up = core.follow().is_some();
                 core.cycled(&cycle, self.now(), &mut |event| listener.apply(event));
@@ -333,6 +368,29 @@ impl Coherence {
     fn refuse(&self, why: Refused) {
         if lock(&self.refused).replace(why.clone()).is_none() {
             tracing::error!(error = &*why as &dyn std::error::Error, "this node may not answer from memory");
+        }
+    }
+
+    /// The earliest moment that it may be by the clocks of the store's parts, as far as they were heard.
+    pub fn store_clock(&self) -> Option<Timestamp> {
+        let now = self.now();
+        let shown = self.lanes.iter().filter_map(|lane| *lock(&lane.clock));
+        shown.map(|(clock, when)| clock.plus(now.saturating_sub(when))).min()
+    }
+
+    /// Say when this machine's clock and the store's come apart, and when they come together again.
+    fn compare(&self, theirs: Timestamp, ours: Timestamp) {
+        let by = ours.since(theirs).max(theirs.since(ours));
+        if self.apart.swap(by > APART, Ordering::Relaxed) == (by > APART) {
+            return;
+        }
+        if by > APART {
+            tracing::error!(
+                seconds = by.as_secs(),
+                "the clocks of this machine and of the store differ: sessions end too early or too late, on this node or on all others"
+            );
+        } else {
+            tracing::info!("the clocks of this machine and of the store agree again");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis::clock::Timestamp;
 use portcullis::session::coherence::{Ask, Core, Moment, Revoking, Rules, Standing, Step};
 use portcullis::session::shared::{Boot, Cycle, Entry, Opening, Position, Receipt, Registered, Term};
-use portcullis::session::{Event, EventId, Revoked, SessionKey, Wait};
+use portcullis::session::{Event, EventId, Revoked, SessionKey, TokenId, Wait};
 
 const ONE: Term = Term([1; 20]);
 const TWO: Term = Term([2; 20]);
@@ -43,7 +43,7 @@ impl Node {
     fn cycle(&mut self, now: u64, entries: &[Entry]) {
         assert!(matches!(self.core.next(ms(now)), Ask::Cycle(..)), "{:?}", self.core);
         let Node { core, applied } = self;
-        let cycle = Cycle { entries: entries.to_vec(), more: false };
+        let cycle = Cycle { entries: entries.to_vec(), more: false, ..Cycle::default() };
         core.cycled(&cycle, ms(now + 5), &mut |event| applied.push(number(event)));
     }
 
@@ -123,7 +123,7 @@ fn there_is_no_lease_before_the_end_of_the_log() {
     node.core.next(ms(0));
     node.core.opened(opening(ONE, 100), ms(0));
     assert!(matches!(node.core.next(ms(0)), Ask::Cycle(_, after) if after == at(0)));
-    let cycle = Cycle { entries: vec![entry(1, 50)], more: true };
+    let cycle = Cycle { entries: vec![entry(1, 50)], more: true, ..Cycle::default() };
     node.core.cycled(&cycle, ms(1), &mut |_| ());
     assert_eq!((node.core.lease(), node.core.follow()), (None, None));
     assert!(matches!(node.core.next(ms(1)), Ask::Cycle(_, after) if after == at(50)));
@@ -143,17 +143,26 @@ fn after_a_failover_the_whole_log_is_read_and_what_it_lost_is_written_again() {
         (at(0), at(0)),
         "no position of the old history is acknowledged in the new one (I10)"
     );
-    let cycle = Cycle { entries: vec![entry(1, 100_000), entry(3, 200_000)], more: false };
+    let cycle = Cycle { entries: vec![entry(1, 100_000), entry(3, 200_000)], more: false, ..Cycle::default() };
     node.core.cycled(&cycle, ms(501), &mut |event| node.applied.push(number(event)));
     assert_eq!(node.applied, [1, 2, 3], "what was applied is not applied again");
     assert_eq!(node.core.lease(), Some(ms(2_000)), "no lease before the repair");
     let lost = vec![(EventId([2; 16]), entry(2, 0).event)];
-    assert_eq!(node.core.next(ms(501)), Ask::Reassert(lost.clone()));
+    // Some of it was long ago, and is remembered by no log.
+    assert_eq!(node.core.next(ms(501)), Ask::Recollect);
+    let long_ago = Event::Token { id: TokenId([7; 16]), until: Timestamp(900) };
+    node.core.recollected([long_ago], ms(501));
+    let lost = [lost, vec![(EventId::of(&long_ago), long_ago)]].concat();
+    let Ask::Reassert(mut asked) = node.core.next(ms(501)) else { panic!("{:?}", node.core) };
+    asked.sort_by_key(|(_, event)| *event == long_ago);
+    assert_eq!(asked, lost);
     // The link fails before the answer: found by the simulation, which had forgotten what to write again.
     node.core.failed(ms(600));
     node.core.opened(opening(TWO, 200_000), ms(700));
     node.cycle(700, &[]);
-    assert_eq!(node.core.next(ms(705)), Ask::Reassert(lost.clone()));
+    assert_eq!(node.core.next(ms(705)), Ask::Recollect);
+    node.core.recollected([], ms(705));
+    assert!(matches!(node.core.next(ms(705)), Ask::Reassert(events) if events.len() == 2));
     node.core.reasserted(&lost, ms(706));
     node.cycle(706, &[entry(2, 200_001)]);
     assert_eq!(node.core.lease(), Some(ms(2_706)));

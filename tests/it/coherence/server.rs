@@ -255,7 +255,7 @@ impl Server {
                 let mut entries = self.after(after);
                 let more = entries.len() > 3;
                 entries.truncate(3);
-                Answer::Cycled(Cycle { entries, more })
+                Answer::Cycled(Cycle { entries, more, ..Cycle::default() })
             }
             Question::Reassert(events) => {
                 for (id, event) in events {

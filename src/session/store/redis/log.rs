@@ -183,9 +183,10 @@ impl RedisLink {
     async fn beat(&self, beat: Beat, after: Position) -> Result<Cycle, RedisError> {
         let (node, term) = (text::hex(&beat.boot.0), text::hex(&self.opening.term.0));
         let (applied, silence) = (text::place(beat.applied), beat.forget_after.as_millis().to_string());
-        let arguments = [node.as_bytes(), term.as_bytes(), applied.as_bytes(), silence.as_bytes()];
+        let since = &self.term.since;
+        let arguments = [&node, &term, &applied, &silence, since].map(|text| text.as_bytes());
         let mut commands = redis::pipe();
-        commands.add_command(self.way().command(&self.term, Script::Beat, &arguments)).ignore();
+        commands.add_command(self.way().command(&self.term, Script::Beat, &arguments));
         // A server that was demoted and promoted between two beats is master again, of another history.
         commands.cmd("INFO").arg("replication");
         commands
@@ -196,10 +197,12 @@ impl RedisLink {
             .arg(self.way().key("rl"))
             .arg(text::place(after));
         let asked = self.term.connection.ask_all(&commands).await;
-        let (info, read): (String, Read) = asked.map_err(|error| other_rules(error, beat.forget_after))?;
+        let (clock, info, read): (String, String, Read) =
+            asked.map_err(|error| other_rules(error, beat.forget_after))?;
         self.same_term(&info)?;
         let entries = self.entries(read)?;
-        Ok(Cycle { more: entries.len() == AT_ONCE, entries })
+        let clock = clock.parse().map_err(|_| RedisError::Shape(None))?;
+        Ok(Cycle { more: entries.len() == AT_ONCE, entries, clock: Timestamp(clock) })
     }
 
     async fn read(&self, after: Position, wait: Duration) -> Result<Vec<Entry>, RedisError> {

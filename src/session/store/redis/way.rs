@@ -30,6 +30,8 @@ pub(super) struct Term {
     pub(super) connection: Connection,
     /// What the server said of itself.
     pub(super) facts: Facts,
+    /// Since when the store has been kept, in its own words. Another one was emptied in between.
+    pub(super) since: String,
     scripts: Scripts,
 }
 
@@ -105,8 +107,8 @@ impl Way {
             let mut facts = examine(&connection, &options).await?;
             facts.replicas |= has_replicas;
             let scripts = Scripts::load(&connection).await?;
-            agree(&connection, &scripts, &options, (&key, &tag)).await?;
-            Ok(Term { number, connection, facts, scripts })
+            let since = agree(&connection, &scripts, &options, (&key, &tag)).await?;
+            Ok(Term { number, connection, facts, since, scripts })
         });
         begun.await.unwrap_or(Err(RedisError::Closed))
     }
@@ -205,17 +207,17 @@ fn command(
     command
 }
 
-/// The partition's idea of schema and division, which whoever came first decided. Asked on every connection: behind the address may
-/// be another store by now.
+/// The partition's idea of schema and division, which whoever came first decided; answers since when. Asked on every connection:
+/// behind the address may be another store by now.
 async fn agree(
     connection: &Connection,
     scripts: &Scripts,
     options: &RedisOptions,
     place: (&str, &str),
-) -> Result<(), RedisError> {
+) -> Result<String, RedisError> {
     let (schema, partitions) = (SCHEMA.to_string(), options.partitions.to_string());
     let arguments = [schema.as_bytes(), partitions.as_bytes()];
-    let [found, divided]: [String; 2] =
+    let [found, divided, since]: [String; 3] =
         connection.ask(&command(scripts, Script::Meta, &options.prefix, place, &arguments)).await?;
     if found != schema {
         return Err(RedisError::Schema { found });
@@ -223,7 +225,7 @@ async fn agree(
     if divided != partitions {
         return Err(RedisError::Partitions { found: divided, wanted: options.partitions });
     }
-    Ok(())
+    Ok(since)
 }
 
 /// Whether the connection is of no use any more: broken, late (each later answer would be late as well), or to a server that

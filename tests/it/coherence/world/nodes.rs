@@ -2,7 +2,7 @@
 
 use portcullis::session::coherence::{Ask, Core, Standing};
 use portcullis::session::generations::Generations;
-use portcullis::session::{Event, Ledger};
+use portcullis::session::{Event, Ledger, Part};
 
 use super::super::server::{Answer, Question};
 use super::{ALL, Back, Cached, Happening, Node, Token, World, millis, moment, number};
@@ -37,6 +37,13 @@ impl World {
                 return;
             }
             Ask::Connect => (self.finds(node), Question::Connect),
+            Ask::Recollect => {
+                this.generations.raise_everyone();
+                this.cache = [None; ALL];
+                let known = if self.protections.repair { this.ledger.known(Part::WHOLE) } else { Vec::new() };
+                this.core.recollected(known, now);
+                return self.drive(node);
+            }
             Ask::Reassert(events) if self.protections.repair => {
                 self.report.repaired += events.len() as u64;
                 (this.link.unwrap().0, Question::Reassert(events.clone()))

@@ -1,4 +1,5 @@
--- A heartbeat: node, term, place up to which it applied the log, silence in milliseconds after which others are forgotten.
+-- A heartbeat: node, term, place up to which it applied the log, silence in milliseconds after which others are forgotten, since when
+-- the store has been kept. Answers the time of its clock, in milliseconds.
 -- It is a write: a master that was cut off from its replicas still answers reads, but refuses this. Without what other scripts begin
 -- with, of which it needs next to nothing: every node of every partition runs it three times a second.
 local prefix, tag = ARGV[1], ARGV[2]
@@ -8,7 +9,10 @@ local nodes, meta, now = prefix .. 'nodes' .. tag, prefix .. 'meta' .. tag, time
 local whole = string.format('%.0f', now)
 -- Who revokes waits for as long as the silent may serve, and knows that of itself: a node with another rule would be waited for too
 -- short. Whoever is alone decides; asked here and not at the opening of a link, so that no node that lives can be missed.
-local agreed = redis.call('HGET', meta, 'silence')
+local said = redis.call('HMGET', meta, 'silence', 'since')
+local agreed = said[1]
+-- Everything was deleted under a link that stands: what is written from here on is another store's, and nobody would look.
+if said[2] ~= ARGV[7] then return redis.error_reply('EMPTIED the store was emptied') end
 if agreed ~= ARGV[6] then
   if agreed then
     local all = redis.call('HGETALL', nodes)
@@ -31,4 +35,4 @@ if now - tonumber(redis.call('HGET', nodes, 'looked') or '0') > 1000 then
     if all[at] ~= 'looked' and now - tonumber(heard) > silence then redis.call('HDEL', nodes, all[at]) end
   end
 end
-return 1
+return whole
