@@ -298,3 +298,29 @@ async fn an_emptied_store_is_told_again_what_was_revoked_before() {
         assert_eq!(node.serves(&again).await, Some(true), "an epoch of before holds no session of afterwards");
     }
 }
+
+/// A failover may lose a session that was just begun, and no log tells of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_forgot_ends_with_the_next_activity_that_is_written() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let node = Node::start(server.store(), &keys, Duration::ZERO);
+    node.hears().await;
+    let begun = node.begin("alice").await;
+    assert_eq!(node.serves(&begun).await, Some(true));
+    server.admin(&["DEL", &format!("portcullis:s{{00}}:{}", hex(&begun.view.key.0))]);
+    let later = SystemClock.now().plus(Duration::from_secs(11));
+    let asked = node.sessions.lookup(&begun.cookie, Activity::Active, later).await.unwrap();
+    assert!(matches!(asked, Lookup::Alive(_)), "nobody asks the store of what is in memory");
+    eventually("the store was told, and did not know it", async || node.serves(&begun).await == Some(false)).await;
+}
+
+/// A node whose clock is an hour ahead takes nobody's session away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_expired_is_removed_by_the_clock_of_the_store() {
+    let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+    let node = Node::start(server.store(), &keys, Duration::ZERO);
+    node.hears().await;
+    let (begun, wrong) = (node.begin("alice").await, SystemClock.now().plus(Duration::from_secs(3_600)));
+    assert_eq!(node.sessions.sweep(wrong).await.unwrap(), 0);
+    assert_eq!(server.admin(&["EXISTS", &format!("portcullis:s{{00}}:{}", hex(&begun.view.key.0))]), "1");
+}

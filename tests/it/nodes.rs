@@ -336,6 +336,13 @@ async fn a_gateway_starts_while_its_store_is_away() {
     server.restart("redis-server", &persistent);
     eventually("the node serves", async || fleet.nodes[0].status(&cookie.line).await == 200).await;
     assert_eq!(fleet.nodes[0].status(&gone.line).await, 401);
+    // It answers, and takes nothing: its replica is away, its disk or its memory is full.
+    server.admin(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    fleet.nodes[0].kill();
+    fleet.restart(0);
+    assert_eq!(fleet.nodes[0].status(&cookie.line).await, 503);
+    server.admin(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    eventually("the node serves", async || fleet.nodes[0].status(&cookie.line).await == 200).await;
 }
 
 /// Whoever revokes waits as long as it may serve itself: a node that may serve for longer would not be waited out.

@@ -9,6 +9,11 @@ use super::options::Address;
 /// The schema of keys and scripts that this program speaks.
 pub(super) const SCHEMA: u32 = 1;
 
+/// What a server refuses for a while, and takes again by itself or when somebody has seen to *it*: a gateway that is started
+/// meanwhile serves what needs no store, as one does that has been running.
+const PASSING: [&str; 9] =
+    ["LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "MISCONF", "READONLY", "BUSY"];
+
 /// Why there is no connection, or no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
@@ -130,11 +135,9 @@ impl RedisError {
     pub fn is_passing(&self) -> bool {
         match self {
             RedisError::Connect { .. } | RedisError::Late(_) | RedisError::Down | RedisError::Demoted(_) => true,
-            // A server that loads its data, a sentinel that has not heard yet.
+            // A server that loads its data, a sentinel that has not heard yet, a master whose replica is away, or that is full.
             RedisError::Refused { source, .. } => {
-                source.is_io_error()
-                    || source.is_timeout()
-                    || matches!(source.code(), Some("LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN"))
+                source.is_io_error() || source.is_timeout() || source.code().is_some_and(|code| PASSING.contains(&code))
             }
             RedisError::NoMaster(_, Some(why)) | RedisError::NoSlot(Some(why)) => why.is_passing(),
             _ => false,
