@@ -162,6 +162,7 @@ fn alice() -> NewSession {
     NewSession {
         provider: "local".into(),
         subject: "alice".into(),
+        entry: 0,
         name,
         email,
         roles,

@@ -13,7 +13,7 @@ use crate::session::{Activity, Begun, Revocation, Session, SessionKey, Sessions,
 use crate::token::{Current, Learnt, OwnTokens, Pair, Tell};
 
 use super::credential::{CookieName, Repeated};
-use super::{Directory, Standing, cookies};
+use super::{Directory, Of, Standing, cookies};
 
 /// What browsers keep of one cookie with its name and attributes is 4,096 bytes (rfc6265bis §5.6); the rest is for those.
 const CHUNK: usize = 3_800;
@@ -45,7 +45,7 @@ pub struct Carrier {
 /// The directory's word, for a record that is put into a new token.
 impl Current for Carrier {
     fn current(&self, key: SessionKey, mut session: Session) -> Option<Session> {
-        match self.directory.standing(key, &session.provider, &session.subject) {
+        match self.directory.standing(Of::record(key, &session)) {
             Standing::AsAtSignIn => {}
             Standing::Roles(roles) => session.roles = roles,
             Standing::Gone => return None,

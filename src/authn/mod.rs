@@ -16,7 +16,9 @@ use crate::clock::Timestamp;
 use crate::policy::{
     Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
 };
-use crate::session::{Activity, EndedBecause, Lookup, Memo, Seen, SessionKey, Sessions, StoreError, TokenId, View};
+use crate::session::{
+    Activity, EndedBecause, Lookup, Memo, Seen, Session, SessionKey, Sessions, StoreError, TokenId, View,
+};
 
 use crate::token::{self, Handing, Learnt, Tell, TokenError, Tokens, Verified};
 
@@ -108,22 +110,44 @@ pub enum Standing {
     AsAtSignIn,
     /// These are the roles held now.
     Roles(Vec<String>),
-    /// Removed or disabled: must not be signed in (ASVS 7.4.2).
+    /// Removed or disabled, or somebody else of that name: must not be signed in (ASVS 7.4.2).
     Gone,
 }
 
-/// A directory of users, by provider and the provider's name for them. Asked when a session comes into use; whoever changes it
-/// makes sessions be loaded anew.
+/// A session, as far as a directory has to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'s> {
+    /// Which.
+    pub key: SessionKey,
+    /// Where its user signed in.
+    pub provider: &'s str,
+    /// What they are called there.
+    pub subject: &'s str,
+    /// Which entry of that name it was begun for. See [`Session`].
+    pub entry: u64,
+}
+
+impl<'s> Of<'s> {
+    fn view(view: &'s View) -> Of<'s> {
+        Of { key: view.key, provider: view.provider(), subject: view.subject(), entry: view.entry() }
+    }
+
+    fn record(key: SessionKey, session: &'s Session) -> Of<'s> {
+        Of { key, provider: &session.provider, subject: &session.subject, entry: session.entry }
+    }
+}
+
+/// A directory of users. Asked when a session comes into use; whoever changes it makes sessions be loaded anew.
 pub trait Directory: Send + Sync + 'static {
     /// From memory, without waiting.
-    fn standing(&self, key: SessionKey, provider: &str, subject: &str) -> Standing;
+    fn standing(&self, of: Of<'_>) -> Standing;
 }
 
 /// A directory that knows nobody better than their sign-in.
 pub struct NoDirectory;
 
 impl Directory for NoDirectory {
-    fn standing(&self, _: SessionKey, _: &str, _: &str) -> Standing {
+    fn standing(&self, _: Of<'_>) -> Standing {
         Standing::AsAtSignIn
     }
 }
@@ -281,7 +305,7 @@ impl Authenticator {
     /// Who calls in a session now, an identity and its header lines; `None` where the user is gone.
     pub fn caller_in(&self, view: &View) -> Option<Arc<Caller>> {
         let set = |names: &[String]| self.roles.set(names.iter().map(String::as_str));
-        let roles = match self.carrier.directory().standing(view.key, view.provider(), view.subject()) {
+        let roles = match self.carrier.directory().standing(Of::view(view)) {
             Standing::AsAtSignIn => set(view.roles()),
             Standing::Roles(roles) => set(&roles),
             Standing::Gone => return None,

@@ -69,8 +69,8 @@ pub(super) fn run(path: &Path, command: Command) -> ExitCode {
         Command::Remove { name } => remove(&local, &name),
         Command::Passwd { name, password_stdin } => passwd(&local, &name, password_stdin),
         Command::Add { name, roles, display_name, email, password_stdin } => {
-            let user = User { password: String::new(), roles, name: display_name, email, disabled: false };
-            add(&config, &local, &name, user, password_stdin)
+            let new = User::new(String::new(), roles).map_err(|error| chain(&error));
+            new.and_then(|new| add(&config, &local, &name, User { name: display_name, email, ..new }, password_stdin))
         }
     };
     match done {

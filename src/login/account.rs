@@ -92,7 +92,9 @@ impl Login {
             this: listed.key == known.view.key,
             handle: self.handle(known.view, listed.key),
         };
-        let devices: Vec<Device> = list.into_iter().map(device).collect();
+        // Not those of whoever had the name before.
+        let mine = list.into_iter().filter(|listed| listed.session.entry == known.view.entry());
+        let devices: Vec<Device> = mine.map(device).collect();
         Ok(self.pages.sessions(&devices, &self.csrf(known.view)))
     }
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::authn::{Directory, Standing};
-use crate::session::SessionKey;
+use crate::authn::{Directory, Of, Standing};
 
 use super::oidc::Cache;
 use super::users::{User, Users, UsersError, canonical};
@@ -17,7 +16,7 @@ use super::{LOCAL, Login};
 pub(super) enum Change {
     /// Removed or disabled.
     Gone,
-    /// Other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
+    /// Another entry, or other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
     /// refused here may be theirs.
     Altered,
 }
@@ -53,9 +52,11 @@ impl LocalUsers {
         self.lock().users.user.get(name).filter(|user| !user.disabled).cloned()
     }
 
-    /// The roles of a user who may sign in.
-    fn roles(&self, name: &str) -> Option<Vec<String>> {
-        self.lock().users.user.get(name).filter(|user| !user.disabled).map(|user| user.roles.clone())
+    /// The roles of a user who may sign in, if it is this entry of the name.
+    fn roles(&self, name: &str, entry: u64) -> Option<Vec<String>> {
+        let read = self.lock();
+        let user = read.users.user.get(name).filter(|user| !user.disabled && user.entry() == entry);
+        user.map(|user| user.roles.clone())
     }
 
     fn users(&self) -> Arc<Users> {
@@ -88,12 +89,10 @@ impl LocalUsers {
 
 /// A hash that was renewed is no change: nobody is signed out by signing in.
 fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
+    let told = |user: &User| (user.entry.clone(), user.roles.clone(), user.name.clone(), user.email.clone());
     let change = |(name, before): (&String, &User)| match new.user.get(name).filter(|user| !user.disabled) {
         None => Some((name.clone(), Change::Gone)),
-        Some(after) if (&after.roles, &after.name, &after.email) == (&before.roles, &before.name, &before.email) => {
-            None
-        }
-        Some(_) => Some((name.clone(), Change::Altered)),
+        Some(after) => (told(after) != told(before)).then(|| (name.clone(), Change::Altered)),
     };
     let holds = |users: &Users, name: &str| users.user.get(name).is_some_and(|user| !user.disabled);
     let come = new.user.keys().filter(|name| holds(new, name) && !holds(old, name));
@@ -120,13 +119,13 @@ impl People {
 }
 
 impl Directory for People {
-    fn standing(&self, key: SessionKey, provider: &str, subject: &str) -> Standing {
-        if provider != LOCAL {
-            return self.provided.roles(key).map_or(Standing::AsAtSignIn, Standing::Roles);
+    fn standing(&self, of: Of<'_>) -> Standing {
+        if of.provider != LOCAL {
+            return self.provided.roles(of.key).map_or(Standing::AsAtSignIn, Standing::Roles);
         }
         match &self.local {
             None => Standing::AsAtSignIn,
-            Some(local) => local.roles(subject).map_or(Standing::Gone, Standing::Roles),
+            Some(local) => local.roles(of.subject, of.entry).map_or(Standing::Gone, Standing::Roles),
         }
     }
 }
@@ -162,7 +161,10 @@ mod tests {
     fn users(list: &[(&str, &[&str], bool)]) -> Users {
         let user = |(name, roles, disabled): &(&str, &[&str], bool)| {
             let roles = roles.iter().map(|role| (*role).to_owned()).collect();
-            ((*name).to_owned(), User { password: "x".into(), roles, name: None, email: None, disabled: *disabled })
+            (
+                (*name).to_owned(),
+                User { password: "x".into(), roles, name: None, email: None, disabled: *disabled, entry: None },
+            )
         };
         Users { user: list.iter().map(user).collect() }
     }

@@ -135,7 +135,7 @@ pub fn make_user_file(path: &Path, name: &str, roles: &[String], argon2: Argon2P
     rand::fill(&mut bytes).map_err(|_| password::PasswordError::Busy)?;
     let password = URL_SAFE_NO_PAD.encode(bytes);
     let hash = password::hash(&password, argon2)?;
-    let user = User { password: hash, roles: roles.to_vec(), name: None, email: None, disabled: false };
+    let user = User::new(hash, roles.to_vec())?;
     let name =
         users::canonical(name).ok_or_else(|| UsersError::Name { path: path.to_owned(), name: name.to_owned() })?;
     Users::change(path, |users| users.user.insert(name, user))?;

@@ -169,6 +169,7 @@ impl Login {
         let new = NewSession {
             provider: LOCAL.to_owned(),
             subject: name.to_owned(),
+            entry: user.entry(),
             name: user.name,
             email: user.email,
             roles: user.roles,

@@ -7,6 +7,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::{digest, rand};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use serde::{Deserialize, Serialize};
 
 use super::password::{PasswordError, acceptable};
@@ -80,6 +84,9 @@ pub enum UsersError {
     /// A password could not be hashed.
     #[error("the password could not be hashed")]
     Password(#[from] PasswordError),
+    /// The system's generator failed.
+    #[error("the random generator failed")]
+    Random,
 }
 
 /// A user.
@@ -100,6 +107,32 @@ pub struct User {
     /// Cannot sign in, and has no sessions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+    /// Which entry of this name it is: a random word of `user add`. A session counts for the entry that it was begun for, so that
+    /// somebody new of an old name does not find the sessions of whoever had it before, however little anybody saw of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+}
+
+impl User {
+    /// A new entry of somebody with this hash.
+    ///
+    /// # Errors
+    /// [`UsersError::Random`].
+    pub fn new(password: String, roles: Vec<String>) -> Result<User, UsersError> {
+        let mut entry = [0; 12];
+        rand::fill(&mut entry).map_err(|_| UsersError::Random)?;
+        let entry = Some(URL_SAFE_NO_PAD.encode(entry));
+        Ok(User { password, roles, name: None, email: None, disabled: false, entry })
+    }
+
+    /// The entry as sessions know it; 0 where the file names none.
+    pub fn entry(&self) -> u64 {
+        let of = |entry: &String| {
+            let digest = digest::digest(&digest::SHA256, entry.as_bytes());
+            digest.as_ref().first_chunk().map_or(1, |first| u64::from_be_bytes(*first).max(1))
+        };
+        self.entry.as_ref().map_or(0, of)
+    }
 }
 
 /// All users, by canonical name.
@@ -264,7 +297,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.toml");
         let password = hash("correct horse", Argon2Params { m_kib: 8, t: 1, p: 1 }).unwrap();
-        let user = User { password, roles: vec!["admin".into()], name: None, email: None, disabled: false };
+        let user = User::new(password, vec!["admin".into()]).unwrap();
         for name in ["alice", "bob"] {
             Users::change(&path, |users| users.user.insert(name.into(), user.clone())).unwrap();
         }

@@ -67,6 +67,10 @@ pub struct Session {
     pub provider: String,
     /// The provider's name for the person; of a local user it is what applications are told as well.
     pub subject: String,
+    /// Which entry of a local user it was begun for: of that name there may be another one later. 0 where there is nothing to tell them
+    /// apart by.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub entry: u64,
     /// Name for display.
     pub name: Option<String>,
     /// E-mail address.
@@ -88,6 +92,10 @@ pub struct Session {
     /// What an OpenID provider said of the sign-in; `None` for a local user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provided: Option<Provided>,
+}
+
+fn is_none(entry: &u64) -> bool {
+    *entry == 0
 }
 
 /// A sign-in at an OpenID provider. In such a session `provider` is the issuer, so that two providers never meet, and `subject`

@@ -48,6 +48,8 @@ pub struct NewSession {
     /// See [`Session`].
     pub subject: String,
     /// See [`Session`].
+    pub entry: u64,
+    /// See [`Session`].
     pub name: Option<String>,
     /// See [`Session`].
     pub email: Option<String>,
@@ -380,6 +382,7 @@ impl Sessions {
         let session = Session {
             provider: new.provider,
             subject: new.subject,
+            entry: new.entry,
             name: new.name,
             email: new.email,
             roles: new.roles,

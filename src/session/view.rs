@@ -112,7 +112,8 @@ pub struct View {
     /// Its user.
     pub user: UserKey,
     created: Timestamp,
-    proven: Timestamp,
+    /// Of a sign-in at a provider when it was proven, of a local user the entry: no session has both.
+    proven_or_entry: u64,
     epoch: u64,
     texts: Texts,
 }
@@ -136,18 +137,20 @@ pub struct ProvidedIn<'v> {
 
 impl View {
     pub(super) fn new(commons: &Commons, key: SessionKey, user: UserKey, session: Session, stamp: Stamp) -> View {
-        let Session { provider, subject, name, email, roles, created, ends, idle_ms, last_seen, epoch, device, .. } =
+        let Session { provider, subject, entry, name, email, roles, created, ends, idle_ms, last_seen, epoch, .. } =
             session;
-        let (provided, told, sid, proven) = match session.provided {
-            None => (None, None, None, Timestamp(0)),
+        let device = session.device;
+        let (provided, told, sid, proven_or_entry) = match session.provided {
+            None => (None, None, None, entry),
             Some(Provided { login, user, sid, proven, acr, keeps }) => {
-                (Some(Way { login, acr, keeps }), Some(user), sid, proven)
+                (Some(Way { login, acr, keeps }), Some(user), sid, proven.0)
             }
         };
         let texts = [Some(&subject), name.as_ref(), email.as_ref(), Some(&device), told.as_ref(), sid.as_ref()];
         let texts = Texts::of(texts.map(|text| text.map(String::as_str)));
         let common = commons.share(Common { provider, roles, idle_ms, provided });
-        View { key, user, common, texts, created, ends, proven, epoch, last_seen: AtomicU64::new(last_seen.0), stamp }
+        let last_seen = AtomicU64::new(last_seen.0);
+        View { key, user, common, texts, created, ends, proven_or_entry, epoch, last_seen, stamp }
     }
 
     /// Last activity, as far as this node knows.
@@ -180,6 +183,11 @@ impl View {
         self.texts.get(SUBJECT).unwrap_or_default()
     }
 
+    /// Which entry of a local user it was begun for. See [`Session`].
+    pub fn entry(&self) -> u64 {
+        if self.common.provided.is_none() { self.proven_or_entry } else { 0 }
+    }
+
     /// What applications are told as the user's name.
     pub fn user_name(&self) -> &str {
         self.texts.get(USER).unwrap_or(self.subject())
@@ -208,7 +216,7 @@ impl View {
     /// What an OpenID provider said of the sign-in; `None` for a local user.
     pub fn provided(&self) -> Option<ProvidedIn<'_>> {
         let Way { login, acr, keeps } = self.common.provided.as_ref()?;
-        let (user, sid, proven) = (self.user_name(), self.texts.get(SID), self.proven);
+        let (user, sid, proven) = (self.user_name(), self.texts.get(SID), Timestamp(self.proven_or_entry));
         Some(ProvidedIn { login, user, sid, proven, acr: acr.as_deref(), keeps: *keeps })
     }
 
@@ -225,6 +233,7 @@ impl View {
         Session {
             provider: self.common.provider.clone(),
             subject: self.subject().to_owned(),
+            entry: self.entry(),
             name: self.texts.owned(NAME),
             email: self.texts.owned(EMAIL),
             roles: self.common.roles.clone(),
@@ -252,6 +261,7 @@ mod tests {
         Session {
             provider: "https://id.example.com".into(),
             subject: subject.into(),
+            entry: if provided.is_none() { 7 } else { 0 },
             name: name.map(str::to_owned),
             email: Some("zoë@example.com".into()),
             roles: vec!["staff".into(), "".into()],

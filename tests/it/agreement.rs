@@ -79,6 +79,7 @@ impl Both<'_> {
         Session {
             provider: "local".into(),
             subject: Both::user(user),
+            entry: 0,
             name: Some("Name".into()),
             email: None,
             roles: vec!["a".into()],

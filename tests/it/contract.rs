@@ -23,6 +23,7 @@ fn session(subject: &str, seen: u64) -> Session {
     Session {
         provider: "local".into(),
         subject: subject.into(),
+        entry: 0,
         name: None,
         email: None,
         roles: vec!["admin".into()],
@@ -246,6 +247,7 @@ pub fn alice() -> NewSession {
     NewSession {
         provider: "local".into(),
         subject: "alice".into(),
+        entry: 0,
         name,
         email,
         roles,

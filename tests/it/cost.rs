@@ -20,7 +20,7 @@ use portcullis::session::{Activity, CookieCodec, Lifetimes, Lookup, NewSession, 
 use portcullis::startup::{Gateway, Setup, start};
 
 use crate::process::start_text;
-use crate::support::{between, shipped};
+use crate::support::{between, entry_of, shipped};
 use crate::wire::{Application, Frames, SOON, one, soon, whole};
 
 thread_local! {
@@ -132,7 +132,7 @@ async fn a_request_in_a_session_takes_a_fixed_small_number_of_allocations() {
     let application = kilobyte();
     let folder = tempfile::tempdir().unwrap();
     let gateway = one_worker(&application, folder.path());
-    let begun = gateway.sessions().begin(signed_in("demo"), None, SystemClock.now()).await.unwrap();
+    let begun = gateway.sessions().begin(demo(folder.path()), None, SystemClock.now()).await.unwrap();
     let cookie = format!("__Host-portcullis={}", begun.cookie);
     let mut client = one(gateway.address().port()).await;
     let mut counted = Vec::new();
@@ -152,12 +152,18 @@ pub fn signed_in(subject: &str) -> NewSession {
     NewSession {
         provider: "local".into(),
         subject: subject.into(),
+        entry: 0,
         name: Some("Somebody Example".into()),
         email: Some(format!("{subject}@example.com")),
         roles: vec!["staff".into(), "admin".into()],
         device: "Firefox on Linux".into(),
         provided: None,
     }
+}
+
+/// The demo user, of the file in this folder.
+pub fn demo(folder: &std::path::Path) -> NewSession {
+    NewSession { entry: entry_of(folder, "demo"), ..signed_in("demo") }
 }
 
 /// What the system has given this process, in bytes.

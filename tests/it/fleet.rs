@@ -10,13 +10,14 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::Redis;
-use portcullis::session::{CookieCodec, Creation, SessionKey, SessionKeys, SessionStore};
+use portcullis::session::{CookieCodec, Creation, Session, SessionKey, SessionKeys, SessionStore};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::between::Between;
 use crate::redis_server::{RedisCluster, RedisServer};
 use crate::shared_store::{eventually, record};
+use crate::support::entry_of;
 use crate::wire::{Frames, one, soon, whole};
 
 const SECRET: &str = "one secret for all the gateways of a test";
@@ -169,7 +170,8 @@ impl Fleet {
     /// One that was used last so long ago.
     pub async fn session_unused_for(&self, unused: Duration, user: &str) -> Cookie {
         let seen = Timestamp(SystemClock.now().0 - u64::try_from(unused.as_millis()).unwrap());
-        let session = record(user, seen, Duration::from_secs(1800));
+        let entry = entry_of(self.folder.path(), user);
+        let session = Session { entry, ..record(user, seen, Duration::from_secs(1800)) };
         let (value, key) = self.codec.mint(session.user()).unwrap();
         self.store.create(Creation { key, session, replaces: None, limit: None }).await.unwrap();
         Cookie { key, line: format!("__Host-portcullis={value}") }

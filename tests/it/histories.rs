@@ -153,6 +153,7 @@ fn record(user: u8, seen: u64, epoch: u64) -> Session {
     Session {
         provider: "local".into(),
         subject: subject(user),
+        entry: 0,
         name: Some("Name".into()),
         email: None,
         roles: vec!["a".into()],

@@ -1,19 +1,23 @@
 //! Local users who come, go and come back, and what becomes of their sessions.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::session::NewSession;
 
+use crate::cli::portcullis;
 use crate::cost::signed_in;
 use crate::shared_store::eventually;
-use crate::support::{Running, run};
+use crate::support::{Running, entry_of, run, run_in, shipped};
 
 /// The file of a gateway's users.
-pub fn users(running: &Running) -> String {
+fn users(running: &Running) -> String {
     std::fs::read_to_string(running.folder.path().join("users.toml")).unwrap()
 }
 
 /// Write it.
-pub fn write_users(running: &Running, text: &str) {
+fn write_users(running: &Running, text: &str) {
     std::fs::write(running.folder.path().join("users.toml"), text).unwrap();
 }
 
@@ -39,7 +43,8 @@ fn reason(running: &Running) -> String {
 async fn a_session_of_a_user_whom_this_node_does_not_know_yet_is_refused_until_it_does() {
     let running = run("memory");
     let file = users(&running);
-    let cookie = begun(&running, signed_in("erin")).await;
+    let entry = entry_of(running.folder.path(), "demo");
+    let cookie = begun(&running, NewSession { entry, ..signed_in("erin") }).await;
     for _ in 0..3 {
         assert_eq!(status(&running, &cookie), 401);
     }
@@ -48,4 +53,72 @@ async fn a_session_of_a_user_whom_this_node_does_not_know_yet_is_refused_until_i
     assert_eq!(status(&running, &cookie), 401);
     write_users(&running, &format!("{file}\n{}", file.replace("user.demo", "user.erin")));
     eventually("she is let in", async || status(&running, &cookie) == 200).await;
+}
+
+/// What the user file becomes by these commands, in a folder beside it: a gateway sees it all at once.
+fn changed(running: &Running, commands: &[&[&str]]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), shipped("memory")).unwrap();
+    std::fs::write(folder.path().join("users.toml"), users(running)).unwrap();
+    for command in commands {
+        let (code, _, said) = portcullis(folder.path(), &[&["user"], *command].concat(), "another horse battery\n");
+        assert_eq!(code, 0, "{said}");
+    }
+    std::fs::read_to_string(folder.path().join("users.toml")).unwrap()
+}
+
+/// Stop it, let something happen, and start it again in the same folder.
+fn restarted(running: Running, meanwhile: impl FnOnce(&Path)) -> Running {
+    let Running { gateway, folder, lines: _, password } = running;
+    gateway.stop();
+    meanwhile(folder.path());
+    Running { password, ..run_in(folder, "embedded:data") }
+}
+
+/// Somebody new may have an old name: what was begun for whoever had it before is not theirs, however little a gateway saw of it.
+#[test]
+fn a_session_counts_for_the_very_user_it_was_begun_for() {
+    for stopped in [false, true] {
+        let mut running = run("embedded:data");
+        assert_eq!(running.sign_in("/", &running.password).status, 303);
+        let old = running.cookie();
+        let other_password = changed(&running, &[&["passwd", "demo", "--password-stdin"]]);
+        let somebody_new = changed(
+            &running,
+            &[&["remove", "demo"], &["add", "demo", "--role", "admin", "--role", "staff", "--password-stdin"]],
+        );
+        running = restarted(running, |folder| std::fs::write(folder.join("users.toml"), &other_password).unwrap());
+        assert_eq!(status(&running, &old), 200, "another password is no other user");
+        if stopped {
+            running = restarted(running, |folder| std::fs::write(folder.join("users.toml"), &somebody_new).unwrap());
+        } else {
+            write_users(&running, &somebody_new);
+            let until = Instant::now() + Duration::from_secs(20);
+            while status(&running, &old) == 200 {
+                assert!(Instant::now() < until, "the session of somebody else");
+            }
+        }
+        assert_eq!(status(&running, &old), 401, "stopped: {stopped}");
+        assert_eq!(running.sign_in_as("demo", "another horse battery").status, 303);
+        assert_eq!((status(&running, &running.cookie()), status(&running, &old)), (200, 401));
+        let page = running.curl("/.portcullis/sessions", &[]).body;
+        assert_eq!(page.matches("<li>").count(), 1, "nothing of the other is shown: {page}");
+    }
+}
+
+/// Who wrote no entries into their file has what they had.
+#[test]
+fn a_user_without_an_entry_is_known_by_name() {
+    let running = run("embedded:data");
+    let plain = users(&running).lines().filter(|line| !line.starts_with("entry")).collect::<Vec<_>>().join("\n");
+    assert_ne!(plain, users(&running).trim());
+    let running = restarted(running, |folder| std::fs::write(folder.join("users.toml"), &plain).unwrap());
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let cookie = running.cookie();
+    assert_eq!(status(&running, &cookie), 200);
+    write_users(&running, "[user]\n");
+    let until = Instant::now() + Duration::from_secs(20);
+    while status(&running, &cookie) == 200 {
+        assert!(Instant::now() < until, "removed");
+    }
 }

@@ -57,6 +57,7 @@ impl Node {
         let new = NewSession {
             provider: "local".into(),
             subject: subject.into(),
+            entry: 0,
             name: None,
             email: None,
             roles: vec![],

@@ -400,6 +400,27 @@ fn everybody_stays_signed_in_over_a_restart_and_over_a_rotation() {
     }
 }
 
+/// As one behind an id does.
+#[test]
+fn a_session_in_tokens_counts_for_the_very_user_it_was_begun_for() {
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    for jwt in ["", SIGNED] {
+        let running = gateway(tempfile::tempdir().unwrap(), "embedded:data", jwt, clock.clone());
+        let (access, refresh) = signed_in(&running);
+        let Running { gateway: first, folder, .. } = running;
+        first.stop();
+        let file = folder.path().join("users.toml");
+        let users = std::fs::read_to_string(&file).unwrap();
+        let other = users.replace("entry = \"", "entry = \"another");
+        assert_ne!(users, other);
+        std::fs::write(&file, other).unwrap();
+        let running = gateway(folder, "embedded:data", jwt, clock.clone());
+        for (name, value) in [(ACCESS, &access), (REFRESH, &refresh)] {
+            assert_eq!(with(&running, "/", &[(name, value)], &[]).status, 401, "{name}");
+        }
+    }
+}
+
 #[test]
 fn tokens_that_were_changed_or_made_by_others_are_refused() {
     let (running, clock) = started("");
@@ -480,14 +501,17 @@ fn a_session_that_is_too_large_for_one_cookie_is_cut_in_pieces_that_hold_togethe
 fn a_token_is_over_on_a_node_that_never_saw_it_and_an_outage_signs_nobody_out() {
     let redis = RedisServer::start(&[]);
     let store = format!("redis://127.0.0.1:{}/0\"\nsecret = {{ file = \"secret\" }}\n#\"", redis.port);
-    let start = || {
+    let start = |users: Option<&std::path::Path>| {
         let folder = tempfile::tempdir().unwrap();
+        users.map(|users| std::fs::copy(users, folder.path().join("users.toml")).unwrap());
         std::fs::write(folder.path().join("secret"), "a secret that both nodes have, of 32 bytes or more").unwrap();
         std::fs::write(folder.path().join("redis"), "secret").unwrap();
         let rights = "[session.redis]\nuser = \"portcullis\"\npassword = { file = \"redis\" }";
         gateway(folder, &store, rights, Arc::new(SystemClock))
     };
-    let (one, two) = (start(), start());
+    let one = start(None);
+    let users = one.folder.path().join("users.toml");
+    let two = start(Some(&users));
     let eventually = |what: &str, holds: &dyn Fn() -> bool| {
         let until = Instant::now() + Duration::from_secs(20);
         while !holds() {
@@ -504,7 +528,7 @@ fn a_token_is_over_on_a_node_that_never_saw_it_and_an_outage_signs_nobody_out() 
     assert!(revoked.everywhere, "{revoked:?}");
     assert_eq!(with(&two, "/", &[(ACCESS, &access)], &[]).status, 401, "when the revocation has returned");
     assert_eq!(with(&two, "/", &[(ACCESS, &access), (REFRESH, &refresh)], &[]).status, 401);
-    let late = start();
+    let late = start(Some(&users));
     eventually("a node that starts knows of it", &|| with(&late, "/", &[(ACCESS, &access)], &[]).status == 401);
 
     let (access, refresh) = signed_in(&one);

@@ -51,7 +51,16 @@ async fn node(
 
 fn alice() -> NewSession {
     let (name, email, roles, provided) = (None, None, vec!["staff".into()], None);
-    NewSession { provider: "local".into(), subject: "alice".into(), name, email, roles, device: "t".into(), provided }
+    NewSession {
+        provider: "local".into(),
+        subject: "alice".into(),
+        entry: 0,
+        name,
+        email,
+        roles,
+        device: "t".into(),
+        provided,
+    }
 }
 
 async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timestamp) -> Learnt {

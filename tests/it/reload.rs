@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::bearer;
 use crate::certificates::{DAY, pair};
-use crate::cost::signed_in;
+use crate::cost::demo;
 use crate::options::{sockets, text_before};
 use crate::shared_store::eventually;
 use crate::support::{Running, run_text, shipped};
@@ -69,7 +69,7 @@ async fn routes_are_exchanged_and_nothing_that_is_open_is_disturbed() {
     let before =
         text_before(echo.port, "", "") + &upstream("slow", slow.port) + &route("slow", "/slow", "\"public\"", "slow");
     let running = run_text(tempfile::tempdir().unwrap(), &before);
-    let cookie = cookie_of(&running, signed_in("demo"), &SystemClock).await;
+    let cookie = cookie_of(&running, demo(running.folder.path()), &SystemClock).await;
     let by = ("cookie", cookie.as_str());
     let mut request = "wss://localhost/socket".into_client_request().unwrap();
     request.headers_mut().insert("cookie", cookie.parse().unwrap());

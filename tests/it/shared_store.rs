@@ -33,6 +33,7 @@ pub fn record(subject: &str, seen: Timestamp, idle: Duration) -> Session {
     Session {
         provider: "local".into(),
         subject: subject.into(),
+        entry: 0,
         roles: vec!["admin".into()],
         created: seen,
         ends: seen.plus(Duration::from_secs(3600)),
@@ -193,6 +194,7 @@ async fn the_shared_store_holds_no_cookie_in_any_form() {
     let new = NewSession {
         provider: "local".into(),
         subject: "alice".into(),
+        entry: 0,
         device: "test".into(),
         name: None,
         email: None,

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::bearer;
-use crate::cost::signed_in;
+use crate::cost::demo;
 use crate::held::{End, KINDS, Kind, Streaming};
 use crate::options::{sockets, text_before};
 use crate::shared_store::eventually;
@@ -164,7 +164,7 @@ impl Stage {
         // Whatever was revoked before is older than this, and this is older than what will be.
         self.clock.advance(Duration::from_secs(1));
         let sessions = self.running.gateway.sessions();
-        let begun = sessions.begin(signed_in("demo"), None, self.clock.now()).await.unwrap();
+        let begun = sessions.begin(demo(self.running.folder.path()), None, self.clock.now()).await.unwrap();
         let more = format!(r#","jti":"{jti}","realm":{{"roles":["eng-admins"]}}"#);
         let token = format!("Bearer {}", bearer::token(&self.issuer, "one", &*self.clock, &more));
         self.clock.advance(Duration::from_secs(1));

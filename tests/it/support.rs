@@ -180,6 +180,11 @@ pub fn add_user(folder: &std::path::Path, text: &str, name: &str, password: &str
     assert!(adding.wait().unwrap().success(), "{name} is not added");
 }
 
+/// Which entry of a name the user file in this folder has.
+pub fn entry_of(folder: &std::path::Path, name: &str) -> u64 {
+    portcullis::login::users::Users::read(&folder.join("users.toml")).unwrap().user[name].entry()
+}
+
 /// curl 7.88 does not drop every cookie that an answer clears.
 fn forget(jar: &str, said: &Said) {
     let gone: Vec<&str> = said.head.lines().filter(|line| line.contains("Max-Age=0")).collect();

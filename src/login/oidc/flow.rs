@@ -277,6 +277,7 @@ impl Login {
         let new = NewSession {
             provider: provider.settings.issuer.clone(),
             subject: proven.subject,
+            entry: 0,
             name: person.name,
             email: person.email,
             roles: person.roles,
