@@ -21,6 +21,10 @@ use super::request_id::RequestId;
 /// The way to authenticate that a 401 of the gateway's own pages names (RFC 9110 §11.6.1).
 pub const SIGN_IN: &str = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
 
+/// More at a time than an application takes over HTTP/2.
+const FULL: (StatusCode, &str, &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, "upstream_full", "The application takes no more requests at the moment.");
+
 /// A client's body that breaks off is told so in the same words, on its way to an application and where it is read here.
 const BODY_BROKEN: (StatusCode, &str, &str) = (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.");
 
@@ -192,7 +196,7 @@ impl Refusal {
             Refusal::Head(HeadError::Misdirected) => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host.")
             }
-            Refusal::Head(HeadError::Method) => {
+            Refusal::Head(HeadError::Method) | Refusal::Method(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
             }
             Refusal::Head(_) | Refusal::AmbiguousPath => {
@@ -202,9 +206,6 @@ impl Refusal {
                 (StatusCode::BAD_REQUEST, "bad_request", "The request carries more than one credential.")
             }
             Refusal::NoRoute => (StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
-            Refusal::Method(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not accepted here.")
-            }
             Refusal::Unauthenticated(challenge) => challenge.words(),
             Refusal::InsufficientScope => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "The token does not allow this.")
@@ -249,6 +250,7 @@ impl Refusal {
             Refusal::Forward(error) if error.is_broken_upload() => BODY_BROKEN,
             Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
             Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
+            Refusal::Forward(ForwardError::Full(_)) => FULL,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
             }
@@ -317,7 +319,9 @@ impl Refusal {
             Refusal::Provider { source, .. } if source.is_outage() => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
-            Refusal::Busy | Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
+            Refusal::Busy
+            | Refusal::Forward(ForwardError::Full(_))
+            | Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             }
             _ => {}

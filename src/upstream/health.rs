@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::one::One;
 use super::request::{Head, Value};
 use super::server::Protocol;
-use super::{Address, Server, Upstream, connect, wire};
+use super::wire::Two;
+use super::{Address, Server, Upstream, connect};
 
 /// Of a health page nobody reads more.
 const PAGE_BYTES: usize = 64 * 1024;
@@ -73,9 +74,9 @@ async fn probe(server: &Server, path: &str) -> bool {
     let (head, body) = (Head { method: &Method::GET, path, query, lines }, Empty::<Bytes>::new());
     let Ok(connected) = connect::connect(server, false).await else { return false };
     if connected.http2 {
-        let Ok(mut sender) = wire::two(connected).await else { return false };
+        let Ok(two) = Two::new(connected).await else { return false };
         let request = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
-        judge(sender.send_request(request).await).await
+        judge(two.sender().send_request(request).await).await
     } else {
         let mut one = One::new(connected.io);
         let begun = one.begin(&head, body);

@@ -13,6 +13,7 @@ mod pool;
 mod pooled;
 mod request;
 mod server;
+mod shared;
 pub mod tls;
 mod wire;
 
@@ -82,12 +83,25 @@ pub enum ForwardError {
     /// No response head in time.
     #[error("the application did not answer in time")]
     ResponseTimeout,
+    /// Every HTTP/2 connection that may be there carries what it may.
+    #[error("{0} takes no more requests at a time")]
+    Full(String),
     /// A WebSocket for a server that speaks HTTP/2 alone.
     #[error("{0} speaks HTTP/2 only, which carries no WebSocket here")]
     NoUpgrade(String),
 }
 
 impl ForwardError {
+    /// Of an exchange over HTTP/2 that failed. A request that the server says it refused unseen (RFC 9113 §8.7) is one more than it takes.
+    fn of_two(error: hyper::Error, server: &Server) -> ForwardError {
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let mut reasons = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+        if reasons.any(|reason| reason == h2::Reason::REFUSED_STREAM) {
+            return ForwardError::Full(server.address.to_string());
+        }
+        ForwardError::Exchange(error.into())
+    }
+
     /// Whether nothing of the request was sent, because its own body broke off before.
     fn is_unsent(&self) -> bool {
         matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Unsent(_))))
@@ -105,6 +119,6 @@ impl ForwardError {
 
     /// Whether it tells against the server: it was not there, or broke off.
     fn is_failure(&self) -> bool {
-        !matches!(self, ForwardError::NoUpgrade(_))
+        !matches!(self, ForwardError::NoUpgrade(_) | ForwardError::Full(_))
     }
 }

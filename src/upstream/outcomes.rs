@@ -13,6 +13,7 @@ pub struct Outcomes {
     connect_timeout: Counter,
     broke_off: Counter,
     response_timeout: Counter,
+    full: Counter,
     no_upgrade: Counter,
     abandoned: Counter,
 }
@@ -30,6 +31,7 @@ impl Untold<'_> {
             Err(ForwardError::ConnectTimeout(_)) => &outcomes.connect_timeout,
             Err(ForwardError::Exchange(_)) => &outcomes.broke_off,
             Err(ForwardError::ResponseTimeout) => &outcomes.response_timeout,
+            Err(ForwardError::Full(_)) => &outcomes.full,
             Err(ForwardError::NoUpgrade(_)) => &outcomes.no_upgrade,
         };
         counter.add();
@@ -51,13 +53,14 @@ impl Outcomes {
     }
 
     /// Each by its name.
-    pub fn all(&self) -> [(&'static str, u64); 7] {
+    pub fn all(&self) -> [(&'static str, u64); 8] {
         [
             ("answered", self.answered.get()),
             ("connect_failed", self.connect_failed.get()),
             ("connect_timeout", self.connect_timeout.get()),
             ("broke_off", self.broke_off.get()),
             ("response_timeout", self.response_timeout.get()),
+            ("full", self.full.get()),
             ("no_upgrade", self.no_upgrade.get()),
             ("abandoned", self.abandoned.get()),
         ]

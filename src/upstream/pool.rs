@@ -15,13 +15,15 @@ use super::one::{One, Sendable};
 use super::pooled::{PooledBody, Return, Sending, Upload};
 use super::request::Head;
 use super::server::{Protocol, Server};
-use super::{BrokenOff, ForwardError, Upstream, balance, wire};
+use super::shared::{Place, Shared};
+use super::wire::Two;
+use super::{ForwardError, Upstream, balance};
 
 /// A connection older than this takes no further request: a name that leads elsewhere by now is followed.
-const OLDEST: Duration = Duration::from_secs(300);
+pub(super) const OLDEST: Duration = Duration::from_secs(300);
 
 /// Connections to one upstream.
-pub struct Pool<B> {
+pub struct Pool<B: Sendable> {
     upstream: Upstream,
     /// By server.
     wires: Vec<Wires<B>>,
@@ -71,15 +73,14 @@ pub struct Waiting<'w, F> {
 }
 
 /// Connections to one server.
-struct Wires<B> {
+struct Wires<B: Sendable> {
     idle: Arc<IdleWires>,
-    /// The one HTTP/2 connection. Held while it is being made, so that requests which come together share it.
-    shared: tokio::sync::Mutex<Option<(http2::SendRequest<B>, Instant)>>,
+    shared: Shared<B>,
 }
 
 /// What a burst needed beyond the idle connections that are kept is closed after this: the next wave of the same burst would only
 /// open it again, which costs both sides more than a request.
-const SURPLUS: Duration = Duration::from_secs(1);
+pub(super) const SURPLUS: Duration = Duration::from_secs(1);
 
 /// Connections that wait for a request.
 pub(super) struct IdleWires {
@@ -106,7 +107,7 @@ struct Idle {
 /// Either kind of connection, for one request.
 enum Wire<B> {
     One { one: Box<One>, opened: Instant },
-    Two { sender: http2::SendRequest<B>, reused: bool },
+    Two { sender: http2::SendRequest<B>, place: Place, reused: bool },
 }
 
 impl<B: Sendable> Pool<B> {
@@ -114,7 +115,7 @@ impl<B: Sendable> Pool<B> {
     pub fn new(upstream: Upstream) -> Pool<B> {
         let wires = || Wires {
             idle: Arc::new(IdleWires { list: Mutex::default(), most: upstream.idle_connections }),
-            shared: tokio::sync::Mutex::new(None),
+            shared: Shared::default(),
         };
         let wires = upstream.servers.iter().map(|_| wires()).collect();
         Pool { upstream, wires, turn: AtomicUsize::new(0) }
@@ -133,10 +134,8 @@ impl<B: Sendable> Pool<B> {
             list.retired = true;
             list.idle.clear();
             drop(list);
-            // Where one is being made at this moment, a request waits for it, and it goes with this pool.
-            if let Ok(mut shared) = wires.shared.try_lock() {
-                *shared = None;
-            }
+            // One that is being made at this moment has a request that waits for it, and goes with this pool.
+            wires.shared.clear();
         }
     }
 
@@ -204,12 +203,11 @@ impl<B: Sendable> Pool<B> {
             let server = &self.upstream.servers[index];
             let running = server.begin();
             // A client that breaks its upload off must not be able to take a server out.
-            let failed = |sending: &Sending, error: BrokenOff| {
-                let error = ForwardError::Exchange(error);
-                if error.is_unsent() {
+            let failed = |sending: &Sending, error: ForwardError| {
+                if error.is_unsent() || matches!(error, ForwardError::Full(_)) {
                     reached.unset();
                 }
-                if !sending.is_broken() && !error.is_broken_upload() {
+                if !sending.is_broken() && !error.is_broken_upload() && error.is_failure() {
                     server.failed(self.upstream.ejection);
                 }
                 error
@@ -227,18 +225,21 @@ impl<B: Sendable> Pool<B> {
                     let begun = one.begin(head, body);
                     // Written, and not kept while the answer is waited for.
                     head.lines = Vec::new();
-                    let answered = one.answer(begun).await.map_err(|error| failed(&sending, error.into()))?;
+                    let answered = one
+                        .answer(begun)
+                        .await
+                        .map_err(|error| failed(&sending, ForwardError::Exchange(error.into())))?;
                     server.answered();
                     let back = Return::new(self.wires[index].idle.clone(), opened);
                     return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                 }
-                Ok(Wire::Two { mut sender, reused }) => {
+                Ok(Wire::Two { mut sender, place, reused }) => {
                     reached.set(index);
                     let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
                     match sender.try_send_request(sent).await {
                         Ok(answered) => {
                             server.answered();
-                            return Ok(answered.map(|body| PooledBody::two(body, sending, running)));
+                            return Ok(answered.map(|body| PooledBody::two(body, place, sending, running)));
                         }
                         Err(mut error) => {
                             let unsent = error.take_message();
@@ -248,7 +249,7 @@ impl<B: Sendable> Pool<B> {
                             match unsent {
                                 // Not a byte was written: the server closed the connection before we used it.
                                 Some(unsent) if reused => body = unsent.into_body(),
-                                _ => return Err(failed(&sending, error.into_error().into())),
+                                _ => return Err(failed(&sending, ForwardError::of_two(error.into_error(), server))),
                             }
                         }
                     }
@@ -271,22 +272,57 @@ impl<B: Sendable> Pool<B> {
             let one = One::new(self.connect(server, true).await?.io);
             return Ok(Wire::One { one, opened: Instant::now() });
         }
-        let mut shared = wires.shared.lock().await;
-        let usable =
-            |(sender, opened): &&(http2::SendRequest<B>, Instant)| !sender.is_closed() && opened.elapsed() < OLDEST;
-        if let Some((sender, _)) = shared.as_ref().filter(usable) {
-            return Ok(Wire::Two { sender: sender.clone(), reused: true });
+        if let Some((sender, place)) = wires.shared.take() {
+            return Ok(Wire::Two { sender, place, reused: true });
         }
-        *shared = None;
+        // Apart, because it is rare and large: every request keeps room for what is awaited in place.
+        let found = tokio::time::timeout(self.upstream.connect_timeout, self.find(server, &wires.shared));
+        let found =
+            Box::pin(found).await.unwrap_or_else(|_| Err(ForwardError::ConnectTimeout(server.address.to_string())));
+        // Where some stand, and are full, nothing is wrong with the server.
+        found
+            .map_err(|error| if wires.shared.stands() { ForwardError::Full(server.address.to_string()) } else { error })
+    }
+
+    /// A place on a connection that others share, as soon as there is one, or on a new one.
+    async fn find(&self, server: &Server, shared: &Shared<B>) -> Result<Wire<B>, ForwardError> {
+        if shared.chose_one.load(Ordering::Relaxed)
+            && let Some(wire) = self.open(server, shared).await?
+        {
+            return Ok(wire);
+        }
+        loop {
+            let making = tokio::select! {
+                making = shared.making.lock() => Some(making),
+                () = shared.left() => None,
+            };
+            if let Some((sender, place)) = shared.take() {
+                return Ok(Wire::Two { sender, place, reused: true });
+            }
+            let Some(making) = making else { continue };
+            if shared.may_grow() {
+                match self.open(server, shared).await {
+                    Ok(Some(wire)) => return Ok(wire),
+                    Err(error) if !shared.stands() => return Err(error),
+                    // A place on one that stands will do.
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            drop(making);
+            shared.left().await;
+        }
+    }
+
+    /// A new connection; `None` where it speaks HTTP/2 and has no place.
+    async fn open(&self, server: &Server, shared: &Shared<B>) -> Result<Option<Wire<B>>, ForwardError> {
         let connected = self.connect(server, false).await?;
-        if connected.http2 {
-            let sender = Box::pin(wire::two(connected)).await.map_err(|error| ForwardError::Exchange(error.into()))?;
-            *shared = Some((sender.clone(), Instant::now()));
-            return Ok(Wire::Two { sender, reused: false });
+        shared.chose_one.store(!connected.http2, Ordering::Relaxed);
+        if !connected.http2 {
+            return Ok(Some(Wire::One { one: One::new(connected.io), opened: Instant::now() }));
         }
-        // A server that chose HTTP/1.1: its connections are made side by side from here on.
-        drop(shared);
-        Ok(Wire::One { one: One::new(connected.io), opened: Instant::now() })
+        let failed = |source| ForwardError::Connect { server: server.address.to_string(), source };
+        let two = Two::new(connected).await.map_err(failed)?;
+        Ok(shared.add(two).map(|(sender, place)| Wire::Two { sender, place, reused: false }))
     }
 
     async fn connect(&self, server: &Server, http1: bool) -> Result<Connected, ForwardError> {

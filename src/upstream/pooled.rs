@@ -14,6 +14,7 @@ use super::BrokenOff;
 use super::one::{Answer, One, Switched};
 use super::pool::IdleWires;
 use super::server::InFlight;
+use super::shared::Place;
 
 /// What the sender of a request learns of its body, and tells it.
 pub trait Upload: Send + Sync {
@@ -88,9 +89,18 @@ enum Either {
 
 /// What lives as long as the body.
 struct Exchange {
-    back: Option<Return>,
+    back: Back,
     sending: Sending,
     _running: InFlight,
+}
+
+/// What is given back at the end of an exchange.
+enum Back {
+    One(Return),
+    /// By drop.
+    Two {
+        _place: Place,
+    },
 }
 
 impl PooledBody {
@@ -101,11 +111,12 @@ impl PooledBody {
             back.put(one);
             return PooledBody(Kind::Whole(whole));
         }
-        PooledBody::streamed(Either::One(answer), Exchange { back: Some(back), sending, _running: running })
+        PooledBody::streamed(Either::One(answer), Exchange { back: Back::One(back), sending, _running: running })
     }
 
-    pub(super) fn two(body: Incoming, sending: Sending, running: InFlight) -> PooledBody {
-        PooledBody::streamed(Either::Two(body), Exchange { back: None, sending, _running: running })
+    pub(super) fn two(body: Incoming, place: Place, sending: Sending, running: InFlight) -> PooledBody {
+        let back = Back::Two { _place: place };
+        PooledBody::streamed(Either::Two(body), Exchange { back, sending, _running: running })
     }
 
     fn streamed(body: Either, exchange: Exchange) -> PooledBody {
@@ -145,7 +156,7 @@ impl Streamed {
     }
 
     fn end(&mut self) {
-        let Some(Exchange { back: Some(back), sending, .. }) = self.exchange.take() else { return };
+        let Some(Exchange { back: Back::One(back), sending, .. }) = self.exchange.take() else { return };
         // An answer before the request was read: the rest of the request is still on its way to a server that may take it
         // for the next one. Close.
         if let Either::One(answer) = &mut self.body

@@ -19,12 +19,13 @@ fn with_admin(store: &str) -> String {
 }
 
 /// Ask the operator's listener.
-fn ask(running: &Running, path: &str, arguments: &[&str]) -> Said {
+pub fn ask(running: &Running, path: &str, arguments: &[&str]) -> Said {
     let address = format!("http://127.0.0.1:{}{path}", running.gateway.admin_address().unwrap().port());
     Said::read(Command::new("curl").args(["-si", "--max-time", "20"]).args(arguments).arg(address).output().unwrap())
 }
 
-fn sample<'m>(metrics: &'m str, name: &str) -> &'m str {
+/// The value of a series.
+pub fn sample<'m>(metrics: &'m str, name: &str) -> &'m str {
     let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
     lines.find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name} in {metrics}")).1
 }

@@ -33,6 +33,7 @@ mod libraries;
 mod local_users;
 mod many_nodes;
 mod memory;
+mod multiplexed;
 mod nodes;
 mod oidc;
 mod oidc_floods;
