@@ -8,8 +8,8 @@ use std::time::Duration;
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::session::store::{Embedded, Memory};
 use portcullis::session::{
-    Activity, CookieCodec, EndedBecause, Lifetimes, Lookup, NewSession, Session, SessionKey, SessionKeys, SessionStore,
-    Sessions, Settings, ShelfKey,
+    Activity, CookieCodec, EndedBecause, Keep, Kept, Lifetimes, Lookup, NewSession, Session, SessionKey, SessionKeys,
+    SessionStore, Sessions, Settings, ShelfKey,
 };
 use portcullis::token::ring::KeyRing;
 use portcullis::token::{Algorithm, Current, Format, Learnt, OwnSettings, OwnTokens, Pair};
@@ -110,6 +110,38 @@ async fn twelve_tabs_that_renew_at_once_get_one_successor_and_stay_signed_in() {
     tabs(Arc::new(Memory::new()), 200).await;
     let folder = tempfile::tempdir().unwrap();
     tabs(Arc::new(Embedded::open(&folder.path().join("s.redb")).unwrap()), 20).await;
+}
+
+/// A failover that lost writes, or an older copy put back: who renewed since then stole nothing.
+#[tokio::test]
+async fn a_token_that_is_newer_than_the_store_is_no_stolen_one() {
+    let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+    let (sessions, _, tokens) = node(store, &keys, Format::Sealed, NOW).await;
+    let begun = sessions.begin(alice(), None, NOW).await.unwrap();
+    let family = ShelfKey::of("refresh family", &begun.view.key.0);
+    let mut refresh = vec![tokens.begin(&begun.view, NOW).await.unwrap().refresh];
+    let mut copies = vec![sessions.kept(family, NOW).await.unwrap().unwrap()];
+    let renew = async |token: &str| ask(&tokens, (None, Some(token)), NOW).await;
+    for _ in 0..4 {
+        let renewed = renew(refresh.last().unwrap()).await.renewed.unwrap();
+        refresh.push(renewed.refresh);
+        copies.push(sessions.kept(family, NOW).await.unwrap().unwrap());
+    }
+    let put_back = async |copy: &Kept| {
+        let now = sessions.kept(family, NOW).await.unwrap().unwrap();
+        let old = Keep { key: family, over: Some(now.version), bytes: copy.bytes.clone(), until: copy.until };
+        assert!(sessions.keep(old, NOW).await.unwrap().is_some());
+    };
+    // Back to the first but one; the browser has the last.
+    put_back(&copies[1]).await;
+    let renewed = renew(&refresh[4]).await;
+    assert!(matches!(renewed.lookup, Lookup::Alive(_)), "{:?}", renewed.lookup);
+    let next = renewed.renewed.unwrap().refresh;
+    assert!(matches!(renew(&next).await.lookup, Lookup::Alive(_)), "and it goes on from there");
+    // What comes before is what it always was.
+    let stolen = renew(&refresh[3]).await;
+    assert!(matches!(stolen.lookup, Lookup::Ended(EndedBecause::Reused)), "{:?}", stolen.lookup);
+    assert!(matches!(renew(&next).await.lookup, Lookup::Ended(_)));
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use crate::clock::Timestamp;
 use crate::session::{Keep, SessionKey, Sessions, ShelfKey, StoreError};
 use crate::token::seal::Sealer;
 
-const VERSION: u8 = 1;
+/// Of the second, the secret ends with how many came before it.
+const VERSION: u8 = 2;
+const WITHOUT_TURN: u8 = 1;
 const SECRET_BYTES: usize = 32;
 const MAC_BYTES: usize = 16;
 const PLAIN_BYTES: usize = 1 + 16 + SECRET_BYTES;
@@ -35,6 +37,9 @@ struct Family {
     /// When `current` was first handed over.
     #[serde(default)]
     handed: Option<Timestamp>,
+    /// How many came before `current`.
+    #[serde(default)]
+    turn: u32,
 }
 
 /// A refresh token, taken apart.
@@ -42,6 +47,7 @@ pub(super) struct Refresh {
     /// Whose.
     pub(super) key: SessionKey,
     secret: [u8; SECRET_BYTES],
+    turn: u32,
 }
 
 /// What came of a refresh token.
@@ -79,14 +85,15 @@ impl Families {
         }
         let mut value = [0; VALUE_BYTES];
         let written = URL_SAFE_NO_PAD.decode_slice(token, &mut value).ok()?;
-        if written != VALUE_BYTES || value[0] != VERSION {
+        if written != VALUE_BYTES || ![VERSION, WITHOUT_TURN].contains(&value[0]) {
             return None;
         }
         constant_time::verify_slices_are_equal(&self.tag(&value[..PLAIN_BYTES]), &value[PLAIN_BYTES..]).ok()?;
         let (mut key, mut secret) = ([0; 16], [0; SECRET_BYTES]);
         key.copy_from_slice(&value[1..17]);
         secret.copy_from_slice(&value[17..PLAIN_BYTES]);
-        Some(Refresh { key: SessionKey(key), secret })
+        let turn = if value[0] == VERSION { turn_of(&secret) } else { 0 };
+        Some(Refresh { key: SessionKey(key), secret, turn })
     }
 
     fn write(&self, key: SessionKey, secret: &[u8; SECRET_BYTES]) -> String {
@@ -116,9 +123,9 @@ impl Families {
         ends: Timestamp,
         now: Timestamp,
     ) -> Result<String, StoreError> {
-        let secret = fresh()?;
-        let family =
-            Family { current: hash(&secret), previous: None, rotated: now, successor: Vec::new(), handed: None };
+        let secret = fresh(0)?;
+        let (current, successor) = (hash(&secret), Vec::new());
+        let family = Family { current, previous: None, rotated: now, successor, handed: None, turn: 0 };
         // A session's key is random: nobody was here before.
         match keep(sessions, key, None, &family, ends, now).await? {
             Some(_) => Ok(self.write(key, &secret)),
@@ -127,7 +134,8 @@ impl Families {
     }
 
     /// Turn a token into the next one. Of any number that come at once with the same token, one makes the successor and the
-    /// others get it.
+    /// others get it. One that comes later in the family than the last that the store knows of is ours all the same: a failover or an
+    /// older copy of its data lost what was written since, and nobody stole anything.
     ///
     /// # Errors
     /// [`StoreError`]; then the token is as good as before.
@@ -141,7 +149,11 @@ impl Families {
         for _ in 0..TRIES {
             let Some(kept) = sessions.kept(place, now).await? else { return Ok(Turned::Gone) };
             let family = family(&kept.bytes)?;
-            if family.current != presented {
+            let lost = token.turn > family.turn;
+            if lost {
+                tracing::warn!(session = ?token.key, "the store has lost the turning of a refresh token; it is good once more");
+            }
+            if family.current != presented && !lost {
                 let in_grace = family.previous == Some(presented) && self.in_grace(&family, now);
                 let successor = in_grace.then(|| sealer(&token.secret).open(&[], &family.successor)).flatten();
                 let next = successor.and_then(|secret| secret.try_into().ok());
@@ -149,10 +161,11 @@ impl Families {
                     next.map_or(Turned::Reused, |secret| Turned::Next(self.write(token.key, &secret), family.handed))
                 );
             }
-            let secret = fresh()?;
+            let turn = token.turn.max(family.turn).saturating_add(1);
+            let secret = fresh(turn)?;
             let successor = sealer(&token.secret).seal(&[], &secret).ok_or_else(random)?;
             let current = hash(&secret);
-            let turned = Family { current, previous: Some(presented), rotated: now, successor, handed: None };
+            let turned = Family { current, previous: Some(presented), rotated: now, successor, handed: None, turn };
             if keep(sessions, token.key, Some(kept.version), &turned, kept.until, now).await?.is_some() {
                 return Ok(Turned::Next(self.write(token.key, &secret), None));
             }
@@ -208,7 +221,7 @@ async fn keep(
     sessions.keep(Keep { key: place(key), over, bytes, until }, now).await
 }
 
-/// A plain hash is enough of 256 random bits: there is nothing to guess.
+/// A plain hash is enough of 224 random bits: there is nothing to guess.
 fn hash(secret: &[u8; SECRET_BYTES]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, secret).as_ref());
@@ -223,10 +236,16 @@ fn sealer(secret: &[u8; SECRET_BYTES]) -> Sealer {
     Sealer::new(&bytes)
 }
 
-fn fresh() -> Result<[u8; SECRET_BYTES], StoreError> {
+/// 28 random bytes, and the turn.
+fn fresh(turn: u32) -> Result<[u8; SECRET_BYTES], StoreError> {
     let mut secret = [0; SECRET_BYTES];
     rand::fill(&mut secret).map_err(|_| random())?;
+    secret[SECRET_BYTES - 4..].copy_from_slice(&turn.to_be_bytes());
     Ok(secret)
+}
+
+fn turn_of(secret: &[u8; SECRET_BYTES]) -> u32 {
+    secret.last_chunk().map_or(0, |last| u32::from_be_bytes(*last))
 }
 
 fn random() -> StoreError {
