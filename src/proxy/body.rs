@@ -20,6 +20,7 @@ use super::headers::{HeaderRules, NamedFields, RequestTrailers, clean_trailers};
 use super::record::Recorder;
 use super::reply::Refusal;
 use super::stall::Stall;
+use super::unread::Rest;
 use super::watch::{Cut, Watch};
 
 /// Why a request body stopped.
@@ -68,6 +69,8 @@ struct Streamed {
 struct Shared {
     /// `None` once it is abandoned.
     body: Mutex<Option<Incoming>>,
+    /// What becomes of it then; `None`: it is dropped.
+    rest: Option<Rest>,
     abandoned: CancellationToken,
     done: AtomicBool,
     broken: AtomicBool,
@@ -79,6 +82,20 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn let_go(&self) {
+        // Taken first: what follows must not find it locked.
+        let body = self.lock().take();
+        if let (Some(body), Some(rest)) = (body, &self.rest) {
+            rest.let_go(body);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
@@ -92,8 +109,7 @@ impl Upload for Shared {
     }
 
     fn abandon(&self) {
-        let body = self.lock().take();
-        drop(body);
+        self.let_go();
         self.abandoned.cancel();
     }
 }
@@ -137,11 +153,18 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// The client's body, bounded. Without `rules` it goes no further than the gateway, where its trailers mean nothing.
-    pub fn new(body: Incoming, rules: Option<RequestTrailers>, limits: BodyLimits) -> (RequestBody, Progress) {
+    /// The client's body, bounded. Without `rules` it goes no further than the gateway, where its trailers mean nothing. What is not
+    /// read of it is left to `rest`.
+    pub fn new(
+        body: Incoming,
+        rules: Option<RequestTrailers>,
+        limits: BodyLimits,
+        rest: Option<Rest>,
+    ) -> (RequestBody, Progress) {
         let abandoned = CancellationToken::new();
         let shared = Arc::new(Shared {
             body: Mutex::new(Some(body)),
+            rest,
             abandoned: abandoned.clone(),
             done: AtomicBool::new(false),
             broken: AtomicBool::new(false),

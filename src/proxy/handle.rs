@@ -44,7 +44,7 @@ pub fn handle(
     let (mut parts, body) = request.into_parts();
     let trace = worker.runtime.forwarding.trace(&connection, &parts.headers);
     let (id, now) = (worker.ids.next(), worker.runtime.clock.now());
-    let mut unread = Unread::new(body, &parts);
+    let mut unread = Unread::new(body, &parts, &connection.busy);
     let record = Record::new(now, id, trace.shown.clone(), parts.version, parts.method.clone());
     // Stop 7: written when the body ends or is dropped, or with this future, whose client may leave at any time.
     let mut recorder = Recorder::new(worker, started, record, busy);
@@ -68,7 +68,7 @@ pub fn handle(
             reply::refusal(&refusal, Audience::of(&parts.headers), id, worker.runtime.login.pages())
         };
         let ends_connection = unread.ends_connection(!matches!(answered, Some(Ok(_))));
-        unread.leave(&connection.busy);
+        unread.leave();
         let mut response = match answered {
             Some(Ok(response)) => response,
             Some(Err(refusal)) => refused(refusal, record),

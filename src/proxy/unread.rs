@@ -26,9 +26,16 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The body, until somebody reads it, and how far they came.
 pub struct Unread {
     state: State,
+    rest: Rest,
+}
+
+/// What becomes of the rest of a body that nobody reads any more.
+#[derive(Clone)]
+pub struct Rest {
     http2: bool,
     /// Whoever asks before it sends must not be told to send.
     asks_first: bool,
+    connection: Busy,
 }
 
 enum State {
@@ -38,10 +45,10 @@ enum State {
 
 impl Unread {
     /// Of a request.
-    pub fn new(body: Incoming, parts: &Parts) -> Unread {
+    pub fn new(body: Incoming, parts: &Parts, connection: &Busy) -> Unread {
         let http2 = parts.version == Version::HTTP_2;
         let asks_first = !body.is_end_stream() && parts.headers.contains_key(header::EXPECT);
-        Unread { state: State::Here(body), http2, asks_first }
+        Unread { state: State::Here(body), rest: Rest { http2, asks_first, connection: connection.clone() } }
     }
 
     /// Bytes that are to come at least, as far as it was announced.
@@ -60,7 +67,9 @@ impl Unread {
     ) -> (RequestBody, Progress) {
         match std::mem::replace(&mut self.state, State::Read(Progress::none())) {
             State::Here(body) if !body.is_end_stream() => {
-                let (body, progress) = RequestBody::new(body, rules(), limits);
+                // Over HTTP/1.1 a connection on which reading began and ended early is not used again.
+                let rest = self.rest.http2.then(|| self.rest.clone());
+                let (body, progress) = RequestBody::new(body, rules(), limits, rest);
                 self.state = State::Read(progress.clone());
                 (body, progress)
             }
@@ -71,13 +80,22 @@ impl Unread {
     /// Whether its connection cannot be used again when the gateway answers now. What an application answers, before it has read
     /// everything or not, is not `ours`.
     pub fn ends_connection(&self, ours: bool) -> bool {
-        !self.http2
+        !self.rest.http2
             && match &self.state {
-                State::Here(body) => !body.is_end_stream() && !self.is_small(body),
+                State::Here(body) => !body.is_end_stream() && !self.rest.is_small(body),
                 State::Read(progress) => ours && !progress.is_done(),
             }
     }
 
+    /// The request is answered.
+    pub fn leave(self) {
+        if let State::Here(body) = self.state {
+            self.rest.let_go(body);
+        }
+    }
+}
+
+impl Rest {
     fn is_small(&self, body: &Incoming) -> bool {
         let size = body.size_hint();
         match self.http2 {
@@ -87,13 +105,12 @@ impl Unread {
         }
     }
 
-    /// The request is answered. Its connection is not at rest before what is read of the body is.
-    pub fn leave(self, connection: &Busy) {
-        let small = matches!(&self.state, State::Here(body) if !body.is_end_stream() && self.is_small(body));
-        let State::Here(body) = self.state else { return };
+    /// Nobody wants this any more. Its connection is not at rest before what is read of it is.
+    pub(super) fn let_go(&self, body: Incoming) {
+        let small = !body.is_end_stream() && self.is_small(&body);
         // Outside of the runtime everything ends.
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| small) else { return };
-        let busy = connection.begin();
+        let busy = self.connection.begin();
         // Beside the answer, which waits for nothing.
         runtime.spawn(async move {
             // Whatever becomes of it, the body is let go.

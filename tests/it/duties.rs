@@ -9,13 +9,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::liar::Liar;
 use crate::oracle::{Seen, Witness};
 use crate::providers::{gateway, parameter, section, text};
 use crate::support::{Running, add_user, between, run, run_in, run_text, shipped};
 use crate::upstreams::application;
-use crate::wire::raw;
+use crate::wire::{Application, raw};
 
 const PAGE: [&str; 2] = ["-H", "accept: text/html"];
 
@@ -229,6 +230,31 @@ fn what_is_refused_over_http2_is_told_although_nobody_read_what_was_sent() {
     }
     for _ in 0..5 {
         assert_eq!(running.alone("/a", &["--http2", "--data-binary", &large]).status, 401);
+    }
+}
+
+/// The same where somebody was to read it: an application that cannot be reached, or that answers first.
+#[test]
+fn what_is_answered_over_http2_is_told_although_the_application_read_little() {
+    let hasty = Application::on_streams(|mut stream| async move {
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 5\r\n\r\nearly").await;
+        // Neither read nor closed.
+        std::future::pending::<()>().await;
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sent");
+    std::fs::write(&file, vec![b'x'; 300_000]).unwrap();
+    let large = format!("@{}", file.display());
+    let nobody = format!("unix:{}", folder.path().join("nobody").display());
+    let open = shipped("memory").replace("access   = \"authenticated\"", "access   = \"public\"");
+    for (server, status) in [(nobody, 502), (format!("http://127.0.0.1:{}", hasty.port), 409)] {
+        let running = run_text(tempfile::tempdir().unwrap(), &open.replace("builtin:whoami", &server));
+        for body in ["a=b", &large].repeat(6) {
+            let said = running.alone("/a", &["--http2", "--data-binary", body]);
+            assert_eq!(said.status, status, "{}", said.head);
+        }
     }
 }
 
