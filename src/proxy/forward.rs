@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 
 use crate::authn::Evidence;
 use crate::clock::Timestamp;
@@ -221,6 +221,10 @@ fn answer(
     };
     let body = body.into_whole().map_err(|body| (body, Events::of(&parts.headers)));
     response_headers(&mut parts.headers, returning);
+    if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
+        // RFC 9110 §8.6: there is none, and over HTTP/2 there are clients to whom one is a broken answer.
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     if let Some(Switch::Two { .. }) = switching {
         // RFC 8441 §5: over HTTP/2 a WebSocket begins with 200.
         parts.status = StatusCode::OK;

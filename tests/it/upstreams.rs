@@ -122,6 +122,24 @@ fn an_answer_without_caching_rules_to_a_person_is_private() {
     assert_eq!(running.curl("/public", &[]).header("cache-control"), None);
 }
 
+/// What a client's library calls a protocol error is not handed on (RFC 9110 §8.6); what a 304 says of what is not sent is none.
+#[test]
+fn an_answer_that_cannot_have_a_body_announces_none() {
+    let none = application(b"HTTP/1.1 204 No Content\r\nx-own: 1\r\ncontent-length: 5\r\n\r\n");
+    let unchanged = application(b"HTTP/1.1 304 Not Modified\r\nx-own: 1\r\ncontent-length: 5\r\n\r\n");
+    for ((port, _heads), status) in [(none, 204), (unchanged, 304)] {
+        let running = behind(port);
+        for version in ["--http1.1", "--http2"] {
+            for more in [&[][..], &["-I"]] {
+                let said = running.curl("/public", &[&[version], more].concat());
+                assert_eq!((said.status, said.header("x-own").as_deref()), (status, Some("1")), "{version} {more:?}");
+                let length = said.header("content-length");
+                assert!(status == 304 || length.is_none(), "{version} {more:?} {}", said.head);
+            }
+        }
+    }
+}
+
 /// A WebSocket is carried both ways, refused from another site, and cut when its session ends.
 #[test]
 fn a_websocket_lives_as_long_as_its_session() {
