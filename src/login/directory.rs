@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use crate::authn::{Directory, Of, Standing};
 
+use super::departed::Left;
 use super::oidc::Cache;
 use super::users::{User, Users, UsersError, canonical};
 use super::{LOCAL, Login};
@@ -14,9 +15,9 @@ use super::{LOCAL, Login};
 /// What became of a user between two readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Removed or disabled.
-    Gone,
-    /// Another entry, or other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
+    /// Removed or disabled, or somebody else has the name.
+    Left(Left),
+    /// Other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
     /// refused here may be theirs.
     Altered,
 }
@@ -59,6 +60,13 @@ impl LocalUsers {
         user.map(|user| user.roles.clone())
     }
 
+    /// Those who may not sign in, as whoever finds them so.
+    pub(super) fn disabled(&self) -> Vec<(String, Left)> {
+        let left = |user: &User| Left { entry: Some(user.entry()), why: "user_disabled", seen: false };
+        let users = self.users();
+        users.user.iter().filter(|(_, user)| user.disabled).map(|(name, user)| (name.clone(), left(user))).collect()
+    }
+
     fn users(&self) -> Arc<Users> {
         self.lock().users.clone()
     }
@@ -89,10 +97,16 @@ impl LocalUsers {
 
 /// A hash that was renewed is no change: nobody is signed out by signing in.
 fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
-    let told = |user: &User| (user.entry.clone(), user.roles.clone(), user.name.clone(), user.email.clone());
-    let change = |(name, before): (&String, &User)| match new.user.get(name).filter(|user| !user.disabled) {
-        None => Some((name.clone(), Change::Gone)),
-        Some(after) => (told(after) != told(before)).then(|| (name.clone(), Change::Altered)),
+    let told = |user: &User| (user.roles.clone(), user.name.clone(), user.email.clone());
+    let change = |(name, before): (&String, &User)| {
+        let left = |why| Some(Change::Left(Left { entry: Some(before.entry()), why, seen: true }));
+        let change = match new.user.get(name) {
+            None => left("user_removed"),
+            Some(after) if after.entry() != before.entry() => left("user_replaced"),
+            Some(after) if after.disabled => left("user_disabled"),
+            Some(after) => (told(after) != told(before)).then_some(Change::Altered),
+        };
+        change.map(|change| (name.clone(), change))
     };
     let holds = |users: &Users, name: &str| users.user.get(name).is_some_and(|user| !user.disabled);
     let come = new.user.keys().filter(|name| holds(new, name) && !holds(old, name));
@@ -155,7 +169,7 @@ impl Login {
 
 #[cfg(test)]
 mod tests {
-    use super::{Change, changes};
+    use super::{Change, Left, changes};
     use crate::login::users::{User, Users};
 
     fn users(list: &[(&str, &[&str], bool)]) -> Users {
@@ -181,8 +195,9 @@ mod tests {
             ("f", &[], false),
             ("g", &[], true),
         ]);
-        let (gone, altered) = (Change::Gone, Change::Altered);
-        let expected = [("a", altered), ("b", gone), ("c", gone), ("d", altered), ("f", altered)];
+        let left = |why| Change::Left(Left { entry: Some(0), why, seen: true });
+        let (disabled, removed, altered) = (left("user_disabled"), left("user_removed"), Change::Altered);
+        let expected = [("a", altered), ("b", disabled), ("c", removed), ("d", altered), ("f", altered)];
         assert_eq!(changes(&old, &new), expected.map(|(name, change)| (name.to_owned(), change)));
     }
 }

@@ -5,6 +5,7 @@
 
 mod account;
 mod ask;
+mod departed;
 mod directory;
 mod form;
 pub mod oidc;
@@ -29,9 +30,9 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Carrier, cookies};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::counter::Counter;
-use crate::session::{Revocation, SessionKeys, Sessions, StoreError, UserKey, Wait, Who};
+use crate::session::{SessionKeys, Sessions, StoreError, UserKey, Who};
 
 pub use ask::{Ask, KeptAsk, Known, changes, needs_body, needs_caller};
 pub use directory::{LocalUsers, People};
@@ -41,6 +42,7 @@ pub use wanted::Wanted;
 
 pub use oidc::LoginError;
 
+use departed::Departed;
 use directory::Change;
 use oidc::{Oidc, Provider};
 use pages::Pages;
@@ -252,31 +254,34 @@ impl Login {
         plain(response)
     }
 
-    /// Look at the user file every two seconds, until told to stop: end the sessions of users who are gone, and let the others
-    /// be asked for anew where their roles changed.
-    pub fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+    /// Look at the user file every two seconds, until told to stop: end the sessions of users who left, and let the others
+    /// be asked for anew where their roles changed. `tell` writes the audit.
+    pub fn maintain<T>(
+        &self,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+        tell: T,
+    ) -> impl Future<Output = ()> + use<T>
+    where
+        T: Fn(Audit),
+    {
         // Nothing of the providers is held: they may be others by then.
         let (users, sessions) = (self.users.clone(), self.sessions.clone());
         async move {
-            let Some(users) = users else { return };
+            let (Some(users), mut departed) = (users, Departed::default()) else { return };
+            // Who was disabled while nothing ran has their sessions yet, and would find them when enabled again.
+            users.disabled().into_iter().for_each(|(name, left)| departed.owe(name, left));
             while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
                 for (name, change) in users.look() {
-                    follow_change(&sessions, &name, change, clock.now()).await;
+                    sessions.refresh(UserKey::of(LOCAL, &name));
+                    if let Change::Left(left) = change {
+                        departed.owe(name, left);
+                    }
                 }
+                let entry = |name: &str| users.user(name).map(|user| user.entry());
+                departed.pay(&sessions, entry, clock.now(), &tell).await;
             }
         }
-    }
-}
-
-async fn follow_change(sessions: &Arc<Sessions>, name: &str, change: Change, now: Timestamp) {
-    let user = UserKey::of(LOCAL, name);
-    sessions.refresh(user);
-    let all = Revocation::User { user, except: None };
-    if change == Change::Gone
-        && let Err(error) = sessions.revoke(all, Wait::BROWSER, now).await
-    {
-        // Refused from memory all the same: the directory says that the user is gone.
-        tracing::warn!(user = name, %error, "the sessions of a removed user could not be ended in the store");
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::Clock;
+use crate::login::Audit;
 use crate::login::oidc::follow_open;
-use crate::proxy::{Current, Runtime};
+use crate::proxy::{AuditLine, Current, Records, Runtime, audit};
 use crate::server::Certificates;
 use crate::upstream;
 
@@ -33,9 +34,11 @@ impl Background {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (handle, stopped) = (tokio.handle().clone(), stop.clone());
         let (sessions, ring, clock) = (lasting.sessions.clone(), lasting.ring.clone(), lasting.clock.clone());
+        let (records, at) = (lasting.records.clone(), clock.clone());
         let work = async move {
+            let tell = |of: Audit| told(&*records, &*at, &of);
             let maintain = sessions.clone().maintain(clock.clone(), stopped.clone());
-            let users = current.load().login.maintain(clock.clone(), stopped.clone());
+            let users = current.load().login.maintain(clock.clone(), stopped.clone(), tell);
             let open = follow_open(|| current.load(), clock.clone(), stopped.clone());
             let certificates = certificates.watch(stopped.clone());
             let ring = async {
@@ -62,6 +65,15 @@ impl Background {
         });
         stop.drop_guard()
     }
+}
+
+/// Whoever changed the user file is the operator.
+fn told(records: &dyn Records, clock: &dyn Clock, of: &Audit) {
+    let line = AuditLine::of_operator(of.event, of.subject.as_deref().unwrap_or_default(), clock.now());
+    audit(
+        records,
+        &AuditLine { provider: of.provider.as_deref(), user: of.user.as_deref(), reason: of.reason, ..line },
+    );
 }
 
 impl Drop for Background {
