@@ -122,6 +122,9 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin, runtime: &Runtim
     let errors = counts.store_errors.get();
     let help = "Questions to the session store that it did not answer";
     single(encoder, "session_store_errors", help, MetricType::Counter, errors)?;
+    let missed = admin.sessions.missed();
+    let help = "Parts of the store whose revocations this node does not hear of: it answers for nobody there";
+    single(encoder, "session_store_parts_missed", help, MetricType::Gauge, missed as u64)?;
     let dropped = runtime.login.oidc().dropped_roles();
     let help = "Values of providers' role claims that led to no declared role";
     single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)?;

@@ -180,6 +180,11 @@ impl Sessions {
         self.bounded(ask).await.map(|()| missed.len())
     }
 
+    /// In how many parts of the store this node does not hear of revocations.
+    pub fn missed(&self) -> usize {
+        self.parts().iter().filter(|part| self.hears(part.index).is_err()).count()
+    }
+
     /// Why this node may not share the store with those that run on it now; `None`: it may.
     pub fn refused(&self) -> Option<Refused> {
         self.coherence.as_ref().and_then(|coherence| coherence.refused())

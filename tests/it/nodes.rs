@@ -240,6 +240,7 @@ async fn an_outage_of_the_store_signs_nobody_out_and_ends_without_a_stampede() {
         for node in &fleet.nodes {
             eventually("the lease ends", async || node.status(&cookies[0].line).await == 503).await;
             is_away(node, &cookies).await;
+            assert_eq!(node.metric(MISSED).await, 1, "and operators are told, though no request asks the store");
         }
         let before = fleet.nodes[0].metric(MISSES).await;
         if kill {
@@ -253,6 +254,7 @@ async fn an_outage_of_the_store_signs_nobody_out_and_ends_without_a_stampede() {
                 assert_eq!(node.status(&cookie.line).await, 200, "nobody was signed out");
             }
             eventually("it is ready again", async || node.operator_page("/readyz").await.0 == 200).await;
+            assert_eq!(node.metric(MISSED).await, 0);
         }
         let after = fleet.nodes[0].metric(MISSES).await;
         assert!(after - before <= 2, "memory was kept through the outage: {} loads", after - before);
@@ -264,6 +266,7 @@ async fn an_outage_of_the_store_signs_nobody_out_and_ends_without_a_stampede() {
     }
 }
 
+const MISSED: &str = "portcullis_session_store_parts_missed";
 const MISSES: &str = "portcullis_session_cache_lookups_total{result=\"miss\"}";
 
 /// Every session gets 503, with when to come back and without anything that ends it; public routes go on; nobody should send more.
