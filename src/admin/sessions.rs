@@ -59,7 +59,7 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
     };
     match admin.sessions.list(person.key, admin.clock.now()).await {
         Ok(found) => json(StatusCode::OK, &found.iter().map(shown).collect::<Vec<_>>()),
-        Err(error) => unavailable(&error),
+        Err(error) => unanswered(&error),
     }
 }
 
@@ -101,7 +101,7 @@ async fn named(admin: &Admin, asked: Revoke, now: Timestamp) -> Result<Named, An
         (None, Some(session), None, false) if provider.is_none() => {
             let spared = by_key(&session).map_err(bad)?;
             let record = admin.sessions.record(spared, Activity::Passive, now).await;
-            match record.map_err(|error| unavailable(&error))? {
+            match record.map_err(|error| unanswered(&error))? {
                 Ok(record) => Ok(Named {
                     what: Revocation::User { user: record.user(), except: Some(spared) },
                     subject: record.subject,
@@ -134,12 +134,19 @@ fn told(revoked: &Revoked) -> serde_json::Value {
     })
 }
 
+/// Of what was to change something.
 pub(super) fn unavailable(error: &StoreError) -> Answer {
+    refused(error, "the session store did not answer; whether it did what was asked is not known, so ask once more\n")
+}
+
+/// Of what changes nothing.
+fn unanswered(error: &StoreError) -> Answer {
+    refused(error, "the session store does not answer at present\n")
+}
+
+fn refused(error: &StoreError, words: &'static str) -> Answer {
     tracing::warn!(%error, "an operator's question about sessions was not answered");
-    text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the session store did not answer; whether it did what was asked is not known\n",
-    )
+    text(StatusCode::SERVICE_UNAVAILABLE, words)
 }
 
 fn shown(listed: &Listed) -> Shown<'_> {

@@ -85,15 +85,28 @@ fn metrics_say_what_was_done_with_every_request() {
 #[test]
 fn a_store_that_is_away_makes_the_gateway_unready_and_not_dead() {
     let store = Arc::new(Faulty::default());
-    let text = with_admin("memory");
-    let running = run_with(tempfile::tempdir().unwrap(), &text, Arc::new(SystemClock), Some(store.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "of-an-operator-who-is-tested-0123456789").unwrap();
+    std::fs::set_permissions(folder.path().join("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let text = with_admin("memory").replace("[server]\n", "[server]\nadmin_token = { file = \"token\" }\n");
+    let running = run_with(folder, &text, Arc::new(SystemClock), Some(store.clone()));
+    let bearer = ["-H", "authorization: Bearer of-an-operator-who-is-tested-0123456789"];
+    assert_eq!(ask(&running, "/sessions?user=demo", &bearer).status, 200);
     assert_eq!((ask(&running, "/readyz", &[]).status, ask(&running, "/healthz", &[]).status), (200, 200));
     store.fail();
     let said = ask(&running, "/readyz", &[]);
     assert_eq!((said.status, said.body.as_str()), (503, "store: the session store did not answer: planted\n"));
     assert_eq!(ask(&running, "/healthz", &[]).status, 200);
+    let list = ask(&running, "/sessions?user=demo", &bearer);
+    assert_eq!((list.status, list.body.as_str()), (503, "the session store does not answer at present\n"));
+    let revoke = ask(&running, "/sessions/revoke", &[&bearer[..], &["-d", "{\"user\": \"demo\"}"]].concat());
+    assert!(
+        revoke.status == 503 && revoke.body.contains("whether it did what was asked is not known"),
+        "{}",
+        revoke.body
+    );
     let errors = ask(&running, "/metrics", &[]).body;
-    assert_eq!(sample(&errors, "portcullis_session_store_errors_total"), "1");
+    assert_eq!(sample(&errors, "portcullis_session_store_errors_total"), "3");
 }
 
 #[test]
