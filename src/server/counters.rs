@@ -39,7 +39,7 @@ counters! {
     rested,
     /// HTTP/1.1 connections whose next head did not come within `limits.header_timeout`.
     header_timeout,
-    /// Connections reset because the client took nothing of its answer for `limits.stall_timeout`.
+    /// Connections, and single streams, reset because the client took nothing of its answer for `limits.stall_timeout`.
     reader_stalled,
     /// HTTP/2 connections closed because they flooded the gateway with frames that cost more than they ask for.
     flooding,

@@ -9,6 +9,7 @@ mod certificates;
 mod counters;
 mod gather;
 mod one;
+mod pace;
 mod plain;
 mod proxy_protocol;
 mod seldom;

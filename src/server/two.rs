@@ -1,5 +1,5 @@
-//! HTTP/2 on a connection. One decision: what the library leaves open – how long a connection may do nothing, how many streams
-//! may be opened and reset – is bounded here. Knows nothing of what is served.
+//! HTTP/2 on a connection. One decision: what the library leaves open – how long a connection or a stream may do nothing, how many
+//! streams may be opened and reset – is bounded here. Knows nothing of what is served.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::proxy::{Connection, handle};
 
 use super::accept::Serve;
 use super::gather::Gathered;
+use super::pace::Paces;
 use super::stream::ClientStream;
 
 /// Streams that a peer may open and reset before they were handled (CVE-2023-44487, "rapid reset").
@@ -28,12 +29,15 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// Serve a connection to its end.
 pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
     let (place, busy) = (serve.place.clone(), accepted.busy.clone());
+    let paces = Paces::new(serve.limits.stall_timeout, serve.counters.clone());
+    let beginning = paces.clone();
     let service = service_fn(move |request| {
+        let (begun, answered) = (beginning.begin(), handle(place.worker(), accepted.clone(), request));
         // Apart: on its way into a task of its own it is moved several times, and it is large.
-        Box::pin(handle(place.worker(), accepted.clone(), request))
+        Box::pin(async move { answered.await.map(|answer| answer.map(|body| begun.answer(body))) })
     });
     let stream = Gathered::new(stream);
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(paces)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)

@@ -72,6 +72,7 @@ mod tokens;
 mod tools;
 mod transfer;
 mod unasked;
+mod unread;
 mod upstreams;
 mod user_file;
 mod wire;

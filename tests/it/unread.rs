@@ -1,0 +1,132 @@
+//! Clients that ask and do not read, or read slowly: the one is cut after its time, however it holds on, the other is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
+
+use crate::edge::{count, counted_to};
+use crate::shared_store::eventually;
+use crate::support::{Running, run_text, shipped};
+use crate::wire::{Application, Frames, connect, fed, piece, soon, whole};
+
+const PIECE: usize = 16 * 1024;
+
+/// `/public/endless` never ends, `/public/told` says what the test tells it; and how many of the endless ones are being sent.
+fn application() -> (Application, mpsc::UnboundedSender<Bytes>, Arc<AtomicUsize>) {
+    let (tell, told) = mpsc::unbounded_channel::<Bytes>();
+    let (told, sending) = (Arc::new(tokio::sync::Mutex::new(told)), Arc::<AtomicUsize>::default());
+    let count = sending.clone();
+    let application = Application::start(move |request| {
+        let (told, count) = (told.clone(), count.clone());
+        async move {
+            let (mut feed, body) = fed();
+            if request.uri().path().ends_with("/endless") {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    while feed.send_data(Bytes::from_static(&[b'x'; PIECE])).await.is_ok() {}
+                    count.fetch_sub(1, Ordering::SeqCst);
+                });
+            } else {
+                tokio::spawn(async move {
+                    while let Some(piece) = told.lock().await.recv().await {
+                        if feed.send_data(piece).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Response::new(body)
+        }
+    });
+    (application, tell, sending)
+}
+
+fn before(application: &Application, stall_timeout: &str) -> Running {
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port));
+    let limits = format!("\n[limits]\nstall_timeout = \"{stall_timeout}\"\n");
+    run_text(tempfile::tempdir().unwrap(), &format!("{text}{limits}"))
+}
+
+/// With windows that are soon full and often renewed.
+async fn client(port: u16) -> http2::SendRequest<Frames> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(65_535).initial_connection_window_size(1 << 20);
+    let (sender, connection) = builder.handshake(TokioIo::new(connect(port, "h2").await)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn ask(client: &http2::SendRequest<Frames>, path: &str) -> Incoming {
+    let request = Request::get(format!("https://localhost/public{path}")).body(whole("")).unwrap();
+    soon(client.clone().send_request(request)).await.unwrap().into_body()
+}
+
+/// Reads what there is; whether it ended in a reset.
+async fn is_reset(mut body: Incoming) -> bool {
+    loop {
+        match soon(body.frame()).await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return true,
+            None => return false,
+        }
+    }
+}
+
+/// attacks: pings are answered, windows stay shut, and an application's connection is held by each answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stream_that_is_not_read_is_cut_and_no_other_one_of_its_connection() {
+    let (application, tell, sending) = application();
+    let running = before(&application, "300ms");
+    let client = client(running.port()).await;
+    let mut quiet = ask(&client, "/told").await;
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        unread.push(ask(&client, "/endless").await);
+    }
+    counted_to(&running, "reader_stalled", 5).await;
+    eventually("their applications are let go", async || sending.load(Ordering::SeqCst) == 0).await;
+    // The one that had nothing to say all the time is none of them.
+    tell.send("still here".into()).unwrap();
+    assert_eq!(piece(&mut quiet).await, "still here");
+    for body in unread {
+        assert!(is_reset(body).await);
+    }
+    // Nor does one that moves on the same connection keep another one.
+    let unread = ask(&client, "/endless").await;
+    let mut pieces = 0;
+    while count(&running, "reader_stalled") == 5 {
+        tell.send("x".into()).unwrap();
+        piece(&mut quiet).await;
+        pieces += 1;
+        assert!(pieces < 1_000_000, "it is never cut");
+    }
+    assert!(is_reset(unread).await);
+    assert_eq!(count(&running, "reader_stalled"), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stream_that_is_read_slowly_is_not_cut() {
+    let (application, _tell, _sending) = application();
+    let running = before(&application, "1s");
+    let client = client(running.port()).await;
+    let mut bodies = Vec::new();
+    for _ in 0..4 {
+        bodies.push(ask(&client, "/endless").await);
+    }
+    // Together longer than what is allowed without a step.
+    for _ in 0..30 {
+        for body in &mut bodies {
+            piece(body).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(count(&running, "reader_stalled"), 0);
+}
