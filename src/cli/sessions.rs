@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::startup::{self, transfer::TransferError};
+use crate::startup::{self, transfer::Imported, transfer::TransferError};
 
 use super::operator::Operator;
 use super::{BAD_INPUT, CANNOT_START, NOT_FOUND, chain, load, say};
@@ -29,7 +29,8 @@ pub(super) enum Command {
     },
     /// Write out a store of one's own (`embedded:PATH`), while its gateway does not run.
     Export,
-    /// Read what was written out, from standard input, into the store of this configuration.
+    /// Read what was written out, from standard input, into the store of this configuration; may be done again, and brings back nothing
+    /// that was revoked there.
     Import,
     /// End sessions, and wait until no node serves them any more.
     #[command(group = clap::ArgGroup::new("what").required(true))]
@@ -55,17 +56,20 @@ pub(super) enum Command {
 /// Carry it out.
 pub(super) fn run(file: &Path, command: Command) -> ExitCode {
     match command {
-        Command::Export => {
-            transfer(file, |config| startup::transfer::export(config, &mut std::io::stdout().lock(), SystemClock.now()))
-        }
-        Command::Import => {
-            transfer(file, |config| startup::transfer::import(config, &mut std::io::stdin().lock(), SystemClock.now()))
-        }
+        Command::Export => transfer(file, |config| {
+            let sessions = startup::transfer::export(config, &mut std::io::stdout().lock(), SystemClock.now())?;
+            Ok(format!("sessions: {sessions}"))
+        }),
+        Command::Import => transfer(file, |config| {
+            let Imported { sessions, there, revoked } =
+                startup::transfer::import(config, &mut std::io::stdin().lock(), SystemClock.now())?;
+            Ok(format!("sessions: {sessions}; there already: {there}; revoked there, and left out: {revoked}"))
+        }),
         other => asked(file, other),
     }
 }
 
-fn transfer(file: &Path, carry: impl FnOnce(&Config) -> Result<usize, TransferError>) -> ExitCode {
+fn transfer(file: &Path, carry: impl FnOnce(&Config) -> Result<String, TransferError>) -> ExitCode {
     let config = match load::load(file) {
         Ok(config) => config,
         Err(error) => {
@@ -74,8 +78,8 @@ fn transfer(file: &Path, carry: impl FnOnce(&Config) -> Result<usize, TransferEr
         }
     };
     match carry(&config) {
-        Ok(sessions) => {
-            say(&format!("sessions: {sessions}"));
+        Ok(done) => {
+            say(&done);
             ExitCode::SUCCESS
         }
         Err(error) => {

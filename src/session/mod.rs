@@ -38,6 +38,7 @@ pub use exchange::{MayGoOn, MayStay, OpenExchange, Over};
 pub use ledger::Ledger;
 pub use lifetime::{Lifetimes, Limits};
 pub use memo::{Memo, Seen};
+pub(crate) use revocation::EPOCHS_KEPT;
 pub use revocation::{Committed, Event, EventId, Part, Revocation, Revoked, TokenId, UNKNOWN_ENDS, Wait};
 pub use sessions::{Activity, Begun, EndedBecause, Lookup, NewSession, Sessions, Settings};
 pub use shelf::{Keep, Kept, ShelfKey};
@@ -156,6 +157,17 @@ pub struct Creation {
     pub limit: Option<u32>,
 }
 
+/// What became of a record that another store wrote out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It was written.
+    Written,
+    /// It is here, with whatever happened to it since.
+    There,
+    /// It was revoked here, and stays so.
+    Revoked,
+}
+
 /// Where sessions live. Absent is `Ok(None)`; failed is `Err`: an outage must never look like a sign-out.
 ///
 /// `create`, `revoke`, `keep` and `discard` are durable when they return. `touch` never brings a record into being (a late touch
@@ -185,6 +197,13 @@ pub trait SessionStore: Send + Sync + 'static {
     fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>>;
     /// Take from the shelf what has this version; answers whether it was there.
     fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool>;
+
+    /// Write a record that another store wrote out, with the epoch that it had there – unless it is here already, or was revoked here:
+    /// it was ended, or its user's epoch is higher by now. Whatever is revoked after it is of a higher epoch. Durable when it returns.
+    fn restore(&self, key: SessionKey, session: Session) -> StoreFuture<'_, Restored>;
+    /// Carry out what another store was told: nothing, where it is true here already, for an epoch is raised to that of the event and
+    /// never past it. Durable when it returns.
+    fn repeat(&self, event: Event) -> StoreFuture<'_, ()>;
 
     /// The log by which nodes learn from each other; `None` where one process has the store for itself.
     fn shared(&self) -> Option<Arc<dyn shared::SharedLog>> {

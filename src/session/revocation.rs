@@ -16,7 +16,7 @@ pub const UNKNOWN_ENDS: Duration = Duration::from_secs(3_600);
 
 /// How long a user's epoch is remembered after it was raised. Records of older epochs are removed in the same step; what is left
 /// are tokens, which live minutes, and those of other makers, which live days.
-pub(super) const EPOCHS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const EPOCHS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 /// A token as a denial knows it: a digest of who issued it and what the issuer calls it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

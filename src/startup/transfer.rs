@@ -1,18 +1,17 @@
 //! From a store of one's own to a shared one. One decision: what is written out holds no cookie and no key, only what the store holds,
-//! a JSON value a line; it is read in by the very operations of a running gateway, so that nothing gets around their rules.
+//! a JSON value a line; and reading it in never brings back what was revoked where it is read in, however often it is done.
 //! Knows nothing of files and commands.
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::config::{Config, Store};
 use crate::session::store::Embedded;
-use crate::session::{
-    Creation, Event, Keep, Revocation, Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey,
-};
+use crate::session::{EPOCHS_KEPT, Event, Keep, Restored, Session, SessionKey, SessionStore, ShelfKey, StoreError};
 
 use super::StartError;
 use super::files::open_store;
@@ -36,19 +35,43 @@ pub enum TransferError {
     #[error("the lines cannot be read or written")]
     Io(#[from] io::Error),
     /// A line is not one.
-    #[error("line {0} is not of an export")]
+    #[error("line {0} is not of an export of this version")]
     Line(usize, #[source] serde_json::Error),
+    /// What was revoked where it is read in may be forgotten by now.
+    #[error("this was written out more than {} days ago, or by another version; write it out again", EXPORTS_COUNT.as_secs() / 86_400)]
+    Old,
+}
+
+/// How long what was written out may be read in: a day less than a store remembers that a user's sessions were revoked.
+const EXPORTS_COUNT: Duration = EPOCHS_KEPT.saturating_sub(Duration::from_secs(86_400));
+
+/// What came of reading in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Sessions that came.
+    pub sessions: usize,
+    /// Those that were there.
+    pub there: usize,
+    /// Those that were revoked there, and stay so.
+    pub revoked: usize,
 }
 
 /// A line.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Ended(SessionKey),
-    User(UserKey),
-    Token { id: TokenId, until: Timestamp },
-    Session { key: SessionKey, record: Box<Session> },
-    Shelf { key: [u8; 16], until: Timestamp, bytes: Vec<u8> },
+    /// The first one.
+    Written(Timestamp),
+    Revoked(Event),
+    Session {
+        key: SessionKey,
+        record: Box<Session>,
+    },
+    Shelf {
+        key: [u8; 16],
+        until: Timestamp,
+        bytes: Vec<u8>,
+    },
 }
 
 /// Write out the store of a gateway that does not run; answers how many sessions it had.
@@ -67,14 +90,12 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
         serde_json::to_writer(&mut *to, line).map_err(io::Error::from)?;
         Ok(to.write_all(b"\n")?)
     };
-    // Revocations first: a session that is read in after them is of the new epoch.
+    write(&Line::Written(now))?;
+    // Revocations first: what they end, where both are read in before this breaks off, must not be there in between.
     for event in all.revoked {
-        match event {
-            Event::Ended { key, .. } => write(&Line::Ended(key))?,
-            Event::UserEpoch { user, .. } => write(&Line::User(user))?,
-            Event::Token { id, until } => write(&Line::Token { id, until })?,
-            // Its records are gone, and tokens of before live minutes.
-            Event::Everyone { .. } => {}
+        // Everybody's: its records are gone, and where this is read in others may be.
+        if !matches!(event, Event::Everyone { .. }) {
+            write(&Line::Revoked(event))?;
         }
     }
     let sessions = all.sessions.len();
@@ -88,33 +109,43 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
     Ok(sessions)
 }
 
-/// Read into the configured store what another one wrote out; answers how many sessions came. What is there already stays.
+/// Read into the configured store what another one wrote out. What is there already stays as it is, and what was revoked there stays
+/// revoked: it may be done again, after an error as well.
 ///
 /// # Errors
 /// [`TransferError`].
-pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<usize, TransferError> {
+pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<Imported, TransferError> {
     let store = open_store(config)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut sessions = 0;
+    let mut imported = Imported::default();
     for (index, text) in from.lines().enumerate() {
         let line: Line = serde_json::from_str(&text?).map_err(|error| TransferError::Line(index + 1, error))?;
-        sessions += usize::from(tokio.block_on(read_in(&*store, line, now))?);
+        let counts = matches!(line, Line::Written(at) if now < at.plus(EXPORTS_COUNT));
+        if index == 0 && !counts {
+            return Err(TransferError::Old);
+        }
+        tokio.block_on(read_in(&*store, line, now, &mut imported))?;
     }
-    Ok(sessions)
+    Ok(imported)
 }
 
-async fn read_in(store: &dyn SessionStore, line: Line, now: Timestamp) -> Result<bool, StoreError> {
+async fn read_in(
+    store: &dyn SessionStore,
+    line: Line,
+    now: Timestamp,
+    imported: &mut Imported,
+) -> Result<(), StoreError> {
     match line {
-        Line::Ended(key) => drop(store.revoke(Revocation::Session(key), now).await?),
-        Line::User(user) => drop(store.revoke(Revocation::User { user, except: None }, now).await?),
-        Line::Token { id, until } => drop(store.revoke(Revocation::Token { id, until }, now).await?),
+        Line::Written(_) => {}
+        Line::Revoked(event) => store.repeat(event).await?,
         Line::Session { key, record } => {
-            let session = *record;
-            if session.due() <= now || store.load(key).await?.is_some() {
-                return Ok(false);
+            if record.due() > now {
+                match store.restore(key, *record).await? {
+                    Restored::Written => imported.sessions += 1,
+                    Restored::There => imported.there += 1,
+                    Restored::Revoked => imported.revoked += 1,
+                }
             }
-            store.create(Creation { key, session, replaces: None, limit: None }).await?;
-            return Ok(true);
         }
         Line::Shelf { key, until, bytes } => {
             let keep = Keep { key: ShelfKey(key), over: None, bytes, until };
@@ -122,5 +153,5 @@ async fn read_in(store: &dyn SessionStore, line: Line, now: Timestamp) -> Result
             let _ = store.keep(keep, now).await?;
         }
     }
-    Ok(false)
+    Ok(())
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::store::{Embedded, Memory, OpenError};
 use portcullis::session::{
-    Activity, CookieCodec, Creation, EndedBecause, Event, Keep, Lifetimes, Lookup, NewSession, Part, Revocation,
-    Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, TokenId, UserKey, Wait,
+    Activity, CookieCodec, Creation, EndedBecause, Event, Keep, Lifetimes, Lookup, NewSession, Part, Restored,
+    Revocation, Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, TokenId, UserKey, Wait,
 };
 
 use crate::redis_server::{RedisCluster, RedisServer, oldest_redis, valkey};
@@ -41,7 +41,8 @@ fn session(subject: &str, seen: u64) -> Session {
 fn key(n: u8) -> SessionKey {
     let subject = match n {
         4 => "bob",
-        20.. => "carol",
+        20..40 => "carol",
+        40.. => "dave",
         _ => "alice",
     };
     let mut key = [n; 16];
@@ -103,6 +104,52 @@ async fn keeps_the_contract(store: &dyn SessionStore) {
     assert_eq!(store.revoke(Revocation::Session(key(5)), now).await.unwrap().ended, 0);
     revocations_are_remembered(store).await;
     the_shelf_is_written_by_one_of_many(store).await;
+    what_another_store_wrote_out_comes_unless_it_was_revoked(store).await;
+}
+
+/// What was revoked here stays revoked, however often it comes, and what comes is within reach of what is revoked next.
+async fn what_another_store_wrote_out_comes_unless_it_was_revoked(store: &dyn SessionStore) {
+    let (dave, now) = (UserKey::of("local", "dave"), at(30));
+    let epoch_in = |events: &[Event]| {
+        events.iter().find_map(|event| match event {
+            Event::UserEpoch { epoch, .. } => Some(*epoch),
+            Event::Everyone { part, epoch } if part.holds(dave.shard()) => Some(*epoch),
+            _ => None,
+        })
+    };
+    let all = epoch_in(&store.revoke(Revocation::Everyone, now).await.unwrap().events).unwrap();
+    let come = async |n, epoch| store.restore(key(n), Session { epoch, ..session("dave", 700) }).await.unwrap();
+    assert_eq!(come(40, all - 1).await, Restored::Revoked, "everybody's were");
+    // Of a clock that is ahead of this store's.
+    let raised = Event::UserEpoch { user: dave, epoch: all + 1_000_000, spared: None };
+    store.repeat(raised).await.unwrap();
+    assert!(store.remembered(now).await.unwrap().contains(&raised));
+    assert_eq!(come(40, all + 999_999).await, Restored::Revoked, "the user's were, where it comes from");
+    let ahead = all + 2_000_000;
+    assert_eq!((come(40, ahead).await, come(41, ahead).await), (Restored::Written, Restored::Written));
+    assert_eq!(store.load(key(40)).await.unwrap(), Some(Session { epoch: ahead, ..session("dave", 700) }));
+    store.touch(vec![(key(40), at(800))]).await.unwrap();
+    store.repeat(raised).await.unwrap();
+    assert_eq!(come(40, ahead).await, Restored::There);
+    assert_eq!(store.load(key(40)).await.unwrap().unwrap().last_seen, at(800), "as it was");
+    assert_eq!(store.revoke(Revocation::Session(key(41)), now).await.unwrap().ended, 1);
+    assert_eq!(come(41, ahead).await, Restored::Revoked, "it was ended");
+    let user = store.revoke(Revocation::User { user: dave, except: None }, now).await.unwrap();
+    assert_eq!((user.ended, epoch_in(&user.events) > Some(ahead)), (1, true), "{user:?}");
+    assert_eq!((come(40, ahead).await, come(42, ahead).await), (Restored::Revoked, Restored::Revoked));
+    let higher = ahead + 1_000_000;
+    store.repeat(Event::Ended { key: key(43), until: at(1_000_000) }).await.unwrap();
+    assert_eq!((come(43, higher).await, come(44, higher).await), (Restored::Revoked, Restored::Written));
+    store.repeat(Event::UserEpoch { user: dave, epoch: higher + 1, spared: None }).await.unwrap();
+    assert!(store.load(key(44)).await.unwrap().is_none(), "of an older epoch");
+    assert_eq!(come(45, higher + 1).await, Restored::Written);
+    let part = Part { index: 0, of: 1 };
+    store.repeat(Event::Everyone { part, epoch: higher + 2 }).await.unwrap();
+    assert!(store.load(key(45)).await.unwrap().is_none(), "nor anybody's");
+    assert_eq!(come(45, higher + 1).await, Restored::Revoked);
+    let token = Event::Token { id: TokenId::of("https://id.example.com", "2"), until: at(1_000_000) };
+    store.repeat(token).await.unwrap();
+    assert!(store.remembered(now).await.unwrap().contains(&token));
 }
 
 /// Epochs never fall, whatever the clock says; tombstones stand until what they are for is over by itself.

@@ -8,8 +8,8 @@ use portcullis::clock::Timestamp;
 use portcullis::session::store::{Embedded, Memory};
 use portcullis::session::{
     Activity, Committed, CookieCodec, Creation, EndedBecause, Event, Keep, Kept, Lifetimes, Listed, Lookup, NewSession,
-    Revocation, Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, StoreError, StoreFuture,
-    UserKey, Wait,
+    Restored, Revocation, Session, SessionKey, SessionKeys, SessionStore, Sessions, Settings, ShelfKey, StoreError,
+    StoreFuture, UserKey, Wait,
 };
 use proptest::prelude::{any, prop_assert, prop_oneof, proptest};
 use proptest::test_runner::Config as ProptestConfig;
@@ -118,6 +118,14 @@ impl Faulty {
 }
 
 impl SessionStore for Faulty {
+    fn restore(&self, key: SessionKey, session: Session) -> StoreFuture<'_, Restored> {
+        self.answer(|inner| inner.restore(key, session))
+    }
+
+    fn repeat(&self, event: Event) -> StoreFuture<'_, ()> {
+        self.answer(|inner| inner.repeat(event))
+    }
+
     fn load(&self, key: SessionKey) -> StoreFuture<'_, Option<Session>> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         let held = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |held| held.checked_sub(1)).is_ok();

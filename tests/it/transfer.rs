@@ -2,8 +2,12 @@
 
 use std::process::{Command, Stdio};
 
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::session::{Revocation, UserKey, Wait};
+
+use crate::cli::portcullis;
 use crate::redis_server::RedisServer;
-use crate::support::{Running, run_text, shipped};
+use crate::support::{Running, run, run_text, shipped};
 
 #[test]
 fn an_embedded_deployment_moves_to_a_shared_store_and_nobody_is_signed_out() {
@@ -15,16 +19,17 @@ fn an_embedded_deployment_moves_to_a_shared_store_and_nobody_is_signed_out() {
     std::fs::write(running.folder.path().join("jar"), "").unwrap();
     assert_eq!(running.sign_in("/", &running.password).status, 303);
     assert_eq!(running.alone("/", &["-H", &format!("cookie: {ended}")]).status, 200);
+    let other = running.cookie();
+    assert_eq!(running.sign_in_as("demo", &running.password).status, 303);
     let list = running.gateway.sessions().clone();
-    let user = portcullis::session::UserKey::of("local", "demo");
+    let user = UserKey::of("local", "demo");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let now = portcullis::clock::Clock::now(&portcullis::clock::SystemClock);
+    let now = SystemClock.now();
     let oldest = runtime.block_on(list.list(user, now)).unwrap().last().unwrap().key;
-    let one = portcullis::session::Revocation::Session(oldest);
-    runtime.block_on(list.revoke(one, portcullis::session::Wait::Fully, now)).unwrap();
+    runtime.block_on(list.revoke(Revocation::Session(oldest), Wait::Fully, now)).unwrap();
     drop(list);
     let kept = running.cookie();
-    let Running { gateway, folder, lines: _, password: _ } = running;
+    let Running { gateway, folder, lines: _, password } = running;
     gateway.stop();
 
     let program = |text: &str, what: &str, input: Stdio, output: Stdio| {
@@ -38,7 +43,7 @@ fn an_embedded_deployment_moves_to_a_shared_store_and_nobody_is_signed_out() {
     };
     let file = folder.path().join("export");
     let said = program(&old, "export", Stdio::null(), std::fs::File::create(&file).unwrap().into());
-    assert!(said.contains("sessions: 1"), "{said}");
+    assert!(said.contains("sessions: 2"), "{said}");
     let lines = std::fs::read_to_string(&file).unwrap();
     let (_, value) = kept.split_once('=').unwrap();
     assert!(!lines.contains(value) && lines.contains("demo"), "no cookie is in it: {lines}");
@@ -49,11 +54,52 @@ fn an_embedded_deployment_moves_to_a_shared_store_and_nobody_is_signed_out() {
         .replace("\n[login.local]", &format!("\n{redis}[login.local]"));
     let new = new.replace("{ env = \"CARGO_PKG_NAME\" }", "{ file = \"password\" }");
     std::fs::write(folder.path().join("password"), "secret").unwrap();
-    for (time, expected) in [("first", "sessions: 1"), ("second", "sessions: 0")] {
-        let said = program(&new, "import", std::fs::File::open(&file).unwrap().into(), Stdio::null());
-        assert!(said.contains(expected), "the {time} time: {said}");
+    let import = || program(&new, "import", std::fs::File::open(&file).unwrap().into(), Stdio::null());
+    for expected in ["sessions: 2; there already: 0; revoked there, and left out: 0", "sessions: 0; there already: 2; "]
+    {
+        assert!(import().contains(expected), "{expected}");
     }
     let running = run_text(folder, &new);
-    assert_eq!(running.alone("/", &["-H", &format!("cookie: {kept}")]).status, 200, "still signed in");
-    assert_eq!(running.alone("/", &["-H", &format!("cookie: {ended}")]).status, 401, "and who was not is not");
+    let status = |cookie: &str| running.alone("/", &["-H", &format!("cookie: {cookie}")]).status;
+    assert_eq!((status(&kept), status(&other), status(&ended)), (200, 200, 401), "whoever was signed in is");
+
+    // Once more, after something was revoked: one by its owner, and all of a user, who has signed in again since.
+    let end = |what| runtime.block_on(running.gateway.sessions().revoke(what, Wait::Fully, SystemClock.now())).unwrap();
+    let list = || runtime.block_on(running.gateway.sessions().list(user, SystemClock.now())).unwrap();
+    assert_eq!(end(Revocation::Session(list().last().unwrap().key)).ended, 1);
+    let import = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let command = command.args(["sessions", "import"]).current_dir(running.folder.path());
+        let done = command.stdin(std::fs::File::open(running.folder.path().join("export")).unwrap()).output().unwrap();
+        assert!(done.status.success());
+        String::from_utf8(done.stderr).unwrap()
+    };
+    assert!(import().contains("sessions: 0; there already: 1; revoked there, and left out: 1"));
+    assert_eq!(end(Revocation::User { user, except: None }).ended, 1);
+    assert_eq!(running.sign_in_as("demo", &password).status, 303);
+    let new = running.cookie();
+    let said = import();
+    assert!(said.contains("sessions: 0; there already: 0; revoked there, and left out: 2"), "{said}");
+    assert_eq!((status(&kept), status(&other), status(&new), list().len()), (401, 401, 200, 1));
+}
+
+/// A store remembers for a month that a user's sessions were revoked, and a session may last longer.
+#[test]
+fn what_was_written_out_long_ago_is_not_read_in() {
+    let running = run("embedded:data");
+    let Running { gateway, folder, lines: _, password: _ } = running;
+    gateway.stop();
+    let text = shipped("embedded:data");
+    std::fs::write(folder.path().join("gateway.toml"), &text).unwrap();
+    let (code, lines, _) = portcullis(folder.path(), &["sessions", "export"], "");
+    assert_eq!(code, 0);
+    assert_eq!(portcullis(folder.path(), &["sessions", "import"], &lines).0, 0);
+    let days = |days: u64| format!("{{\"written\":{}}}\n", SystemClock.now().0 - days * 86_400_000);
+    for (first, expected) in [(days(28), 0), (days(30), 1), (String::new(), 1)] {
+        let rest = lines.split_once('\n').unwrap().1;
+        let session = "{\"revoked\":{\"Token\":{\"id\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1],\"until\":1}}}\n";
+        let (code, _, said) = portcullis(folder.path(), &["sessions", "import"], &format!("{first}{session}{rest}"));
+        assert_eq!(code, expected, "{first}: {said}");
+        assert!(code == 0 || said.contains("more than 29 days ago"), "{said}");
+    }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::session::{
-    Committed, Creation, Event, Keep, Kept, Listed, Revocation, Session, SessionKey, SessionStore, ShelfKey,
+    Committed, Creation, Event, Keep, Kept, Listed, Restored, Revocation, Session, SessionKey, SessionStore, ShelfKey,
     StoreError, StoreFuture, UserKey,
 };
 
@@ -108,6 +108,8 @@ enum Job {
     Revoke(Revocation, Timestamp, Reply<Committed>),
     Keep(Keep, Timestamp, Reply<Option<u64>>),
     Discard(ShelfKey, u64, Reply<bool>),
+    Restore(SessionKey, Box<Session>, Reply<Restored>),
+    Repeat(Event, Reply<()>),
     Sweep(Timestamp, usize, Reply<usize>),
 }
 
@@ -255,6 +257,14 @@ impl SessionStore for Embedded {
         self.ask(|reply| Job::Keep(keep, now, reply))
     }
 
+    fn restore(&self, key: SessionKey, session: Session) -> StoreFuture<'_, Restored> {
+        self.ask(|reply| Job::Restore(key, Box::new(session), reply))
+    }
+
+    fn repeat(&self, event: Event) -> StoreFuture<'_, ()> {
+        self.ask(|reply| Job::Repeat(event, reply))
+    }
+
     fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {
         self.ask(|reply| Job::Discard(key, over, reply))
     }
@@ -349,6 +359,8 @@ fn carry_out(tables: &mut Tables<'_>, job: Job) -> Settled {
         Job::Touch(touches, reply) => later(tables.touch(touches), reply),
         Job::Revoke(what, now, reply) => later(tables.revoke(what, now), reply),
         Job::Keep(keep, now, reply) => later(tables.standing.keep(&keep, now), reply),
+        Job::Restore(key, session, reply) => later(tables.restore(key, &session), reply),
+        Job::Repeat(event, reply) => later(tables.repeat(&event), reply),
         Job::Discard(key, over, reply) => later(tables.standing.discard(key, over), reply),
         Job::Sweep(now, limit, reply) => later(tables.sweep(now, limit), reply),
     }

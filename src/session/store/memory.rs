@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::Timestamp;
 use crate::session::revocation::EPOCHS_KEPT;
 use crate::session::{
-    Committed, Creation, Event, Keep, Kept, Listed, Part, Revocation, Session, SessionKey, SessionStore, ShelfKey,
-    StoreFuture, TokenId, UNKNOWN_ENDS, UserKey,
+    Committed, Creation, Event, Keep, Kept, Listed, Part, Restored, Revocation, Session, SessionKey, SessionStore,
+    ShelfKey, StoreFuture, TokenId, UNKNOWN_ENDS, UserKey,
 };
 
 /// The store.
@@ -124,6 +124,55 @@ impl State {
         }
     }
 
+    fn restore(&mut self, key: SessionKey, session: Session) -> Restored {
+        let user = session.user();
+        if self.records.contains_key(&key) {
+            return Restored::There;
+        }
+        let epoch = self.epochs.get(&user).copied().unwrap_or(0).max(self.everyone);
+        if self.ended.contains_key(&key) || session.epoch < epoch {
+            return Restored::Revoked;
+        }
+        self.highest = self.highest.max(session.epoch);
+        self.records.insert(key, session);
+        self.by_user.entry(user).or_default().insert(key);
+        Restored::Written
+    }
+
+    fn repeat(&mut self, event: Event) {
+        match event {
+            Event::Ended { key, until } => {
+                self.remove(key);
+                let stands = self.ended.entry(key).or_insert(until);
+                *stands = until.max(*stands);
+            }
+            Event::UserEpoch { user, epoch, .. } => {
+                let stands = self.epochs.entry(user).or_insert(0);
+                *stands = epoch.max(*stands);
+                self.highest = self.highest.max(epoch);
+                self.end_older(user, epoch);
+            }
+            Event::Everyone { epoch, .. } => {
+                self.everyone = self.everyone.max(epoch);
+                self.highest = self.highest.max(epoch);
+                let users: Vec<UserKey> = self.by_user.keys().copied().collect();
+                users.into_iter().for_each(|user| self.end_older(user, epoch));
+            }
+            Event::Token { id, until } => {
+                let stands = self.tokens.entry(id).or_insert(until);
+                *stands = until.max(*stands);
+            }
+        }
+    }
+
+    fn end_older(&mut self, user: UserKey, epoch: u64) {
+        let older = |key: &SessionKey| self.records.get(key).is_some_and(|session| session.epoch < epoch);
+        let over: Vec<SessionKey> = self.keys(user).into_iter().filter(older).collect();
+        for key in over {
+            self.remove(key);
+        }
+    }
+
     fn remembered(&self, now: Timestamp) -> Vec<Event> {
         let ended = self.ended.iter().map(|(key, until)| Event::Ended { key: *key, until: *until });
         let tokens = self.tokens.iter().map(|(id, until)| Event::Token { id: *id, until: *until });
@@ -217,6 +266,16 @@ impl SessionStore for Memory {
     fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
         let version = self.state().keep(keep, now);
         Box::pin(ready(Ok(version)))
+    }
+
+    fn restore(&self, key: SessionKey, session: Session) -> StoreFuture<'_, Restored> {
+        let restored = self.state().restore(key, session);
+        Box::pin(ready(Ok(restored)))
+    }
+
+    fn repeat(&self, event: Event) -> StoreFuture<'_, ()> {
+        self.state().repeat(event);
+        Box::pin(ready(Ok(())))
     }
 
     fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {

@@ -123,9 +123,41 @@ impl<'t> Standing<'t> {
         self.count(HIGHEST, next)
     }
 
+    /// Whether a session has a tombstone.
+    pub(super) fn is_ended(&self, key: SessionKey) -> Result<bool, StoreError> {
+        Ok(self.tombstones.get(named(SESSION, key.0)).map_err(failed)?.is_some())
+    }
+
+    /// Whatever epoch is given next is higher than this.
+    pub(super) fn reach(&mut self, epoch: u64) -> Result<(), StoreError> {
+        let highest = self.counter(HIGHEST)?.max(epoch);
+        self.count(HIGHEST, highest).map(drop)
+    }
+
+    /// Raise a user's epoch to this, where it is lower.
+    pub(super) fn raise_user_to(&mut self, user: UserKey, epoch: u64) -> Result<(), StoreError> {
+        self.reach(epoch)?;
+        if self.epochs.get(user.0).map_err(failed)?.is_some_and(|stands| stands.value() >= epoch) {
+            return Ok(());
+        }
+        self.set_user(user, epoch).map(drop)
+    }
+
+    /// The same of everybody's.
+    pub(super) fn raise_everyone_to(&mut self, epoch: u64) -> Result<(), StoreError> {
+        self.reach(epoch)?;
+        let epoch = self.counter(EVERYONE)?.max(epoch);
+        self.count(EVERYONE, epoch).map(drop)
+    }
+
     /// End a user's epoch.
     pub(super) fn raise_user(&mut self, user: UserKey, now: Timestamp) -> Result<u64, StoreError> {
-        let (epoch, name) = (self.next_epoch(now)?, named(USER, user.0));
+        let epoch = self.next_epoch(now)?;
+        self.set_user(user, epoch)
+    }
+
+    fn set_user(&mut self, user: UserKey, epoch: u64) -> Result<u64, StoreError> {
+        let name = named(USER, user.0);
         let before = self.epochs.insert(user.0, epoch).map_err(failed)?.map(|epoch| epoch.value());
         if let Some(before) = before {
             self.by_end.remove(end_entry(Timestamp(before).plus(EPOCHS_KEPT), name)).map_err(failed)?;

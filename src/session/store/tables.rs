@@ -7,7 +7,7 @@ use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::clock::Timestamp;
 use crate::session::{
-    Committed, Creation, Event, Part, Revocation, Session, SessionKey, StoreError, UNKNOWN_ENDS, UserKey,
+    Committed, Creation, Event, Part, Restored, Revocation, Session, SessionKey, StoreError, UNKNOWN_ENDS, UserKey,
 };
 
 use super::record::{decode, encode};
@@ -150,6 +150,49 @@ impl<'t> Tables<'t> {
             }
             Revocation::Token { id, until } => Ok(Committed { ended: 0, events: vec![self.standing.deny(id, until)?] }),
         }
+    }
+
+    pub(super) fn restore(&mut self, key: SessionKey, session: &Session) -> Result<Restored, StoreError> {
+        if self.get(key)?.is_some() {
+            return Ok(Restored::There);
+        }
+        if self.standing.is_ended(key)? || session.epoch < self.standing.epoch(session.user())? {
+            return Ok(Restored::Revoked);
+        }
+        self.standing.reach(session.epoch)?;
+        self.put(key, session)?;
+        Ok(Restored::Written)
+    }
+
+    pub(super) fn repeat(&mut self, event: &Event) -> Result<(), StoreError> {
+        match *event {
+            Event::Ended { key, until } => {
+                self.remove(key)?;
+                self.standing.end(key, until)?;
+            }
+            Event::UserEpoch { user, epoch, .. } => {
+                self.standing.raise_user_to(user, epoch)?;
+                let keys = self.keys(user)?;
+                self.end_older(keys, epoch)?;
+            }
+            Event::Everyone { epoch, .. } => {
+                self.standing.raise_everyone_to(epoch)?;
+                let keys: Result<Vec<_>, redb::StorageError> =
+                    self.sessions.iter().map_err(failed)?.map(|entry| Ok(SessionKey(entry?.0.value()))).collect();
+                self.end_older(keys.map_err(failed)?, epoch)?;
+            }
+            Event::Token { id, until } => drop(self.standing.deny(id, until)?),
+        }
+        Ok(())
+    }
+
+    fn end_older(&mut self, keys: Vec<SessionKey>, epoch: u64) -> Result<(), StoreError> {
+        for key in keys {
+            if self.get(key)?.is_some_and(|session| session.epoch < epoch) {
+                self.remove(key)?;
+            }
+        }
+        Ok(())
     }
 
     fn revoke_user(

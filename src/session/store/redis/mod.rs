@@ -22,7 +22,7 @@ use crate::causes;
 use crate::clock::Timestamp;
 use crate::session::shared::SharedLog;
 use crate::session::{
-    Committed, Creation, Event, EventId, Keep, Kept, KeyError, Listed, Part, Revocation, Session, SessionKey,
+    Committed, Creation, Event, EventId, Keep, Kept, KeyError, Listed, Part, Restored, Revocation, Session, SessionKey,
     SessionStore, ShelfKey, StoreError, StoreFuture, UserKey,
 };
 
@@ -264,6 +264,40 @@ impl SessionStore for Redis {
             let (name, over) = (hex(&key.0), over.to_string());
             let arguments = [name.as_bytes(), over.as_bytes()];
             self.of(key.shard()).run(Script::Discard, &arguments).await.map_err(unavailable)
+        })
+    }
+
+    fn restore(&self, key: SessionKey, session: Session) -> StoreFuture<'_, Restored> {
+        Box::pin(async move {
+            let (name, user, record) = (hex(&key.0), hex(&session.user().0), encode(&session)?);
+            let numbers = [session.last_seen.0, session.idle_ms, session.ends.0, session.epoch];
+            let numbers = numbers.map(|number| number.to_string());
+            let mut arguments = vec![name.as_bytes(), user.as_bytes(), &record];
+            arguments.extend(numbers.iter().map(String::as_bytes));
+            let told: String = self.of(key.shard()).run(Script::Restore, &arguments).await.map_err(unavailable)?;
+            match &*told {
+                "written" => Ok(Restored::Written),
+                "there" => Ok(Restored::There),
+                "revoked" => Ok(Restored::Revoked),
+                _ => Err(unavailable(RedisError::Shape(None))),
+            }
+        })
+    }
+
+    fn repeat(&self, event: Event) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let shards = match event {
+                Event::Ended { key, .. } => key.shard()..=key.shard(),
+                Event::UserEpoch { user, .. } => user.shard()..=user.shard(),
+                Event::Token { id, .. } => id.shard()..=id.shard(),
+                Event::Everyone { .. } => 0..=self.parts() - 1,
+            };
+            for shard in shards {
+                let told = text::told(new_id()?, &event);
+                let arguments: Vec<&[u8]> = told.iter().map(String::as_bytes).collect();
+                self.of(shard).run::<u64>(Script::Reassert, &arguments).await.map_err(unavailable)?;
+            }
+            Ok(())
         })
     }
 

@@ -19,10 +19,11 @@ pub(super) enum Script {
     Keep,
     Kept,
     Discard,
+    Restore,
 }
 
 /// Each after the common beginning, but for the heartbeat, in the order of [`Script`].
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 13] = [
     concat!(include_str!("lua/common.lua"), include_str!("lua/load.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/create.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/touch.lua")),
@@ -35,6 +36,7 @@ const TEXTS: [&str; 12] = [
     concat!(include_str!("lua/common.lua"), include_str!("lua/keep.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/kept.lua")),
     concat!(include_str!("lua/common.lua"), include_str!("lua/discard.lua")),
+    concat!(include_str!("lua/common.lua"), include_str!("lua/restore.lua")),
 ];
 
 /// Their digests, as a server told them.
