@@ -23,7 +23,7 @@ use portcullis::authn::{Asking, Authenticator, Carrier, CookieName, NoDirectory,
 use portcullis::clock::{SystemClock, Timestamp};
 use portcullis::config::Config;
 use portcullis::policy::{
-    Accept, AccessRule, Authentication, Caller, Decision, Fields, Found, HostPattern, Identity, IdentityHeaders,
+    Accept, AccessRule, Authentication, Caller, Decision, Fields, Found, HostPattern, Identity, IdentityHeaders, Names,
     PathPrefix, Permit, Proof, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule, UpstreamId, decide,
 };
 use portcullis::proxy::headers::{Outgoing, request_headers};
@@ -274,6 +274,7 @@ fn lines(kind: &str, text: &str) -> String {
 fn tokens(keys: Arc<Keys>) -> Tokens {
     let mapping = Mapping {
         subject: "sub".into(),
+        names: Names::default(),
         name: Some("name".into()),
         email: Some("email".into()),
         roles: Some("roles".into()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use crate::config::Config;
+use crate::config::{Config, TokenIssuer};
 use crate::policy::{
     Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Preflight, Proof, RequestHead, Route,
     SignedIn, explain,
@@ -39,6 +39,9 @@ pub(super) struct Arguments {
     /// Where the user signed in, a moment ago; without it at the first place of the file.
     #[arg(long, requires = "user", value_name = "NAME")]
     login: Option<String>,
+    /// Who signed the token; without it the first issuer of the file.
+    #[arg(long, requires = "user", value_name = "ISSUER")]
+    issuer: Option<String>,
     /// A header the client sends, as `Name: value`; may be repeated. `--method OPTIONS` with `Origin` and
     /// `Access-Control-Request-Method` is a preflight.
     #[arg(long = "header", value_name = "LINE")]
@@ -197,6 +200,19 @@ fn request(arguments: &Arguments) -> Result<http::request::Parts, String> {
     Ok(request.into_parts().0)
 }
 
+/// What stands before the names of the issuer that is meant.
+fn token_prefix<'c>(arguments: &Arguments, config: &'c Config) -> Result<&'c str, String> {
+    let is_meant = |issuer: &&TokenIssuer| arguments.issuer.as_ref().is_none_or(|meant| *meant == issuer.issuer);
+    match (config.tokens.iter().find(is_meant), &arguments.issuer) {
+        (Some(issuer), _) => Ok(&issuer.user_prefix),
+        (None, None) => Ok(""),
+        (None, Some(meant)) => {
+            let known: Vec<&str> = config.tokens.iter().map(|issuer| issuer.issuer.as_str()).collect();
+            Err(format!("no issuer of tokens is `{meant}`; known: {}", known.join(", ")))
+        }
+    }
+}
+
 fn authentication(arguments: &Arguments, config: &Config) -> Result<Authentication, String> {
     let Some(user) = &arguments.user else { return Ok(Authentication::Anonymous) };
     if let Some(unknown) = arguments.roles.iter().find(|role| config.roles.id(role).is_none()) {
@@ -212,13 +228,21 @@ fn authentication(arguments: &Arguments, config: &Config) -> Result<Authenticati
         None => places.first().copied().unwrap_or_default().to_owned(),
     };
     let roles = config.roles.set(arguments.roles.iter().map(String::as_str));
-    let (proof, signed_in) = match arguments.by {
-        By::Session => (Proof::Session, Some(SignedIn { login, at: SIGNED_IN, acr: None })),
+    let (prefix, proof, signed_in) = match arguments.by {
+        By::Session if arguments.issuer.is_some() => return Err("a session tells of no issuer of tokens".to_owned()),
+        By::Session => {
+            let provider = config.oidc.iter().find(|provider| provider.name == login);
+            let prefix = provider.map_or("", |provider| &provider.user_prefix);
+            (prefix, Proof::Session, Some(SignedIn { login, at: SIGNED_IN, acr: None }))
+        }
         By::Token if arguments.login.is_some() => return Err("a token tells of no place to sign in".to_owned()),
-        By::Token => (Proof::Token, None),
+        By::Token => (token_prefix(arguments, config)?, Proof::Token, None),
     };
+    // Whoever writes the name as applications know it means the same.
+    let bare = user.strip_prefix(prefix).unwrap_or(user);
+    let subject = config.names(prefix).told(bare).ok_or_else(|| format!("nobody is called `{user}` there"))?;
     let identity = Identity {
-        subject: user.clone(),
+        subject,
         name: None,
         email: None,
         roles,

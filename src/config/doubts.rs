@@ -1,9 +1,9 @@
 //! What a file may say and can hardly mean. One decision: it is told and keeps nobody from starting, because it was accepted before.
 //! Knows nothing of what is wrong.
 
-use crate::policy::Preflight;
+use crate::policy::{AccessRule, Preflight, Route};
 
-use super::{Config, Problem};
+use super::{Config, Problem, Upstream};
 
 impl Config {
     /// All of it, with its lines.
@@ -18,6 +18,80 @@ impl Config {
                 doubts.push(Problem { line: self.lines.of(&key), key, message });
             }
         }
+        self.shared_names(&mut doubts);
         doubts
+    }
+
+    /// Issuers of tokens whose names an application could take for those of another place. A mistake where it is providers; here files
+    /// were accepted that do not say it, and where tokens come from where people sign in the names are even meant to be the same.
+    fn shared_names(&self, doubts: &mut Vec<Problem>) {
+        let logins = self.oidc.iter().map(|login| Place {
+            issuer: &login.issuer,
+            prefix: &login.user_prefix,
+            by: By::Session(&login.name),
+        });
+        let issuers = self.tokens.iter().map(|issuer| Place {
+            issuer: &issuer.issuer,
+            prefix: &issuer.user_prefix,
+            by: By::Token,
+        });
+        let local = self.local.iter().map(|_| Place { issuer: "local", prefix: "", by: By::Session("local") });
+        let places: Vec<Place<'_>> = local.chain(logins).chain(issuers).collect();
+        let first = places.len() - self.tokens.len();
+        for (index, place) in places.iter().enumerate().skip(first) {
+            let mut others = places[..index].iter().filter(|other| place.may_name_for(other));
+            let found = others.find_map(|other| Some((other, self.reached_by(place, other)?)));
+            if let Some((other, upstream)) = found {
+                let table = self.token_table(index - first);
+                let message = format!(
+                    "`{upstream}` is reached by names of `{}` as well as of `{}`, and could take one's `alice` for the other's; \
+                     write `user_prefix`, such as \"svc:\"",
+                    other.issuer, place.issuer
+                );
+                let key = format!("{table}.user_prefix");
+                doubts.push(Problem { line: self.lines.of(&key), key, message });
+            }
+        }
+    }
+
+    /// An application that is told names of both.
+    fn reached_by(&self, one: &Place<'_>, other: &Place<'_>) -> Option<&str> {
+        let reached = |upstream: usize, place: &Place<'_>| {
+            let mut routes = self.routes.routes().iter().filter(|route| route.upstream.0 == upstream);
+            routes.any(|route| place.passes(route))
+        };
+        let both = |(index, _): &(usize, &Upstream)| reached(*index, one) && reached(*index, other);
+        self.upstreams.iter().enumerate().find(both).map(|(_, upstream)| upstream.name.as_str())
+    }
+}
+
+/// Where names come from.
+struct Place<'c> {
+    issuer: &'c str,
+    prefix: &'c str,
+    by: By<'c>,
+}
+
+#[derive(PartialEq, Eq)]
+enum By<'c> {
+    Session(&'c str),
+    Token,
+}
+
+impl Place<'_> {
+    /// Whether this one's `alice` and the other's are told alike, and need not be the same.
+    fn may_name_for(&self, other: &Place<'_>) -> bool {
+        self.prefix.eq_ignore_ascii_case(other.prefix) && self.issuer != other.issuer
+    }
+
+    /// Whether somebody of this place passes there.
+    fn passes(&self, route: &Route) -> bool {
+        let accepted = match self.by {
+            By::Token => route.accept.token,
+            By::Session(name) => {
+                route.accept.session && route.sign_in.login.as_deref().is_none_or(|login| login == name)
+            }
+        };
+        accepted && route.access != AccessRule::Public
     }
 }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::policy::{IdentityHeaders, RoleNames, RouteTable};
+use crate::policy::{IdentityHeaders, Names, RoleNames, RouteTable};
 
 pub use lines::Lines;
 pub use problems::{ConfigErrors, Problem, did_you_mean};
@@ -72,6 +72,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// How the names of a place with this prefix are kept apart from those of others.
+    pub fn names(&self, prefix: &str) -> Names {
+        let providers = self.oidc.iter().map(|provider| provider.user_prefix.clone());
+        Names::new(prefix, providers.chain(self.tokens.iter().map(|issuer| issuer.user_prefix.clone())))
+    }
+
     /// The names of the places to sign in.
     pub fn places(&self) -> impl Iterator<Item = &str> {
         let local = self.local.iter().map(|_| "local");

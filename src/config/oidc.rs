@@ -261,7 +261,7 @@ fn role_map(table: &mut Table<'_, '_>, roles: &RoleNames) -> Option<BTreeMap<Str
 
 /// What stands before a person's name for applications. It ends with a mark that no local name holds, and holds none before, so
 /// that no two places can give one name: `alice` of a provider must not be taken for the local `alice`.
-fn user_prefix(table: &mut Table<'_, '_>, several: bool) -> Option<String> {
+pub(super) fn user_prefix(table: &mut Table<'_, '_>, several: bool) -> Option<String> {
     let accepted = "a word and a colon, such as \"corp:\"";
     let Some(At { value, span, .. }) = table.text("user_prefix", accepted) else {
         if several && !table.has_problem("user_prefix") {

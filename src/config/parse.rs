@@ -62,7 +62,7 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let logins = login(root, &roles, base);
     let identity_headers = identity_headers(root);
     let upstreams = upstreams(root, base);
-    let tokens = tokens(root, &roles, base);
+    let tokens = tokens(root, &roles, logins.oidc.as_deref().unwrap_or_default(), base);
     let signing = signing(root, session.as_ref());
     let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
     let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::policy::RoleNames;
 
-use super::Secret;
+use super::oidc::user_prefix;
 use super::problems::{did_you_mean, listed};
 use super::session::secret;
 use super::table::{At, Table, text};
+use super::{OidcLogin, Secret};
 
 /// What can be verified here.
 const ALGORITHMS: [&str; 8] = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "HS256"];
@@ -45,6 +46,8 @@ pub struct TokenIssuer {
     pub leeway: Duration,
     /// Which claims say who the bearer is.
     pub claims: ClaimNames,
+    /// What stands before that for applications.
+    pub user_prefix: String,
 }
 
 /// Where an issuer's keys are.
@@ -81,14 +84,28 @@ pub struct ClaimNames {
 }
 
 /// All issuers; `None` where one is mistaken.
-pub(super) fn tokens(root: &mut Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<Vec<TokenIssuer>> {
+pub(super) fn tokens(
+    root: &mut Table<'_, '_>,
+    roles: &RoleNames,
+    providers: &[OidcLogin],
+    base: &Path,
+) -> Option<Vec<TokenIssuer>> {
     let tables = root.one_or_more("token");
     let broken = root.has_problem("token");
     let (count, mut issuers) = (tables.len(), Vec::<TokenIssuer>::new());
     for table in tables {
         let span = table.span().clone();
-        let path = table.path_of("issuer");
+        let (path, prefix_path) = (table.path_of("issuer"), table.path_of("user_prefix"));
         let Some(issuer) = issuer(table, roles, base) else { continue };
+        let shared = |prefix: &str, of: &str| {
+            // One issuer's people are the same, whether they sign in or send a token.
+            !prefix.is_empty() && prefix.eq_ignore_ascii_case(&issuer.user_prefix) && of != issuer.issuer
+        };
+        let logins = providers.iter().map(|login| (&login.user_prefix, &login.issuer));
+        let others = issuers.iter().map(|other| (&other.user_prefix, &other.issuer));
+        if let Some((_, twin)) = logins.chain(others).find(|(prefix, of)| shared(prefix, of)) {
+            root.problem(&span, &prefix_path, format!("is the prefix of `{twin}` too; one name would be two people"));
+        }
         if issuers.iter().any(|other| other.issuer == issuer.issuer) {
             root.problem(&span, &path, format!("`{}` stands twice; write one table for each issuer", issuer.issuer));
         }
@@ -114,6 +131,7 @@ fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<To
     // More than this is not a clock that is off, it is a token that outlives its end.
     let leeway = table.duration("leeway", Duration::ZERO..LEEWAY + Duration::from_millis(1));
     let claims = claims(&mut table, roles);
+    let user_prefix = user_prefix(&mut table, false);
     table.done();
     Some(TokenIssuer {
         issuer: issuer?.value,
@@ -124,6 +142,7 @@ fn issuer(mut table: Table<'_, '_>, roles: &RoleNames, base: &Path) -> Option<To
         longest: longest.map_or(LONGEST, |at| at.value),
         leeway: leeway.map_or(LEEWAY, |at| at.value),
         claims: claims?,
+        user_prefix: user_prefix?,
     })
 }
 

@@ -54,10 +54,13 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     looking.flaws
 }
 
-/// Say what a check warns of, of files with secrets and of the roles of local users.
+/// Say what a check warns of, of the file itself, of files with secrets and of the roles of local users.
 pub(super) fn warn(config: &Config, login: &Login) {
     for (_, message) in readable(config) {
         tracing::warn!("{message}");
+    }
+    for doubt in config.doubts() {
+        tracing::warn!(line = doubt.line, "{}: {}", doubt.key, doubt.message);
     }
     for (user, role) in login.undeclared(&|role| config.roles.id(role).is_some()) {
         tracing::warn!(%user, %role, "a role of a local user is not declared, so it counts for nothing");
@@ -230,7 +233,7 @@ impl Looking<'_> {
                 (own("jwks"), read)
             }
         };
-        if let (true, Err(error)) = (fine, verifier(issuer)) {
+        if let (true, Err(error)) = (fine, verifier(self.config, issuer)) {
             self.wrong(&key, file + &without_key(&error));
         }
     }

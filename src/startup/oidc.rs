@@ -77,7 +77,7 @@ fn settings(login: &OidcLogin, config: &Config) -> Result<ProviderSettings, Star
             role_map: login.role_map.clone(),
             declared: config.roles.iter().map(str::to_owned).collect(),
             user_claim: login.user_claim.clone(),
-            user_prefix: login.user_prefix.clone(),
+            names: config.names(&login.user_prefix),
             trust_email: login.trust_email,
             allow_domains: login.allow_domains.clone(),
             allow_emails: login.allow_emails.clone(),

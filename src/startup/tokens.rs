@@ -85,11 +85,11 @@ pub(super) fn signed_identities(config: &Config, ring: Option<&Arc<KeyRing>>) ->
 
 /// Every issuer, its keys read.
 pub(super) fn verifiers(config: &Config) -> Result<Vec<Verifier>, StartError> {
-    config.tokens.iter().map(verifier).collect()
+    config.tokens.iter().map(|issuer| verifier(config, issuer)).collect()
 }
 
 /// One of them.
-pub(super) fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {
+pub(super) fn verifier(config: &Config, issuer: &TokenIssuer) -> Result<Verifier, StartError> {
     let claims = issuer.claims.clone();
     Ok(Verifier {
         expected: Expected {
@@ -101,6 +101,7 @@ pub(super) fn verifier(issuer: &TokenIssuer) -> Result<Verifier, StartError> {
         kinds: issuer.kinds.clone(),
         mapping: Mapping {
             subject: claims.subject,
+            names: config.names(&issuer.user_prefix),
             name: claims.name,
             email: claims.email,
             roles: claims.roles,

@@ -12,7 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
-use crate::policy::{BadToken, Identity, Proof, RoleNames};
+use crate::policy::{BadToken, Identity, Names, Proof, RoleNames};
 
 /// A subject, a name or an e-mail longer than this is no person's.
 const LONGEST_TEXT: usize = 255;
@@ -212,6 +212,8 @@ fn milliseconds(duration: Duration) -> u64 {
 pub struct Mapping {
     /// Who; has to be there.
     pub subject: String,
+    /// What applications are told of them.
+    pub names: Names,
     /// Name for display.
     pub name: Option<String>,
     /// E-mail address.
@@ -223,13 +225,22 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// What the issuer calls the bearer.
+    ///
+    /// # Errors
+    /// [`BadToken::Subject`] where nobody is named.
+    pub fn subject<'c>(&self, claims: &'c Object) -> Result<&'c str, BadToken> {
+        let text = find(claims, &self.subject).and_then(Value::as_str).filter(|text| printable(text));
+        text.ok_or(BadToken::Subject)
+    }
+
     /// Who the bearer is. Roles that are not declared are dropped: they grant nothing.
     ///
     /// # Errors
     /// [`BadToken::Subject`] where nobody is named.
     pub fn identity(&self, claims: &Object, declared: &RoleNames) -> Result<Identity, BadToken> {
         let text = |path: &str| find(claims, path).and_then(Value::as_str).filter(|text| printable(text));
-        let subject = text(&self.subject).ok_or(BadToken::Subject)?.to_owned();
+        let subject = self.names.told(self.subject(claims)?).ok_or(BadToken::Subject)?;
         let optional = |path: &Option<String>| path.as_deref().and_then(text).map(str::to_owned);
         let held = self.roles.as_deref().and_then(|path| find(claims, path)).map(words).unwrap_or_default();
         let named = held.iter().filter_map(|word| match self.role_map.is_empty() {
@@ -276,7 +287,7 @@ pub fn find<'c>(claims: &'c Object, path: &str) -> Option<&'c Value> {
 #[cfg(test)]
 mod tests {
     use super::{Mapping, Object, find, object};
-    use crate::policy::{BadToken, RoleNames};
+    use crate::policy::{BadToken, Names, RoleNames};
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
@@ -287,7 +298,9 @@ mod tests {
 
     fn mapping(roles: &str, map: &[(&str, &str)]) -> Mapping {
         let role_map = map.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
-        Mapping { subject: "sub".into(), name: None, email: Some("email".into()), roles: Some(roles.into()), role_map }
+        let names = Names::default();
+        let (name, email) = (None, Some("email".into()));
+        Mapping { subject: "sub".into(), names, name, email, roles: Some(roles.into()), role_map }
     }
 
     #[test]

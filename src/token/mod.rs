@@ -233,10 +233,12 @@ impl Tokens {
         let claims = presented.judge(&verifier.expected, now)?;
         let generation = self.signed(&presented, (index, verifier), digest, client, now).await?;
         let identity = verifier.mapping.identity(&claims.all, &self.roles)?;
+        // What was revoked stays so, whatever applications are told from now on.
+        let subject = verifier.mapping.subject(&claims.all)?;
         let headers = self.headers.render(&identity);
         let caller = Arc::new(Caller { identity, headers });
         let issuer = &verifier.expected.issuer;
-        let user = UserKey::of(issuer, &caller.identity.subject);
+        let user = UserKey::of(issuer, subject);
         let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));
         let span = claims.span;
         // By a clock that may be ahead of ours, and no later: what was there when its bearer's tokens were revoked is among them.

@@ -132,6 +132,40 @@ fn a_program_with_a_token_is_let_in_and_the_application_learns_who_it_is() {
     assert!(!running.lines.0.lock().unwrap().iter().any(|line| line.contains(&told[..40])), "no token is written down");
 }
 
+/// attacks: a name of one issuer that is somebody else's at another place
+#[test]
+fn an_issuer_gives_no_name_that_is_of_another_place() {
+    let corp = "[login.oidc.corp]\nissuer = \"https://corp.example\"\nclient_id = \"a\"\nclient_secret = { file = \"secret\" }\n\
+        user_prefix = \"corp:\"\n";
+    let prefixed = table("jwks = \"keys.json\"\nuser_prefix = \"svc:\"");
+    let plain = table("jwks = \"keys.json\"");
+    for (text, rows) in [
+        (
+            prefixed,
+            [("alice", Some("svc:alice")), ("corp:alice", Some("svc:corp:alice")), ("  ", None), (" alice", None)],
+        ),
+        (plain, [("alice", Some("alice")), ("corp:alice", None), ("Corp:alice", None), ("alice ", None)]),
+    ] {
+        let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::es256());
+        write(folder.path(), &[("one", &issuer)]);
+        std::fs::write(folder.path().join("secret"), "hunter2").unwrap();
+        let clock = Arc::new(TestClock::at(NOW));
+        let running = gateway(folder, &format!("{corp}{text}"), clock.clone());
+        for (subject, told) in rows {
+            let claims =
+                format!(r#"{{"iss":"https://id.example","aud":"gateway","sub":"{subject}","iat":@0,"exp":@60}}"#);
+            let sent = issuer.token(r#"{"alg":"ES256","kid":"one"}"#, &timed(&claims, clock.now()), "ES256");
+            let said = ask(&running, "/api", &sent);
+            match told {
+                Some(told) => assert!(said.body.contains(&format!("x-forwarded-user: {told}\n")), "{}", said.body),
+                None => {
+                    assert_eq!((said.status, &*reason(&running)), (401, "token_subject"), "{subject}: {}", said.body)
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_token_is_told_as_its_standard_says() {
     let (running, issuer, clock) = started();

@@ -265,6 +265,46 @@ fn a_role_of_a_user_that_is_not_declared_is_warned_of() {
     assert!(service.says("a role of a local user is not declared").contains("amdin"));
 }
 
+/// Names of two places at one application are warned of where they are told alike and need not be one person's.
+#[test]
+fn names_of_several_places_at_one_application_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "x".repeat(32)).unwrap();
+    let issuer = |name: &str, more: &str| {
+        format!(
+            "[[token]]\nissuer = \"https://{name}.example\"\naudience = \"g\"\nalgorithms = [\"HS256\"]\n\
+             secret = {{ file = \"secret\" }}\n{more}\n"
+        )
+    };
+    let two = |accept: &str, upstream: &str| {
+        format!(
+            "[upstream.api]\nservers = [\"http://127.0.0.1:1\"]\n[[route]]\nname = \"api\"\npath = \"/api\"\n\
+             access = \"authenticated\"\naccept = {accept}\nupstream = \"{upstream}\"\n"
+        )
+    };
+    let (one, prefixed) = (issuer("one", ""), issuer("one", "user_prefix = \"one:\""));
+    let other = issuer("other", "");
+    for (more, warned) in [
+        (
+            format!("{one}{}", two("[\"token\"]", "app")),
+            Some("`app` is reached by names of `local` as well as of `https://one"),
+        ),
+        (format!("{one}{}", two("[\"session\", \"token\"]", "api")), Some("`api` is reached by names of `local`")),
+        (format!("{one}{}", two("[\"token\"]", "api")), None),
+        (format!("{prefixed}{}", two("[\"token\"]", "app")), None),
+        (
+            format!("{one}{other}{}", two("[\"token\"]", "api")),
+            Some("`api` is reached by names of `https://one.example` as well as of `https://other.example`"),
+        ),
+        (format!("{prefixed}{other}{}", two("[\"token\"]", "api")), None),
+    ] {
+        let (code, said) = checked(folder.path(), &format!("{}\n{more}", shipped("memory")));
+        let warnings: Vec<&str> = said.lines().filter(|line| line.contains(".user_prefix: warning: ")).collect();
+        assert_eq!((code, warnings.len()), (0, usize::from(warned.is_some())), "{more}{said}");
+        assert!(warned.is_none_or(|warned| warnings[0].contains(warned)), "{said}");
+    }
+}
+
 #[test]
 fn a_preflight_for_a_method_that_the_route_refuses_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();

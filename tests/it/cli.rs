@@ -141,6 +141,51 @@ fn explain_says_what_the_gateway_would_do_itself() {
 }
 
 #[test]
+fn explain_names_people_as_applications_know_them() {
+    let issuer = |name: &str, prefix: &str| {
+        format!(
+            "[[token]]\nissuer = \"https://{name}.example\"\naudience = \"g\"\nalgorithms = [\"ES256\"]\nkey = \"none.pem\"\n\
+             user_prefix = \"{prefix}\"\n"
+        )
+    };
+    let corp = "[login.oidc.corp]\nissuer = \"https://id.example\"\nclient_id = \"a\"\nclient_secret = { file = \"none\" }\n\
+        user_prefix = \"corp:\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    let routes = &ROUTES[ROUTES.find("[[route]]").unwrap()..];
+    let text = format!("{}{routes}{corp}{}{}", shipped("memory"), issuer("one", "one:"), issuer("two", ""));
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    let explain = |arguments: &str| {
+        let arguments: Vec<&str> = ["explain"].into_iter().chain(arguments.split('|')).collect();
+        portcullis(folder.path(), &arguments, "")
+    };
+    for (arguments, told) in [
+        ("alice|https://localhost/", "alice"),
+        ("alice|--login|corp|https://localhost/", "corp:alice"),
+        ("corp:alice|--login|corp|https://localhost/", "corp:alice"),
+        ("alice|--role|admin|--by|token|https://localhost/api", "one:alice"),
+        ("alice|--role|admin|--by|token|--issuer|https://two.example|https://localhost/api", "alice"),
+    ] {
+        let (code, said, wrong) = explain(&format!("--user|{arguments}"));
+        assert_eq!(code, 0, "{arguments}: {wrong}");
+        assert!(said.contains(&format!("\n  x-forwarded-user: {told}\n")), "{arguments}\n{said}");
+    }
+    for (arguments, wrong) in [
+        (
+            "corp:alice|--by|token|--issuer|https://two.example|https://localhost/api",
+            "nobody is called `corp:alice` there",
+        ),
+        (
+            "alice|--by|token|--issuer|https://x.example|https://localhost/api",
+            "known: https://one.example, https://two.example",
+        ),
+        ("alice|--issuer|https://one.example|https://localhost/", "a session tells of no issuer of tokens"),
+    ] {
+        let (code, _, said) = explain(&format!("--user|{arguments}"));
+        assert!(code == 2 && said.contains(wrong), "{arguments}: {said}");
+    }
+}
+
+#[test]
 fn the_file_is_named_before_between_and_after_the_words_of_a_command() {
     let folder = folder();
     for arguments in [

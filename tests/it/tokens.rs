@@ -16,7 +16,7 @@ use aws_lc_rs::{hmac, rsa};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use portcullis::clock::Timestamp;
-use portcullis::policy::{IdentityHeaders, RoleNames};
+use portcullis::policy::{IdentityHeaders, Names, RoleNames};
 use portcullis::session::store::Memory;
 use portcullis::session::{CookieCodec, Lifetimes, SessionKeys, Sessions, Settings};
 use portcullis::token::{Algorithm, Expected, Key, KeySet, Keys, Mapping, TokenError, Tokens, Verifier};
@@ -141,6 +141,7 @@ fn verifier(keys: Arc<Keys>) -> Verifier {
         kinds: vec!["JWT".into(), "at+jwt".into()],
         mapping: Mapping {
             subject: "sub".into(),
+            names: Names::default(),
             name: None,
             email: None,
             roles: Some("roles".into()),

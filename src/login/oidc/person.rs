@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use crate::policy::Names;
 use crate::token::{find, words};
 
 use super::error::ProviderError;
@@ -24,8 +25,8 @@ pub struct Rules {
     pub declared: Vec<String>,
     /// What applications are told as the name.
     pub user_claim: String,
-    /// What stands before it.
-    pub user_prefix: String,
+    /// And what is made of it.
+    pub names: Names,
     /// Every address counts as verified.
     pub trust_email: bool,
     /// Domains of addresses that may sign in, lower-case.
@@ -87,12 +88,13 @@ impl Rules {
             "email" => email.clone(),
             claim => text(claims, claim).map(str::to_owned),
         };
-        let named = named.ok_or_else(|| ProviderError::Claim(self.user_claim.clone()))?;
+        let user = named.and_then(|named| self.names.told(&named));
+        let user = user.ok_or_else(|| ProviderError::Claim(self.user_claim.clone()))?;
         let groups = self.roles_claim.as_deref().and_then(|claim| find(claims, claim)).map(words).unwrap_or_default();
         let allowed = self.allowed_by_email(email.as_deref()).and_then(|()| self.allowed_by_group(&groups));
         let (roles, dropped) = self.roles(&groups);
         let name = text(claims, "name").map(str::to_owned);
-        Ok((Person { user: format!("{}{named}", self.user_prefix), name, email, roles, dropped }, allowed))
+        Ok((Person { user, name, email, roles, dropped }, allowed))
     }
 
     /// The roles of somebody who was let in with this address and these roles, by claims that need not tell everything: what is not
@@ -212,7 +214,7 @@ mod tests {
         for verified in [Value::Null, json!(1), json!("yes")] {
             assert!(!email(verified, false));
         }
-        let by_email = Rules { user_claim: "email".into(), user_prefix: "corp:".into(), ..rules() };
+        let by_email = Rules { user_claim: "email".into(), names: crate::policy::Names::new("corp:", []), ..rules() };
         let claims = |verified| json!({ "sub": "1", "email": "a@b.example", "email_verified": verified });
         assert_eq!(person(&by_email, &claims(true)).0.user, "corp:a@b.example");
         assert!(by_email.person(claims(false).as_object().unwrap()).is_err());
