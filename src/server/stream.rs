@@ -104,9 +104,21 @@ impl ClientStream {
         let limit = self.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
+        if self.takes_more() {
+            self.stalled = None;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // Closed with a reset: otherwise the kernel keeps what was written, for minutes, for a client that takes it by drops.
         let _ = SockRef::from(self.tls.get_ref().0.as_ref()).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Whether the client took something since: then there is room for some of what waits. The system wakes whoever writes when a
+    /// third of what it keeps is gone, which takes a slow line minutes; so it is asked by writing.
+    fn takes_more(&mut self) -> bool {
+        let (socket, session) = self.tls.get_mut();
+        matches!(session.write_tls(&mut &*SockRef::from(socket.as_ref())), Ok(1..))
     }
 
     /// One piece of what was decrypted. HTTP asks several times a request whether there is more, and nearly always there is not: the

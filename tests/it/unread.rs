@@ -10,12 +10,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::edge::{count, counted_to};
 use crate::shared_store::eventually;
 use crate::support::{Running, run_text, shipped};
-use crate::wire::{Application, Frames, connect, fed, piece, soon, whole};
+use crate::wire::{Application, Frames, connect, fed, greet, piece, soon, whole};
 
 const PIECE: usize = 16 * 1024;
 
@@ -129,4 +130,31 @@ async fn a_stream_that_is_read_slowly_is_not_cut() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(count(&running, "reader_stalled"), 0);
+}
+
+/// Over HTTP/1.1, with little room of its own: what it does not read stays with the gateway.
+async fn reader(port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let mut stream = greet(stream, "localhost", "http/1.1").await.unwrap();
+    stream.write_all(b"GET /public/endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    stream
+}
+
+/// The system says late that there is room again: when a third of what it keeps is read, which may be megabytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_connection_that_is_read_slowly_is_not_cut_and_one_that_is_not_read_is() {
+    let (application, _tell, sending) = application();
+    let running = before(&application, "500ms");
+    let (mut slow, silent) = (reader(running.port()).await, reader(running.port()).await);
+    let (mut read, mut buffer) = (0, vec![0; 4 * 1024]);
+    while read < 600_000 {
+        read += soon(slow.read(&mut buffer)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(count(&running, "reader_stalled"), 1, "the other one");
+    drop(slow);
+    eventually("both are let go", async || sending.load(Ordering::SeqCst) == 0).await;
+    drop(silent);
 }
