@@ -325,6 +325,8 @@ pub struct Upstream {
     pub eject_for: Duration,
     /// Whom to trust and how to show oneself, for servers over TLS.
     pub tls: UpstreamTls,
+    /// Whether servers over TLS are offered HTTP/2.
+    pub http2: bool,
     /// Active checks.
     pub health: Option<HealthCheck>,
 }

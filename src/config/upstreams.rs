@@ -45,10 +45,11 @@ fn upstream(name: String, mut table: Table<'_, '_>, base: &Path) -> Upstream {
     let eject_for = table.duration("eject_for", LEAST..MOST).map_or(EJECT_FOR, |at| at.value);
     let secure =
         servers.iter().any(|server| matches!(server.address, ServerAddress::Tcp { scheme: Scheme::Https, .. }));
-    let tls = table.table("tls").map(|inner| tls(inner, base, secure)).unwrap_or_default();
+    let tls = table.table("tls").map(|inner| tls(inner, base, secure));
+    let (tls, http2) = tls.unwrap_or((UpstreamTls::default(), true));
     let health = table.table("health").and_then(health);
     table.done();
-    Upstream { name, servers, connect_timeout, response_timeout, eject_after, eject_for, tls, health }
+    Upstream { name, servers, connect_timeout, response_timeout, eject_after, eject_for, tls, http2, health }
 }
 
 fn small(table: &mut Table<'_, '_>, key: &'static str, least: u64, default: u32) -> u32 {
@@ -128,7 +129,8 @@ fn address(text: &str, base: &Path) -> Result<ServerAddress, &'static str> {
     if port == 0 { Err(wrong) } else { Ok(ServerAddress::Tcp { scheme, host: host.as_str().to_owned(), port }) }
 }
 
-fn tls(mut table: Table<'_, '_>, base: &Path, secure: bool) -> UpstreamTls {
+/// And whether HTTP/2 is offered.
+fn tls(mut table: Table<'_, '_>, base: &Path, secure: bool) -> (UpstreamTls, bool) {
     let span = table.span().clone();
     if !secure {
         table.problem(
@@ -146,8 +148,9 @@ fn tls(mut table: Table<'_, '_>, base: &Path, secure: bool) -> UpstreamTls {
         table.missing_beside(lacking, "`certificate` and `private_key` go together");
     }
     let server_name = table.text("server_name", "a name such as \"app.internal\"").map(|at| at.value);
+    let http2 = table.flag("http2").is_none_or(|at| at.value);
     table.done();
-    UpstreamTls { ca, identity: certificate.zip(key), server_name }
+    (UpstreamTls { ca, identity: certificate.zip(key), server_name }, http2)
 }
 
 fn health(mut table: Table<'_, '_>) -> Option<HealthCheck> {

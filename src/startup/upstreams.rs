@@ -61,7 +61,7 @@ pub(super) fn live_upstream(
     let old = before.and_then(|before| before.runtime.upstreams.iter().find(|old| old.name == upstream.name));
     let files = ClientTlsFiles { ca: upstream.tls.ca.clone(), identity: upstream.tls.identity.clone() };
     let secure = upstream.servers.iter().any(is_secure);
-    let factory = secure.then(|| ClientTlsFactory::new(&files)).transpose().map_err(failed)?;
+    let factory = secure.then(|| ClientTlsFactory::new(&files, upstream.http2)).transpose().map_err(failed)?;
     let mut servers = Vec::new();
     for server in &upstream.servers {
         let (address, protocol) = match &server.address {

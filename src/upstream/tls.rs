@@ -13,7 +13,7 @@ use crate::trust::{ClientTlsError, ClientTlsFiles, client_config, server_name};
 pub struct ClientTls {
     /// The name that its certificate has to be for.
     pub(super) name: ServerName<'static>,
-    /// Offers HTTP/2 and HTTP/1.1.
+    /// Offers HTTP/2 and HTTP/1.1, or what the operator left of them.
     pub(super) any: Arc<ClientConfig>,
     /// Offers HTTP/1.1 alone: WebSockets need it.
     pub(super) http1: Arc<ClientConfig>,
@@ -26,14 +26,17 @@ pub struct ClientTlsFactory {
 }
 
 impl ClientTlsFactory {
-    /// Read the files.
+    /// Read the files. Without `http2` that is never offered.
     ///
     /// # Errors
     /// [`ClientTlsError`], naming the file.
-    pub fn new(files: &ClientTlsFiles) -> Result<ClientTlsFactory, ClientTlsError> {
+    pub fn new(files: &ClientTlsFiles, http2: bool) -> Result<ClientTlsFactory, ClientTlsError> {
         let mut config = client_config(files)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = Arc::new(config.clone());
+        if !http2 {
+            return Ok(ClientTlsFactory { any: http1.clone(), http1 });
+        }
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(ClientTlsFactory { any: Arc::new(config), http1 })
     }

@@ -154,14 +154,17 @@ impl Authority {
 /// attacks: line 114
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn tls_to_an_application_is_verified_both_ways() {
-    for (alpn, version) in
-        [(&["h2", "http/1.1"][..], Version::HTTP_2), (&["http/1.1"][..], Version::HTTP_11), (&[][..], Version::HTTP_11)]
-    {
+    for (alpn, more, version) in [
+        (&["h2", "http/1.1"][..], "", Version::HTTP_2),
+        (&["h2", "http/1.1"][..], "\nhttp2 = false", Version::HTTP_11),
+        (&["http/1.1"][..], "", Version::HTTP_11),
+        (&[][..], "", Version::HTTP_11),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let application = Application::start_tls(Authority::new(folder.path()).server("app.internal", alpn), echo);
         let servers = format!("servers = [\"https://127.0.0.1:{}\"]", application.port);
         let tls = "[upstream.app.tls]\nca = \"ca.pem\"\ncertificate = \"client.pem\"\nprivate_key = \"client.key\"";
-        let running = behind(folder, &format!("{servers}\n{tls}\nserver_name = \"app.internal\""));
+        let running = behind(folder, &format!("{servers}\n{tls}\nserver_name = \"app.internal\"{more}"));
         for mut client in Client::both(port(&running)).await {
             for _ in 0..2 {
                 let (said, _) = text(client.ask(Request::get("/"), "/", whole("")).await).await;
