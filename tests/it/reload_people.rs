@@ -8,7 +8,7 @@ use portcullis::clock::{Clock, SystemClock, TestClock};
 use portcullis::session::{NewSession, Revocation, UserKey, Wait};
 
 use crate::bearer;
-use crate::cost::signed_in;
+use crate::cost::{demo, signed_in};
 use crate::held::{End, KINDS, Kind, Streaming};
 use crate::reload::{NOBODY, cookie_of, route, status, text};
 use crate::shared_store::eventually;
@@ -207,7 +207,7 @@ async fn a_session_that_was_ended_stays_so_and_the_others_stay_signed_in() {
     let file = shipped("memory");
     let running = run_text(tempfile::tempdir().unwrap(), &file);
     let sessions = running.gateway.sessions();
-    let [ended, other] = ["demo", "demo"].map(signed_in);
+    let [ended, other] = [(), ()].map(|()| demo(running.folder.path()));
     let ended = cookie_of(&running, ended, &SystemClock).await;
     let mut client = Client::One(one(running.port()).await);
     assert_eq!(status(&mut client, "/", ("cookie", ended.as_str())).await, 200);
