@@ -11,7 +11,7 @@ use super::form::{field, same_origin};
 use super::oidc::LoginError;
 use super::pages::{Device, WhoAmI};
 use super::return_to::{open, seal};
-use super::{Answer, Ask, Audit, Known, Login, plain, see_other};
+use super::{Answer, Ask, Audit, Known, Login, cookies, plain, see_other};
 
 const SIGN_IN: &str = "/.portcullis/login";
 
@@ -76,6 +76,8 @@ impl Login {
         };
         let mut response = there.map_or_else(|| self.pages.signed_out(), |there| self.pages.signed_out_here(&there));
         self.carrier.take_back(ask.headers, response.headers_mut());
+        // Who sits there next begins with forms of their own.
+        cookies::clear(response.headers_mut(), &self.browser_cookie());
         // What pages of this person left in the browser's caches goes too. Not "cookies": applications own theirs.
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
         Ok(Answer { response, audit: who.map(|who| Audit::of(who, "sign_out", None)) })

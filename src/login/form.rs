@@ -16,8 +16,9 @@ use super::return_to::{ReturnTo, open, seal};
 /// How long a sign-in page may stay open.
 pub const STATE_LIFE: Duration = Duration::from_secs(3600);
 const BROWSER_CHARACTERS: usize = 43;
+const STATE: &str = "state";
 
-/// The value that binds forms to a browser, kept in a cookie before sign-in.
+/// The value that binds forms to a browser, kept in a cookie from before sign-in to sign-out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Browser(String);
 
@@ -42,20 +43,43 @@ impl Browser {
 
     /// The hidden field of a sign-in form: the way back and the time, sealed for this browser. Any number of tabs may be open.
     pub fn state(&self, key: &hmac::Key, back: &ReturnTo, now: Timestamp) -> String {
-        seal(key, &self.purpose(), format!("{} {}", now.0, back.as_str()).as_bytes())
-    }
-
-    /// The way back, where the state is this browser's and not too old.
-    pub fn open_state(&self, key: &hmac::Key, state: &str, now: Timestamp) -> Option<ReturnTo> {
-        let text = String::from_utf8(open(key, &self.purpose(), state)?).ok()?;
-        let (issued, back) = text.split_once(' ')?;
-        let issued = Timestamp(issued.parse().ok()?);
-        let (path, query) = back.split_once('?').map_or((back, None), |(path, query)| (path, Some(query)));
-        (now.since(issued) <= STATE_LIFE).then(|| ReturnTo::here(path, query))
+        let browser = seal(key, &self.purpose(), b"");
+        seal(key, STATE, format!("{} {browser} {}", now.0, back.as_str()).as_bytes())
     }
 
     fn purpose(&self) -> String {
-        format!("state {}", self.0)
+        format!("browser {}", self.0)
+    }
+}
+
+/// What the state of a form that was sent is worth.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// This browser's, and not too old.
+    Fresh(ReturnTo),
+    /// Of this gateway, and too old or of a cookie that is gone. It may be anybody's, so nobody signs in by it; where it leads to on
+    /// this host a link would, too.
+    Stale(ReturnTo),
+    /// Nothing of ours.
+    Unknown,
+}
+
+impl Sent {
+    /// Of a form from a browser that brought this.
+    pub fn read(key: &hmac::Key, browser: Option<&Browser>, state: &str, now: Timestamp) -> Sent {
+        let Some(text) = open(key, STATE, state).and_then(|payload| String::from_utf8(payload).ok()) else {
+            return Sent::Unknown;
+        };
+        let mut parts = text.splitn(3, ' ');
+        let (issued, of) = (parts.next().and_then(|issued| issued.parse().ok()), parts.next().unwrap_or_default());
+        let back = parts.next().unwrap_or_default();
+        let (path, query) = back.split_once('?').map_or((back, None), |(path, query)| (path, Some(query)));
+        let back = ReturnTo::here(path, query);
+        let is_of = |browser: &Browser| open(key, &browser.purpose(), of).is_some();
+        // Login CSRF: a state that was given to somebody else's browser signs nobody in.
+        let holds =
+            issued.is_some_and(|issued| now.since(Timestamp(issued)) <= STATE_LIFE) && browser.is_some_and(is_of);
+        if holds { Sent::Fresh(back) } else { Sent::Stale(back) }
     }
 }
 
@@ -82,7 +106,7 @@ pub fn field(body: &[u8], name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Browser, STATE_LIFE, same_origin};
+    use super::{Browser, STATE_LIFE, Sent, same_origin};
     use crate::clock::Timestamp;
     use crate::login::return_to::ReturnTo;
     use aws_lc_rs::hmac;
@@ -96,11 +120,16 @@ mod tests {
         let back = ReturnTo::here("/a", Some("b=c"));
         let now = Timestamp(1_000_000);
         let state = browser.state(&key, &back, now);
-        assert_eq!(browser.open_state(&key, &state, now), Some(back.clone()));
-        assert_eq!(other.open_state(&key, &state, now), None, "attacks: login CSRF");
+        let read = |browser, state: &str, now| Sent::read(&key, browser, state, now);
+        let (fresh, stale) = (|| Sent::Fresh(back.clone()), || Sent::Stale(back.clone()));
+        assert_eq!(read(Some(&browser), &state, now), fresh());
+        assert_eq!(read(Some(&other), &state, now), stale(), "attacks: login CSRF");
+        assert_eq!(read(None, &state, now), stale());
         let late = now.plus(STATE_LIFE);
-        assert_eq!(browser.open_state(&key, &state, late), Some(back));
-        assert_eq!(browser.open_state(&key, &state, late.plus(Duration::from_millis(1))), None);
+        assert_eq!(read(Some(&browser), &state, late), fresh());
+        assert_eq!(read(Some(&browser), &state, late.plus(Duration::from_millis(1))), stale());
+        assert_eq!(read(Some(&browser), &state.replacen('.', "A.", 1), now), Sent::Unknown);
+        assert_eq!(read(Some(&browser), "", now), Sent::Unknown);
         assert_eq!(Browser::of(browser.as_str()), Some(browser));
         assert_eq!(Browser::of("short"), None);
     }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::session::{NewSession, Who};
 
-use super::form::{Browser, field, same_origin};
+use super::form::{Browser, Sent, field, same_origin};
 use super::oidc::{LoginError, Provider};
 use super::pages::{Choice, SignIn};
 use super::password::{Checked, LONGEST, PasswordError};
@@ -31,7 +31,8 @@ const BUSY: &str = "Many people are signing in at this moment. Please try again 
 const DEVICE_LABEL: usize = 80;
 
 impl Login {
-    fn browser_cookie(&self) -> String {
+    /// Stays until somebody signs out: forms in other tabs are this browser's, too.
+    pub(super) fn browser_cookie(&self) -> String {
         format!("{}-login", self.settings.cookie)
     }
 
@@ -107,9 +108,14 @@ impl Login {
         }
         let browser = cookies::value(ask.headers, &self.browser_cookie()).and_then(Browser::of);
         let state = field(&ask.body, "state").unwrap_or_default();
-        let Some(back) = browser.and_then(|browser| browser.open_state(&self.key, &state, ask.now)) else {
-            let response = self.form(&ask, StatusCode::BAD_REQUEST, &Wanted::default(), typed.clone(), Some(STALE));
-            return Ok(refused("sign_in_refused", "stale_form", response));
+        let stale = |wanted: Wanted| {
+            let response = self.form(&ask, StatusCode::BAD_REQUEST, &wanted, typed.clone(), Some(STALE));
+            Ok(refused("sign_in_refused", "stale_form", response))
+        };
+        let back = match Sent::read(&self.key, browser.as_ref(), &state, ask.now) {
+            Sent::Fresh(back) => back,
+            Sent::Stale(back) => return stale(Wanted::back_to(&back)),
+            Sent::Unknown => return stale(Wanted::default()),
         };
         let name = canonical(&typed);
         let device = self.device(&ask, name.as_deref());
@@ -182,7 +188,6 @@ impl Login {
         let mut response = see_other(back.as_str());
         let headers = response.headers_mut();
         self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await.map_err(unfinished)?;
-        cookies::clear(headers, &self.browser_cookie());
         if let Some(device) = self.new_device(ask, name) {
             cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));
         }

@@ -1,6 +1,6 @@
 //! The gateway as a user meets it: the real thing over TLS, asked with the real curl.
 
-use crate::support::{Running, between, run, run_in};
+use crate::support::{Running, Said, between, run, run_in};
 
 #[test]
 fn a_person_signs_in_sees_the_headers_and_signs_out() {
@@ -35,6 +35,39 @@ fn a_person_signs_in_sees_the_headers_and_signs_out() {
     }
     for event in ["\"sign_in\"", "\"sign_in_failed\"", "\"sign_out\"", "\"role_held\""] {
         assert!(lines.contains(event), "{event} in {lines}");
+    }
+}
+
+/// Sign-in pages in several tabs lead each to its own, also those that are stale by then. attacks: login CSRF
+#[test]
+fn every_sign_in_page_leads_back_to_where_it_came_from() {
+    let running = run("memory");
+    let opened = |start: &str| {
+        let there = running.curl(start, &["-H", "accept: text/html"]).header("location").unwrap();
+        running.curl(&there, &[])
+    };
+    let leads = |said: &Said| (said.status, said.header("location"));
+    let to = |back: &str| (303, Some(back.to_owned()));
+    let tabs = ["/a?tab=1", "/a?tab=2", "/a?tab=3"].map(opened);
+    for (number, tab) in [(2, &tabs[1]), (1, &tabs[0])] {
+        assert_eq!(leads(&running.fill_in(tab, "demo", &running.password)), to(&format!("/a?tab={number}")));
+    }
+    let who = running.curl("/.portcullis/whoami", &[]);
+    let csrf = format!("csrf={}", between(&who.body, "name=\"csrf\" value=\"", "\""));
+    assert_eq!(running.curl("/.portcullis/logout", &["--data-urlencode", &csrf]).status, 200);
+    assert!(!running.jar().contains("__Host-portcullis-login"), "{}", running.jar());
+    // Made before somebody signed out, and of another browser altogether.
+    let others = running.alone("/.portcullis/login", &[]);
+    for (tab, back) in [(&tabs[2], "/a?tab=3"), (&others, "/")] {
+        let stale = running.fill_in(tab, "demo", &running.password);
+        assert_eq!(stale.status, 400, "{}", stale.body);
+        assert!(
+            stale.body.contains("open for too long") && !stale.head.contains("__Host-portcullis="),
+            "{}",
+            stale.head
+        );
+        assert_eq!(leads(&running.fill_in(&stale, "demo", &running.password)), to(back));
+        std::fs::write(running.folder.path().join("jar"), "").unwrap();
     }
 }
 

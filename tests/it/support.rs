@@ -158,7 +158,8 @@ impl Running {
         self.fill_in(&self.curl("/.portcullis/login", &[]), user, password)
     }
 
-    fn fill_in(&self, page: &Said, user: &str, password: &str) -> Said {
+    /// Send the sign-in form of this page.
+    pub fn fill_in(&self, page: &Said, user: &str, password: &str) -> Said {
         let state = format!("state={}", between(&page.body, "name=\"state\" value=\"", "\""));
         let (user, password) = (format!("user={user}"), format!("password={password}"));
         let fields = ["--data-urlencode", &user, "--data-urlencode", &state, "--data-urlencode", &password];
