@@ -11,15 +11,14 @@ use crate::policy::{Cors, Preflight, RequestHead, RouteOptions};
 use super::body::ResponseBody;
 use super::reply::{Refusal, gateway_headers};
 
-/// An origin that may read this answer.
-pub struct Reader(HeaderValue);
+/// Who may read this answer: the origin that asks, or nobody of another site.
+pub struct Reader(Option<HeaderValue>);
 
-/// The origin that asks, where the route's answers are for it.
+/// The reader, where the route's answers are another's for some origins.
 pub fn reader(options: &RouteOptions, headers: &HeaderMap) -> Option<Reader> {
     let Preflight::Answer(cors) = &options.preflight else { return None };
-    let origin = headers.get(header::ORIGIN)?;
-    let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
-    allowed.then(|| Reader(origin.clone()))
+    let is_allowed = |origin: &&HeaderValue| origin.to_str().is_ok_and(|origin| cors.allows(origin));
+    Some(Reader(headers.get(header::ORIGIN).filter(is_allowed).cloned()))
 }
 
 /// The answer to a preflight, where the route answers it here.
@@ -32,7 +31,7 @@ pub fn preflight(
     reader: Option<&Reader>,
 ) -> Result<Option<Response<ResponseBody>>, Refusal> {
     let (Preflight::Answer(cors), Some(_)) = (&options.preflight, &head.preflight) else { return Ok(None) };
-    if reader.is_none() {
+    if reader.is_none_or(|reader| reader.0.is_none()) {
         return Err(Refusal::Origin);
     }
     let mut response = Response::new(ResponseBody::whole(Bytes::new()));
@@ -60,9 +59,11 @@ fn max_age(cors: &Cors) -> u64 {
 impl Reader {
     /// Mark an answer, the gateway's own refusals included: a page of the other site has to see its 401.
     pub fn mark(self, headers: &mut HeaderMap) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.0);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        // Another origin gets another answer: a cache must not mix them up.
+        if let Some(origin) = self.0 {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        // Another origin, or none, gets another answer: a cache that kept it without this would hand it to an origin that may read.
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 }

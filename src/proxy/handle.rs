@@ -101,7 +101,7 @@ fn without_content(response: &mut Response<ResponseBody>) {
 /// What the answer carries whatever it is.
 #[derive(Default)]
 pub(super) struct Beside {
-    /// Who may read it from another site.
+    /// Who may read it from another site, where that depends on who asks.
     reader: Option<cors::Reader>,
     /// A session that was renewed on the way, until there is an answer.
     pub(super) renewed: Option<Box<Renewed>>,

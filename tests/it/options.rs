@@ -189,10 +189,27 @@ fn a_preflight_is_answered_passed_or_treated_as_any_request() {
         (refused.status, refused.header("access-control-allow-origin").as_deref()),
         (401, Some("https://other.example"))
     );
-    assert_eq!(
-        running.curl("/api/x", &["-H", "Origin: https://evil.example"]).header("access-control-allow-origin"),
-        None
-    );
+    // attacks: what a cache keeps for one origin, or none, is no other's
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    heads.try_iter().for_each(drop);
+    for origin in ["Origin: https://other.example", "Origin: https://evil.example", "X-None: 1"] {
+        let said = running.curl("/api/x", &["-H", origin]);
+        let reader = origin.contains("other").then_some("https://other.example");
+        assert_eq!(
+            (said.status, said.header("access-control-allow-origin").as_deref()),
+            (200, reader),
+            "{}",
+            said.head
+        );
+        assert_eq!(said.header("vary").as_deref(), Some("origin"), "{origin}: {}", said.head);
+        assert!(heads.recv_timeout(Duration::from_secs(10)).unwrap().starts_with("GET /api/x\n"));
+        let said = running.alone("/api/x", &["-H", origin]);
+        assert_eq!((said.status, said.header("vary").as_deref()), (401, Some("origin")), "{origin}: {}", said.head);
+    }
+    assert_eq!(other.header("vary").as_deref(), Some("origin"), "{}", other.head);
+    assert_eq!(running.curl("/", &[]).header("vary"), None, "of another route");
+    heads.try_iter().for_each(drop);
+    std::fs::write(running.folder.path().join("jar"), "").unwrap();
 
     assert!(heads.try_recv().is_err(), "none of these reached the application");
     assert_eq!(preflight("/pass", "https://any.example", "GET").status, 200);
