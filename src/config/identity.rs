@@ -24,20 +24,25 @@ pub(super) fn identity_headers(root: &mut Table<'_, '_>) -> Option<IdentityHeade
             }
         }
     }
-    let mut seen: Vec<String> = Vec::new();
+    let mut named = Vec::new();
     for field in ["user", "email", "name", "roles"] {
         let Some(At { value, span, .. }) = table.text(field, "a header name") else { continue };
         match headers.set(field, &value) {
-            Ok(()) if seen.contains(&crate::policy::alias(&value)) => {
-                table.problem(&span, field, format!("`{value}` is named twice; each field needs a header of its own"));
-            }
-            Ok(()) => seen.push(crate::policy::alias(&value)),
+            Ok(()) => named.push((field, value, span)),
             Err(HeaderNameError::Malformed) => {
                 table.problem(&span, field, format!("`{value}` is not a header name; use letters, digits and -"));
             }
             Err(HeaderNameError::Taken) => {
                 table.problem(&span, field, format!("`{value}` has a meaning of its own; choose another name"));
             }
+        }
+    }
+    // Those of the preset are compared as well: an application would get two lines of one name.
+    for (index, (field, value, span)) in named.iter().enumerate() {
+        let is_told_later = |other: &str| named[index + 1..].iter().any(|(later, ..)| *later == other);
+        if let Some(twin) = headers.fields_of(value).find(|other| other != field && !is_told_later(other)) {
+            let message = format!("`{value}` is the header of `{twin}` too; each field needs one of its own");
+            table.problem(span, field, message);
         }
     }
     if let Some(At { value, span, .. }) = table.text("separator", "what stands between two roles, such as \",\"") {

@@ -185,7 +185,7 @@ pub(super) fn header(name: &str) -> Result<HeaderName, &'static str> {
     ];
     let header: HeaderName = name.parse().map_err(|_| "is not a header name; use letters, digits and -")?;
     let alias = crate::policy::alias(header.as_str());
-    let identity = crate::policy::IdentityHeaders::none().owns(header.as_str());
+    let identity = IdentityHeaders::reserves(header.as_str());
     if OURS.contains(&alias.as_str()) || alias.starts_with("x-forwarded-") || identity {
         return Err("is the gateway's to write; choose another header");
     }

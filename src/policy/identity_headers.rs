@@ -51,6 +51,30 @@ const ALWAYS_STRIPPED: &[&str] = &[
     "x-amzn-oidc-data",
 ];
 
+/// What else other gateways write beside those, for applications behind them to believe. Stripped as well, and no more than that: a route
+/// may set or remove one, as files did before these stood here.
+const OTHERS_STRIPPED: &[&str] = &[
+    "cf-access-authenticated-user-email",
+    "x-remote-user",
+    "x-remote-group",
+    "x-remote-groups",
+    "x-remote-email",
+    "x-remote-name",
+];
+
+/// Whole families of them, by what they begin with.
+const FAMILIES_STRIPPED: &[&str] = &[
+    "tailscale-user-",
+    "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-authentik-",
+    "x-goog-authenticated-user-",
+    "x-ms-client-principal",
+    "x-pomerium-claim-",
+    "x-remote-extra-",
+    "x-webauth-",
+];
+
 /// Headers in which other gateways sign who calls, by name; an application that was written for one looks there.
 pub const SIGNED_IDENTITY_PRESETS: [(&str, &str); 5] = [
     ("portcullis", "x-portcullis-identity"),
@@ -155,7 +179,8 @@ impl IdentityHeaders {
 
     fn with_owned(mut self) -> IdentityHeaders {
         let named = [&self.user, &self.email, &self.name, &self.roles].into_iter().flatten().map(HeaderName::as_str);
-        self.owned = named.chain(ALWAYS_STRIPPED.iter().copied()).map(alias).collect();
+        let stripped = ALWAYS_STRIPPED.iter().chain(OTHERS_STRIPPED).copied();
+        self.owned = named.chain(stripped).map(alias).collect();
         self.owned.sort();
         self.owned.dedup();
         self.lengths = self.owned.iter().fold(0, |bits, name| bits | length_bit(name));
@@ -164,7 +189,20 @@ impl IdentityHeaders {
 
     /// Whether the gateway owns this name, in whatever spelling. No allocation.
     pub fn owns(&self, name: &str) -> bool {
-        self.lengths & length_bit(name) != 0 && self.owned.iter().any(|owned| same_alias(owned, name))
+        (self.lengths & length_bit(name) != 0 && self.owned.iter().any(|owned| same_alias(owned, name)))
+            || is_of_a_family(name)
+    }
+
+    /// Whether a preset or a signed identity writes this name, in whatever spelling: a route can neither set nor remove it.
+    pub fn reserves(name: &str) -> bool {
+        ALWAYS_STRIPPED.iter().any(|owned| same_alias(owned, name))
+    }
+
+    /// The fields whose header is this, in whatever spelling.
+    pub fn fields_of(&self, name: &str) -> impl Iterator<Item = &'static str> {
+        let fields = [("user", &self.user), ("email", &self.email), ("name", &self.name), ("roles", &self.roles)];
+        let is_it = |header: &Option<HeaderName>| header.as_ref().is_some_and(|header| is_alias(header.as_str(), name));
+        fields.map(|(field, header)| is_it(header).then_some(field)).into_iter().flatten()
     }
 
     /// The header lines that tell of an identity. A value that no header can carry (control characters) leaves its header
@@ -208,6 +246,15 @@ fn same_alias(folded: &str, name: &str) -> bool {
     folded.len() == name.len() && folded.bytes().zip(name.bytes()).all(|(one, other)| one == fold(other))
 }
 
+fn is_of_a_family(name: &str) -> bool {
+    // Most names begin otherwise.
+    matches!(name.as_bytes().first(), Some(b'x' | b'X' | b't' | b'T'))
+        && FAMILIES_STRIPPED
+            .iter()
+            .any(|family| name.get(..family.len()).is_some_and(|start| same_alias(family, start)))
+}
+
+/// Folded as ownership is: `Content_Length` is `Content-Length` to CGI.
 fn taken(name: &str) -> bool {
     const TAKEN: &[&str] = &[
         "host",
@@ -223,18 +270,31 @@ fn taken(name: &str) -> bool {
         "trailer",
         "transfer-encoding",
         "upgrade",
-        "content-length",
-        "content-type",
-        "content-encoding",
+        "http2-settings",
+        "max-forwards",
+        "cache-control",
+        "pragma",
+        "range",
+        "referer",
+        "user-agent",
         "expect",
         "via",
         "forwarded",
         "x-forwarded-for",
         "x-forwarded-proto",
         "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-server",
+        "x-http-method-override",
+        "x-real-ip",
         "x-request-id",
+        "traceparent",
+        "tracestate",
         "origin",
         "date",
     ];
-    TAKEN.contains(&name) || name.starts_with("sec-")
+    const FAMILIES: &[&str] = &["accept", "access-control-", "content-", "if-", "sec-"];
+    let name = alias(name);
+    TAKEN.contains(&name.as_str()) || FAMILIES.iter().any(|family| name.starts_with(family))
 }

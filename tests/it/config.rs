@@ -53,6 +53,43 @@ fn sessions_end_in_time_by_default_and_within_400_days_by_any_choice() {
     assert!(told.contains("session.max_age"), "{told}");
 }
 
+/// attacks: an identity under a name that something else has, for a server that folds names
+#[test]
+fn an_identity_has_a_header_of_its_own_in_every_spelling() {
+    let told = |lines: &str| {
+        let text = include_str!("../../gateway.toml").replace("preset = \"x-forwarded\"", lines);
+        Config::parse(&text, "gateway.toml", Path::new("/")).err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    for (field, twin) in [("X-Forwarded-Email", "email"), ("X_Forwarded.Groups", "roles")] {
+        let said = told(&format!("preset = \"x-forwarded\"\nuser = \"{field}\""));
+        let wrong = format!("identity_headers.user: `{field}` is the header of `{twin}` too");
+        assert!(said.contains(&wrong) && said.contains("1 problem"), "{said}");
+    }
+    let exchanged = "preset = \"x-forwarded\"\nuser = \"X-Forwarded-Email\"\nemail = \"X-Forwarded-User\"";
+    for fine in [exchanged, "preset = \"remote-user\"\nuser = \"REMOTE_USER\"", "user = \"X-WEBAUTH-USER\""] {
+        assert_eq!(told(fine), "", "{fine}");
+    }
+    for name in [
+        "X_Forwarded_For",
+        "X_Request_Id",
+        "Content_Length",
+        "Content.Type",
+        "Max-Forwards",
+        "traceparent",
+        "Accept",
+        "Accept-Language",
+        "If-Match",
+        "Sec_Fetch_Site",
+        "User-Agent",
+        "X-Forwarded-Prefix",
+        "HOST",
+        "Transfer_Encoding",
+    ] {
+        let said = told(&format!("user = \"{name}\""));
+        assert!(said.contains(&format!("`{name}` has a meaning of its own")), "{name}: {said}");
+    }
+}
+
 #[test]
 fn a_mistake_of_syntax_is_told_with_its_line() {
     let told = Config::parse("roles = [\n\"a\"\n[server]\n", "gateway.toml", Path::new("/")).unwrap_err().to_string();

@@ -243,7 +243,35 @@ fn identity_names_are_owned_in_every_spelling() {
     for name in ["x-forwarded-user", "X-Forwarded-User", "x_forwarded_user", "X.Forwarded-Email", "remote_user"] {
         assert!(headers.owns(name), "{name}");
     }
-    for name in ["x-forwarded-users", "user", "accept"] {
+    for name in [
+        "X-Goog-Authenticated-User-Email",
+        "x_goog_authenticated_user_id",
+        "Cf-Access-Authenticated-User-Email",
+        "X-Amzn-Oidc-Identity",
+        "x-amzn-oidc-accesstoken",
+        "X-Auth-Request-Access-Token",
+        "X-Remote-User",
+        "X_Remote_Group",
+        "X-Remote-Extra-Scopes",
+        "X-WEBAUTH-USER",
+        "X-Webauth.Role",
+        "X-Pomerium-Claim-Email",
+        "Tailscale-User-Login",
+        "X-MS-CLIENT-PRINCIPAL",
+        "X-Authentik-Username",
+    ] {
+        assert!(headers.owns(name), "{name}");
+    }
+    for name in [
+        "x-forwarded-users",
+        "user",
+        "accept",
+        "x-auth-token",
+        "x-remote-addr",
+        "cf-access-client-id",
+        "tailscale",
+        "x",
+    ] {
         assert!(!headers.owns(name), "{name}");
     }
 }
