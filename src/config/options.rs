@@ -181,12 +181,15 @@ pub(super) fn header(name: &str) -> Result<HeaderName, &'static str> {
         "transfer-encoding",
         "upgrade",
         "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
         "x-request-id",
     ];
     let header: HeaderName = name.parse().map_err(|_| "is not a header name; use letters, digits and -")?;
     let alias = crate::policy::alias(header.as_str());
     let identity = IdentityHeaders::reserves(header.as_str());
-    if OURS.contains(&alias.as_str()) || alias.starts_with("x-forwarded-") || identity {
+    if OURS.contains(&alias.as_str()) || identity {
         return Err("is the gateway's to write; choose another header");
     }
     Ok(header)

@@ -122,17 +122,23 @@ path = "/edited"
 access = "public"
 upstream = "app"
 host_header = "app.internal:8080"
-set_headers = { "X-Tenant" = "blue", Accept = "text/plain" }
+set_headers = { "X-Tenant" = "blue", Accept = "text/plain", X-Forwarded-Prefix = "/edited", X-Forwarded-Port = "443" }
 remove_headers = ["User-Agent"]
 set_response_headers = { "X-Frame-Options" = "DENY" }
 remove_response_headers = ["X-Powered-By", "Server"]
 "#;
     let running = with(application.port, route);
-    let said = running.curl("/edited", &["-H", "X-Tenant: red", "-H", "accept: text/html"]);
+    let said =
+        running.curl("/edited", &["-H", "X-Tenant: red", "-H", "accept: text/html", "-H", "X-Forwarded-Prefix: /red"]);
     let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
-    for there in
-        ["x-tenant: blue\n", "accept: text/plain\n", "host: app.internal:8080\n", "x-forwarded-host: localhost"]
-    {
+    for there in [
+        "x-tenant: blue\n",
+        "accept: text/plain\n",
+        "x-forwarded-prefix: /edited\n",
+        "x-forwarded-port: 443\n",
+        "host: app.internal:8080\n",
+        "x-forwarded-host: localhost",
+    ] {
         assert!(head.contains(there), "{there} in {head}");
     }
     for gone in ["red", "user-agent", "text/html"] {
