@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Config, TokenIssuer};
 use crate::policy::{
-    Authentication, Caller, Decision, Explained, Found, Identity, Matched, Miss, Preflight, Proof, RequestHead, Route,
-    SignedIn, explain,
+    Authentication, Caller, Decision, Explained, Found, HostHeader, Identity, Matched, Miss, Permit, Preflight, Proof,
+    RequestHead, Route, SignedIn, explain,
 };
 use crate::proxy::{Refusal, is_own};
 
@@ -101,20 +101,45 @@ fn told(arguments: &Arguments, config: &Config, file: &str) -> Result<String, St
     }
     decision(&mut text, &explained);
     if let Some(Decision::Forward(permit, _)) = &explained.decision {
-        let path = permit.rewritten().map(|path| format!(" as {path}")).unwrap_or_default();
-        let _ =
-            writeln!(text, "forwarded to upstream `{}`{path} with", config.upstreams[permit.route().upstream.0].name);
-        for (name, value) in permit.caller().into_iter().flat_map(|caller| &caller.headers) {
-            let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
-        }
-        for name in parts.headers.keys().filter(|name| config.identity_headers.owns(name.as_str())) {
-            let _ = writeln!(text, "  (the client's {name} is removed)");
-        }
-        if permit.caller().is_none() {
-            let _ = writeln!(text, "  no identity");
-        }
+        forwarded(&mut text, permit, config, &parts.headers);
     }
     Ok(text)
+}
+
+/// What the application receives beside what the client sent, and what of that it does not.
+fn forwarded(text: &mut String, permit: &Permit, config: &Config, client: &HeaderMap) {
+    let (route, options) = (permit.route(), &permit.route().options);
+    let path = permit.rewritten().map(|path| format!(" as {path}")).unwrap_or_default();
+    let _ = writeln!(text, "forwarded to upstream `{}`{path} with", config.upstreams[route.upstream.0].name);
+    let mut line = |name: &HeaderName, value: &HeaderValue| {
+        let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    };
+    if let HostHeader::Fixed(host) = &options.host {
+        line(&header::HOST, host);
+    }
+    let own = permit.caller().map_or(&[][..], |caller| &caller.headers);
+    // What is told of the caller counts for more than a line of the route.
+    let set = options.request.set.iter().filter(|(name, _)| own.iter().all(|(own, _)| own != name));
+    set.chain(own).for_each(|(name, value)| line(name, value));
+    // These are made when somebody calls.
+    let called = permit.caller();
+    if let Some(signed) = options.signed_identity.as_ref().filter(|_| called.is_some()) {
+        let _ = writeln!(text, "  {}: a statement of who calls, signed for `{}`", signed.header, signed.audience);
+    }
+    if let Some(name) = route.sign_in.access_token.as_ref().filter(|_| called.is_some()) {
+        let _ = writeln!(text, "  {name}: the access token of the provider, where that is kept");
+    }
+    for name in &options.request.remove {
+        let _ = writeln!(text, "  (any {name} is removed)");
+    }
+    let removed =
+        |name: &&HeaderName| config.identity_headers.owns(name.as_str()) || options.request.owns(name.as_str());
+    for name in client.keys().filter(removed) {
+        let _ = writeln!(text, "  (the client's {name} is removed)");
+    }
+    if permit.caller().is_none() {
+        let _ = writeln!(text, "  no identity");
+    }
 }
 
 fn routes(text: &mut String, explained: &Explained<'_>, file: &str) {

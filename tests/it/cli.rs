@@ -63,6 +63,37 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
     assert!(wrong.contains("role `root` is not declared; declared: admin, staff"), "{wrong}");
 }
 
+#[test]
+fn explain_says_what_a_route_adds_and_takes_away() {
+    let route = r#"
+[[route]]
+name = "wiki"
+path = "/wiki"
+access = "authenticated"
+upstream = "app"
+strip_prefix = true
+host_header = "wiki.internal"
+set_headers = { X-Tenant = "blue", X-Forwarded-Prefix = "/wiki" }
+remove_headers = ["X-Debug"]
+signed_identity = "portcullis"
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let signing = "[signing]\nissuer = \"https://gateway.example\"\n";
+    std::fs::write(folder.path().join("gateway.toml"), format!("{}{route}{signing}", shipped("memory"))).unwrap();
+    let arguments =
+        ["explain", "--user", "alice", "--header", "X_Tenant: red", "--header", "X-Own: 1", "https://localhost/wiki/a"];
+    let (code, said, wrong) = portcullis(folder.path(), &arguments, "");
+    let expected = "forwarded to upstream `app` as /a with\n  \
+        host: wiki.internal\n  \
+        x-forwarded-prefix: /wiki\n  \
+        x-tenant: blue\n  \
+        x-forwarded-user: alice\n  \
+        x-portcullis-identity: a statement of who calls, signed for `wiki`\n  \
+        (any x-debug is removed)\n  \
+        (the client's x_tenant is removed)\n";
+    assert!(code == 0 && said.ends_with(expected), "{wrong}{said}");
+}
+
 /// What is asked of a file with a route for tokens and one that answers preflights.
 const ROUTES: &str = r#"
 [token]
