@@ -12,7 +12,7 @@ use crate::providers::{section, text};
 use crate::support::{Running, run_with};
 
 /// A gateway whose people sign in at this provider alone, and its clock.
-fn before(liar: &Liar) -> (Running, Arc<TestClock>) {
+pub fn before(liar: &Liar) -> (Running, Arc<TestClock>) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("secret"), "a secret").unwrap();
     let clock = Arc::new(TestClock::at(SystemClock.now()));

@@ -75,7 +75,7 @@ fn token(said: &Said) -> Option<String> {
 }
 
 /// Until it holds; bounded.
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < until, "{what}");

@@ -2,26 +2,18 @@
 //! the provider tells how often it was asked.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use portcullis::clock::{Clock, SystemClock, TestClock};
 use serde_json::{Value, json};
 
 use crate::liar::Liar;
-use crate::providers::{parameter, section, text};
-use crate::support::{Running, run_with};
+use crate::oidc_keys::before;
+use crate::oidc_refresh::wait_for;
+use crate::providers::parameter;
+use crate::support::Running;
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
 const DESCRIPTION: &str = "/.well-known/openid-configuration";
-
-fn before(liar: &Liar) -> (Running, Arc<TestClock>) {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("secret"), "a secret").unwrap();
-    let clock = Arc::new(TestClock::at(SystemClock.now()));
-    let running = run_with(folder, &text(&section("corp", &liar.issuer("http"), "")), clock.clone(), None);
-    (running, clock)
-}
 
 /// It answers nothing to this until it is told another lie that is not `still`.
 fn holds(path: &str) -> Value {
@@ -37,14 +29,6 @@ fn asking(running: &Running, path: &str, cookie: &str) -> Child {
 
 fn status(asking: Child) -> String {
     String::from_utf8(asking.wait_with_output().unwrap().stdout).unwrap()
-}
-
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// By the order of things: of many who wait each would take as long as the one before them, and none would be answered in time.
