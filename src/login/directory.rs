@@ -97,14 +97,18 @@ impl LocalUsers {
 
 /// A hash that was renewed is no change: nobody is signed out by signing in.
 fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
-    let told = |user: &User| (user.roles.clone(), user.name.clone(), user.email.clone());
     let change = |(name, before): (&String, &User)| {
         let left = |why| Some(Change::Left(Left { entry: Some(before.entry()), why, seen: true }));
         let change = match new.user.get(name) {
             None => left("user_removed"),
             Some(after) if after.entry() != before.entry() => left("user_replaced"),
             Some(after) if after.disabled => left("user_disabled"),
-            Some(after) => (told(after) != told(before)).then_some(Change::Altered),
+            Some(after)
+                if (&after.roles, &after.name, &after.email) == (&before.roles, &before.name, &before.email) =>
+            {
+                None
+            }
+            Some(_) => Some(Change::Altered),
         };
         change.map(|change| (name.clone(), change))
     };
