@@ -136,21 +136,23 @@ impl Ledger {
 
     /// All that is known of a part of the store. Nobody is spared: who was, is not known here.
     pub fn known(&self, part: Part) -> Vec<Event> {
-        let mut known = Vec::new();
+        let mut known = self.lasting(part);
         self.ended.each(|key, until| known.push(Event::Ended { key: *key, until }));
-        self.tokens.each(|id, until| known.push(Event::Token { id: *id, until }));
-        self.users.each(|user, epoch| known.push(Event::UserEpoch { user: *user, epoch, spared: None }));
-        known.retain(|event| match event {
-            Event::Ended { key, .. } => part.holds(key.shard()),
-            Event::Token { id, .. } => part.holds(id.shard()),
-            Event::UserEpoch { user, .. } => part.holds(user.shard()),
-            Event::Everyone { .. } => true,
-        });
+        known.retain(|event| event.concerns(part));
+        known
+    }
+
+    /// What a store has to remember beyond its log: denied tokens and epochs.
+    fn lasting(&self, part: Part) -> Vec<Event> {
+        let mut lasting = Vec::new();
+        self.tokens.each(|id, until| lasting.push(Event::Token { id: *id, until }));
+        self.users.each(|user, epoch| lasting.push(Event::UserEpoch { user: *user, epoch, spared: None }));
+        lasting.retain(|event| event.concerns(part));
         match self.everyone[usize::from(part.index)].load(Ordering::SeqCst) {
             0 => {}
-            epoch => known.push(Event::Everyone { part, epoch }),
+            epoch => lasting.push(Event::Everyone { part, epoch }),
         }
-        known
+        lasting
     }
 
     /// Whether something is known of a part that is not among what its store remembers: epochs, and tokens that have some time yet.
@@ -160,7 +162,7 @@ impl Ledger {
             theirs.learn(event);
         }
         let soon = Timestamp(self.pruned.load(Ordering::Relaxed)).plus(UNSURE);
-        self.known(part).iter().any(|event| match *event {
+        self.lasting(part).iter().any(|event| match *event {
             Event::UserEpoch { user, epoch, .. } => theirs.epoch(user) < epoch,
             Event::Everyone { part, epoch } => theirs.everyone[usize::from(part.index)].load(Ordering::SeqCst) < epoch,
             Event::Token { id, until } => until > soon && !theirs.is_token_revoked(id),

@@ -140,9 +140,7 @@ impl EventId {
         aws_lc_rs::rand::fill(&mut id).map_err(|_| super::KeyError::Random)?;
         Ok(EventId(id))
     }
-}
 
-impl EventId {
     /// The name of what is written again although nobody remembers under which name it was first: the same on every node, so that
     /// one of them is enough.
     pub fn of(event: &Event) -> EventId {
@@ -157,6 +155,21 @@ impl EventId {
 }
 
 impl Event {
+    /// In whose part of a divided store it stands; `None`: in each.
+    pub fn shard(&self) -> Option<u8> {
+        match self {
+            Event::Ended { key, .. } => Some(key.shard()),
+            Event::UserEpoch { user, .. } => Some(user.shard()),
+            Event::Token { id, .. } => Some(id.shard()),
+            Event::Everyone { .. } => None,
+        }
+    }
+
+    /// Whether it stands in this part.
+    pub fn concerns(&self, part: Part) -> bool {
+        self.shard().is_none_or(|shard| part.holds(shard))
+    }
+
     /// When nobody needs it any more; `None` where only a newer epoch ends it.
     pub fn until(&self) -> Option<Timestamp> {
         match self {

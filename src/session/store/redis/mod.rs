@@ -286,12 +286,7 @@ impl SessionStore for Redis {
 
     fn repeat(&self, event: Event) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            let shards = match event {
-                Event::Ended { key, .. } => key.shard()..=key.shard(),
-                Event::UserEpoch { user, .. } => user.shard()..=user.shard(),
-                Event::Token { id, .. } => id.shard()..=id.shard(),
-                Event::Everyone { .. } => 0..=self.parts() - 1,
-            };
+            let shards = event.shard().map_or(0..=self.parts() - 1, |shard| shard..=shard);
             for shard in shards {
                 let told = text::told(new_id()?, &event);
                 let arguments: Vec<&[u8]> = told.iter().map(String::as_bytes).collect();
