@@ -14,6 +14,7 @@ use super::return_to::{open, seal};
 use super::{Answer, Ask, Audit, Known, Login, cookies, plain, see_other};
 
 const SIGN_IN: &str = "/.portcullis/login";
+const SIGN_OUT: &str = "/.portcullis/logout";
 
 impl Login {
     /// Proof that a form was made for this session.
@@ -72,6 +73,9 @@ impl Login {
                 there = self.sign_out_there(&ask, known.view, hint).await;
                 Some(who)
             }
+            // Forced sign-out: `SameSite` keeps the session's cookie off a form that another site sends, so that nobody seems to be signed
+            // in, while the browser does obey what this answer says of its cookies. Who has a session is asked there.
+            None if !same_origin(ask.headers, ask.authority) => return Ok(plain(see_other(SIGN_OUT))),
             None => None,
         };
         let mut response = there.map_or_else(|| self.pages.signed_out(), |there| self.pages.signed_out_here(&there));

@@ -189,6 +189,32 @@ fn a_form_of_another_site_signs_nobody_in_and_a_get_changes_nothing() {
     }
 }
 
+/// attacks: another site's form, which `SameSite` leaves without the session's cookie, would make the browser forget it
+#[test]
+fn a_form_of_another_site_takes_no_cookie_away() {
+    let running = run("memory");
+    assert_eq!(running.sign_in("/a", &running.password).status, 303);
+    let button = ["-d", "csrf=x"];
+    for line in
+        ["origin: https://evil.example", "origin: null", "sec-fetch-site: cross-site", "sec-fetch-site: same-site"]
+    {
+        let said = running.alone("/.portcullis/logout", &[&button[..], &["-H", line]].concat());
+        // To the page that asks; a browser brings its cookie there.
+        let there = said.header("location");
+        assert_eq!((said.status, there.as_deref()), (303, Some("/.portcullis/logout")), "{line}: {}", said.head);
+        for told in ["set-cookie", "clear-site-data"] {
+            assert_eq!(said.header(told), None, "{line}: {}", said.head);
+        }
+    }
+    assert!(running.curl("/.portcullis/logout", &[]).body.contains("Sign out?"));
+    // Whose session ended meanwhile, and who presses the button.
+    let own = format!("origin: {}", running.base());
+    let own = ["-H", own.as_str(), "-H", "sec-fetch-site: same-origin", "-b", "__Host-portcullis=ended"];
+    let said = running.alone("/.portcullis/logout", &[&button[..], &own].concat());
+    assert_eq!(said.status, 200, "{}", said.head);
+    assert!(said.head.contains("__Host-portcullis=;") && said.head.contains("clear-site-data"), "{}", said.head);
+}
+
 /// attacks: lines 28, 33, 39 and 72: a credential stands in its own field, and nowhere else; and there is no second way to bring it.
 #[test]
 fn no_credential_is_read_from_an_address_a_body_or_another_spelling() {
