@@ -61,9 +61,11 @@ impl Forwarding {
         if !self.trusts(last) {
             return trace;
         }
-        let lines: Vec<&str> = headers.get_all(&FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+        // Bytes, whatever they are: a line that were skipped for what a client wrote into it would take the proxy's own word with it, and
+        // the line before is the client's alone.
+        let lines = headers.get_all(&FORWARDED_FOR).iter().rev().map(HeaderValue::as_bytes);
         let mut chain = Vec::new();
-        for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MOST_HOPS) {
+        for hop in lines.flat_map(|line| line.rsplit(|byte| *byte == b',')).take(MOST_HOPS) {
             // What is no address is nobody's word: the last one before it stands.
             let Some(address) = address(hop) else { break };
             chain.push(address);
@@ -88,8 +90,8 @@ pub(super) fn text(address: IpAddr) -> HeaderValue {
 }
 
 /// An address with or without a port, as load balancers write it.
-fn address(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(hop.trim_ascii()).ok()?;
     let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(address, _)| address);
     let parsed = text.parse::<IpAddr>().ok().or_else(|| bare?.parse().ok());
     let parsed = parsed.or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
@@ -118,7 +120,7 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cow, ForwardedStyle, Forwarding};
+    use super::{Cow, ForwardedStyle, Forwarding, HeaderValue};
     use crate::proxy::Connection;
     use http::HeaderMap;
 
@@ -126,8 +128,8 @@ mod tests {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
         let forwarding = Forwarding { trusted, style: ForwardedStyle::Both };
         let connection = Connection::new(peer.parse().unwrap(), None);
-        let headers =
-            lines.iter().map(|line| (super::FORWARDED_FOR.clone(), line.parse().unwrap())).collect::<HeaderMap>();
+        let line = |line: &&str| (super::FORWARDED_FOR.clone(), HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        let headers = lines.iter().map(line).collect::<HeaderMap>();
         let trace = forwarding.trace(&connection, &headers);
         let text = |value: Option<http::HeaderValue>| value.unwrap().to_str().unwrap().to_owned();
         (trace.client.to_string(), text(trace.for_line().map(Cow::into_owned)), text(trace.standard_line("a")))
@@ -136,7 +138,7 @@ mod tests {
     /// attacks: an unlisted peer, a forged left end, and what is no address are not believed.
     #[test]
     fn the_first_address_from_the_right_that_is_not_a_trusted_proxy() {
-        let rows: [(&str, &[&str], &str, &str); 9] = [
+        let rows: [(&str, &[&str], &str, &str); 12] = [
             ("192.0.2.1:1", &["6.6.6.6"], "192.0.2.1", "192.0.2.1"),
             ("10.0.0.1:1", &[], "10.0.0.1", "10.0.0.1"),
             ("10.0.0.1:1", &["192.0.2.1"], "192.0.2.1", "192.0.2.1, 10.0.0.1"),
@@ -144,6 +146,10 @@ mod tests {
             ("10.0.0.1:1", &["6.6.6.6", "192.0.2.1:4711"], "192.0.2.1", "192.0.2.1, 10.0.0.1"),
             ("10.0.0.1:1", &["6.6.6.6, unknown"], "10.0.0.1", "10.0.0.1"),
             ("10.0.0.1:1", &["6.6.6.6, evil, 10.0.0.3"], "10.0.0.3", "10.0.0.3, 10.0.0.1"),
+            // A proxy adds what it knows to what the client wrote.
+            ("10.0.0.1:1", &["6.6.6.6", "\u{ff}, 192.0.2.1"], "192.0.2.1", "192.0.2.1, 10.0.0.1"),
+            ("10.0.0.1:1", &["6.6.6.6, \u{ff}, 10.0.0.3"], "10.0.0.3", "10.0.0.3, 10.0.0.1"),
+            ("10.0.0.1:1", &["6.6.6.6", "\u{ff}"], "10.0.0.1", "10.0.0.1"),
             ("[fd00::1]:1", &["[2001:db8::1]:2"], "2001:db8::1", "2001:db8::1, fd00::1"),
             ("[::ffff:10.0.0.1]:1", &["192.0.2.1"], "192.0.2.1", "192.0.2.1, 10.0.0.1"),
         ];
