@@ -38,6 +38,22 @@ fn a_person_signs_in_sees_the_headers_and_signs_out() {
     }
 }
 
+/// A script of an application may set a cookie of any bytes, and a browser sends all of them in one line.
+#[test]
+fn a_cookie_outside_ascii_keeps_nobody_from_signing_in() {
+    let running = run("memory");
+    let form = running.curl("/.portcullis/login", &[]);
+    let browser = between(&form.head, "set-cookie: __Host-portcullis-login=", ";");
+    let state = format!("state={}", between(&form.body, "name=\"state\" value=\"", "\""));
+    let password = format!("password={}", running.password);
+    let cookie = format!("cookie: town=Köln; __Host-portcullis-login={browser}");
+    let fields = ["-H", &cookie, "-d", "user=demo", "--data-urlencode", &state, "--data-urlencode", &password];
+    for version in ["--http1.1", "--http2"] {
+        let said = running.alone("/.portcullis/login", &[&[version], &fields[..]].concat());
+        assert_eq!(said.status, 303, "{version}: {}", said.head);
+    }
+}
+
 /// Sign-in pages in several tabs lead each to its own, also those that are stale by then. attacks: login CSRF
 #[test]
 fn every_sign_in_page_leads_back_to_where_it_came_from() {
