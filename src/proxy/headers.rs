@@ -311,8 +311,10 @@ pub fn hops_left(method: &Method, headers: &HeaderMap) -> Option<u64> {
 
 /// Whether a request came through here twice already (RFC 9110 §7.6.3): an upstream that leads back to the gateway.
 pub fn is_looping(fields: &Fields<'_>) -> bool {
-    let lines = fields.all(Field::Via).filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).filter(|hop| hop.trim().ends_with(" portcullis")).count() >= 2
+    // Bytes: a client's word in a line that others add to must not hide theirs.
+    let lines = fields.all(Field::Via).map(HeaderValue::as_bytes);
+    let hops = lines.flat_map(|line| line.split(|byte| *byte == b','));
+    hops.filter(|hop| hop.trim_ascii().ends_with(b" portcullis")).count() >= 2
 }
 
 /// Trailers that may pass.

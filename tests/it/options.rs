@@ -146,7 +146,7 @@ remove_response_headers = ["X-Powered-By", "Server"]
     }
     assert_eq!(said.header("x-frame-options").as_deref(), Some("DENY"));
     assert_eq!((said.header("x-powered-by"), said.header("server")), (None, None));
-    let said = running.curl("/public", &["-H", "Via: 1.1 portcullis, 2.0 portcullis"]);
+    let said = running.curl("/public", &["-H", "Via: 1.0 Köln, 1.1 portcullis, 2.0 portcullis"]);
     assert_eq!(said.status, 508, "RFC 9110 §7.6.3");
 }
 
