@@ -216,10 +216,10 @@ impl RouteTable {
 
     /// The route a request falls under.
     pub fn find<'t>(&'t self, head: &RequestHead<'_>) -> Found<'t> {
-        if self.is_ambiguous(head) {
+        let place = self.strict(head);
+        if self.lenient(head).is_some_and(|lenient| !is_same(place, lenient)) {
             return Found::Ambiguous;
         }
-        let place = self.strict(head);
         let Some(place) = place else { return Found::Nothing };
         match place.iter().find(|route| route.takes(head)) {
             Some(route) => self.rewritten(head, route),
@@ -235,20 +235,18 @@ impl RouteTable {
         let path = route.path.replaced(&head.path, prefix);
         let Ok(canonical) = CanonicalPath::parse(&path) else { return Found::Ambiguous };
         let again = RequestHead { path: canonical, ..head.clone() };
-        let Some(place) = self.strict(&again) else {
-            return if self.is_ambiguous(&again) {
-                Found::Ambiguous
-            } else {
-                Found::Route(Matched { route, rewritten: Some(path), also: None })
-            };
-        };
         let here = |other: &Arc<Route>| other.upstream == route.upstream && !Arc::ptr_eq(other, route);
-        if !place.iter().any(here) {
+        let has_rules = |place: Option<&'t Place>| place.is_some_and(|place| place.iter().any(here));
+        let (strict, lenient) = (self.strict(&again), self.lenient(&again));
+        // What another application has there does not matter. But `/v1/ADMIN` must not lead around this one's rule of `/admin`
+        // because `/ADMIN`, read strictly, is somebody else's.
+        if !has_rules(strict) && !lenient.is_some_and(has_rules) {
             return Found::Route(Matched { route, rewritten: Some(path), also: None });
         }
-        if self.is_ambiguous(&again) {
+        if lenient.is_some_and(|lenient| !is_same(strict, lenient)) {
             return Found::Ambiguous;
         }
+        let place = strict.map_or(&[][..], Vec::as_slice);
         match place.iter().find(|other| other.takes(head)) {
             Some(other) => {
                 let also = here(other).then_some(other);
@@ -262,11 +260,10 @@ impl RouteTable {
         self.levels(head.host.as_str()).find_map(|paths| paths.strict(head.path.decoded()))
     }
 
-    /// Whether a lenient reading of the path falls under another place.
-    fn is_ambiguous(&self, head: &RequestHead<'_>) -> bool {
-        let Some(path) = head.path.lenient().or(self.mixed.then_some(head.path.decoded())) else { return false };
-        let other = self.levels(head.host.as_str()).find_map(|paths| paths.folded(path));
-        self.strict(head).map(std::ptr::from_ref) != other.map(std::ptr::from_ref)
+    /// The place that a lenient server reads; `None` where that reads as all do.
+    fn lenient(&self, head: &RequestHead<'_>) -> Option<Option<&Place>> {
+        let path = head.path.lenient().or(self.mixed.then_some(head.path.decoded()))?;
+        Some(self.levels(head.host.as_str()).find_map(|paths| paths.folded(path)))
     }
 
     /// Every route, in the order of the file.
@@ -299,7 +296,11 @@ fn longest<T>(path: &str, most: usize, at: impl Fn(&str) -> Option<T>) -> Option
     }
 }
 
-fn methods(place: &Place) -> Vec<Method> {
+fn is_same(one: Option<&Place>, other: Option<&Place>) -> bool {
+    one.map(std::ptr::from_ref) == other.map(std::ptr::from_ref)
+}
+
+fn methods(place: &[Arc<Route>]) -> Vec<Method> {
     place.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()
 }
 

@@ -129,6 +129,33 @@ fn a_prefix_with_capitals_is_reached_and_not_passed_by() {
     assert!(told.contains("differs from `/Admin` of route `admin` at line 20 only by letter case"), "{told}");
 }
 
+/// A rewrite leads around no rule of its application, though what the path strictly falls under then is another one's.
+#[test]
+fn a_rewritten_path_is_read_leniently_as_well() {
+    let more = r#"
+[upstream.other]
+servers = ["http://127.0.0.1:9"]
+[[route]]
+name = "first"
+path = "/v1"
+access = "public"
+upstream = "app"
+strip_prefix = true
+"#;
+    let text = ROUTES.replacen(
+        "access = \"authenticated\"\nupstream = \"app\"",
+        "access = \"public\"\nupstream = \"other\"",
+        1,
+    );
+    let config = Config::parse(&format!("{text}{more}"), "gateway.toml", std::path::Path::new("/"))
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    for (path, expected) in
+        [("/v1/x", "first"), ("/v1/X", "first"), ("/v1/ADMIN", "ambiguous"), ("/v1/Static/x", "ambiguous")]
+    {
+        assert_eq!(found(&config, "GET", "localhost", path), expected, "{path}");
+    }
+}
+
 /// attacks: policy 10
 #[test]
 fn the_decision_table() {
