@@ -174,6 +174,11 @@ fn decision(text: &mut String, explained: &Explained<'_>) {
             Refusal::AmbiguousPath,
             "path_ambiguous: read without regard to case, parameters or trailing dots it falls under another route",
         ),
+        (Found::Doubtful(doubt), None) => {
+            let told = ", which only a route with `encoded_slashes` takes, and only if the path falls under it however it is read";
+            let _ = writeln!(text, "decision: refuse with 400 ({}{told})", doubt.as_str());
+            return;
+        }
         _ => (Refusal::NoRoute, "not_found"),
     };
     let _ = writeln!(text, "decision: refuse with {} ({why})", refusal.status().as_u16());

@@ -29,6 +29,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     let body_bytes = table.number("body_bytes", 1..u64::MAX);
     let request = edits(table, "set_headers", "remove_headers");
     let response = edits(table, "set_response_headers", "remove_response_headers");
+    let encoded_slashes = table.flag("encoded_slashes").is_some_and(|flag| flag.value);
     let passive = table.flag("passive").is_some_and(|flag| flag.value);
     let close_code = close_code(table);
     let forward_token = table.flag("forward_token").is_some_and(|flag| flag.value);
@@ -42,6 +43,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         body_bytes,
         request: request?,
         response: response?,
+        encoded_slashes,
         passive,
         close_code: close_code?,
         forward_token,

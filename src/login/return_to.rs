@@ -5,7 +5,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::policy::{CanonicalPath, RESERVED_PREFIX};
+use crate::policy::{CanonicalPath, is_reserved, readings};
 
 /// Longer ways back are forgotten: the address line of the sign-in page has to stay below what servers accept.
 const LONGEST: usize = 2048;
@@ -24,12 +24,12 @@ impl ReturnTo {
     pub fn here(path: &str, query: Option<&str>) -> ReturnTo {
         let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'"' | b'<' | b'>' | b'#');
-        let canonical = CanonicalPath::parse(path).is_ok_and(|path| !path.decoded().starts_with(RESERVED_PREFIX));
-        if canonical && whole.len() <= LONGEST && whole.bytes().all(plain) {
-            ReturnTo(whole)
-        } else {
-            ReturnTo::start()
-        }
+        let elsewhere = |path: &str| is_reserved(path) || path.starts_with("//") || path.starts_with("/\\");
+        let stays = CanonicalPath::read(path).is_ok_and(|canonical| match canonical.doubt() {
+            None => !elsewhere(canonical.decoded()),
+            Some(_) => readings(path).is_ok_and(|readings| !readings.iter().any(|path| elsewhere(path))),
+        });
+        if stays && whole.len() <= LONGEST && whole.bytes().all(plain) { ReturnTo(whole) } else { ReturnTo::start() }
     }
 
     /// The address.

@@ -32,7 +32,7 @@ impl Asked {
     /// Whether these routes let it through, asked by whoever `who` finds it to be by what the route reads. What could not be read
     /// again is not let through.
     pub fn passes(&self, routes: &RouteTable, who: impl FnOnce(Accept) -> Authentication) -> bool {
-        let (Ok(host), Ok(path)) = (Host::parse(&self.host), CanonicalPath::parse(&self.path)) else { return false };
+        let (Ok(host), Ok(path)) = (Host::parse(&self.host), CanonicalPath::read(&self.path)) else { return false };
         let (method, authority) = (&self.method, self.host.as_str());
         let (query, preflight) = (None, None);
         let head = RequestHead { method, host, authority, path, query, navigation: false, grpc: false, preflight };

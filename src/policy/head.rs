@@ -108,7 +108,7 @@ impl<'r> RequestHead<'r> {
         if sni.is_some_and(|sni| !sni.eq_ignore_ascii_case(host.as_str())) {
             return Err(HeadError::Misdirected);
         }
-        let path = CanonicalPath::parse(target(parts)?).map_err(HeadError::Path)?;
+        let path = CanonicalPath::read(target(parts)?).map_err(HeadError::Path)?;
         let query = parts.uri.query();
         if query.is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte))) {
             return Err(HeadError::Query);

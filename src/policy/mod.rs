@@ -15,6 +15,7 @@ mod identity_headers;
 mod names;
 mod options;
 mod path;
+mod readings;
 mod role;
 mod route;
 
@@ -29,9 +30,7 @@ pub use identity::{Authentication, BadToken, Caller, Identity, Proof, Rejection,
 pub use identity_headers::{HeaderNameError, IdentityHeaders, SIGNED_IDENTITY_PRESETS, alias, is_alias};
 pub use names::Names;
 pub use options::{Cors, HeaderEdits, HostHeader, Preflight, RouteOptions, SignInRule, SignedIdentity};
-pub use path::{CanonicalPath, PathError, PathPrefix};
+pub use path::{CanonicalPath, PathError, PathPrefix, RESERVED_PREFIX, is_reserved};
+pub use readings::readings;
 pub use role::{RoleId, RoleNames, RoleSet};
 pub use route::{Accept, Clash, Found, Matched, Route, RouteTable, UpstreamId};
-
-/// The prefix that belongs to the gateway on every host and is never forwarded.
-pub const RESERVED_PREFIX: &str = "/.portcullis";

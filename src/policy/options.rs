@@ -30,6 +30,8 @@ pub struct RouteOptions {
     pub forward_token: bool,
     /// How the application is told who calls in a way that it can verify.
     pub signed_identity: Option<SignedIdentity>,
+    /// Paths with an encoded `/`, `\`, `%` or an empty segment pass, where they fall under this route however they are read.
+    pub encoded_slashes: bool,
     /// Requests here are no activity: they keep no session alive.
     pub passive: bool,
     /// What a WebSocket is closed with when its session or token ends; `None`: with 1008 (RFC 6455 §7.4.1).

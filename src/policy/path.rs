@@ -1,7 +1,16 @@
 //! The canonical path. One decision: a path that two parsers could read differently is refused, never rewritten, so what
-//! policy matched is byte for byte what the upstream receives. Knows nothing of routes.
+//! policy matched is byte for byte what the upstream receives; where its only fault is an encoded `/`, `\`, `%` or an empty
+//! segment, which some applications are made of, that is for the route to say. Knows nothing of routes.
 
 use std::borrow::Cow;
+
+/// The prefix that belongs to the gateway on every host and is never forwarded.
+pub const RESERVED_PREFIX: &str = "/.portcullis";
+
+/// Whether a path, decoded, is at that prefix or below.
+pub fn is_reserved(path: &str) -> bool {
+    path.strip_prefix(RESERVED_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
 
 /// Why a path is refused; every one of these has carried somebody past a gateway's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +58,7 @@ pub struct CanonicalPath<'r> {
     raw: &'r str,
     decoded: Cow<'r, str>,
     lenient: Option<String>,
+    doubt: Option<PathError>,
 }
 
 impl<'r> CanonicalPath<'r> {
@@ -61,10 +71,10 @@ impl<'r> CanonicalPath<'r> {
         check_segments(raw)?;
         // Without percent signs it is ASCII, and nothing hides in it.
         if !raw.contains('%') {
-            return Ok(CanonicalPath { raw, decoded: Cow::Borrowed(raw), lenient: lenient(raw) });
+            return Ok(CanonicalPath { raw, decoded: Cow::Borrowed(raw), lenient: lenient(raw), doubt: None });
         }
         // `/a/..%ef%bc%8f` and its like: what a folding server sees must be canonical as well, at every step.
-        let decoded = decode(raw)?;
+        let decoded = decode(raw, Delimiters::Refused)?;
         let narrowed = narrow(&decoded);
         for reading in [&decoded, before_query(&decoded), &narrowed, before_query(&narrowed)] {
             check_segments(reading)?;
@@ -77,7 +87,23 @@ impl<'r> CanonicalPath<'r> {
             check_segments(folded)?;
         }
         let decoded = Cow::Owned(decoded);
-        Ok(CanonicalPath { raw, decoded, lenient })
+        Ok(CanonicalPath { raw, decoded, lenient, doubt: None })
+    }
+
+    /// The same, but accept a path that has several readings for nothing but its delimiters, and say so: see
+    /// [`CanonicalPath::doubt`].
+    ///
+    /// # Errors
+    /// As [`CanonicalPath::parse`].
+    pub fn read(raw: &'r str) -> Result<CanonicalPath<'r>, PathError> {
+        let doubt = match CanonicalPath::parse(raw) {
+            Err(doubt @ (PathError::EncodedDelimiter | PathError::EmptySegment)) => doubt,
+            other => return other,
+        };
+        match decode(raw, Delimiters::Kept) {
+            Ok(decoded) => Ok(CanonicalPath { raw, decoded: Cow::Owned(decoded), lenient: None, doubt: Some(doubt) }),
+            Err(_) => Err(doubt),
+        }
     }
 
     /// The bytes as they came, and as they are forwarded.
@@ -85,7 +111,14 @@ impl<'r> CanonicalPath<'r> {
         self.raw
     }
 
-    /// The path with its percent signs decoded: what rules are matched against, so that `/%61dmin` is `/admin`.
+    /// Why only a route that says so takes this path, and only where it falls under that route in each of its
+    /// [`super::readings`]. `None`: there is one reading.
+    pub fn doubt(&self) -> Option<PathError> {
+        self.doubt
+    }
+
+    /// The path with its percent signs decoded: what rules are matched against, so that `/%61dmin` is `/admin`. In doubt, what
+    /// hides a delimiter stays encoded.
     pub fn decoded(&self) -> &str {
         &self.decoded
     }
@@ -112,7 +145,14 @@ fn allowed(byte: u8) -> Result<(), PathError> {
     }
 }
 
-fn decode(raw: &str) -> Result<String, PathError> {
+/// What [`decode`] makes of an encoded `/`, `\` or `%`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delimiters {
+    Refused,
+    Kept,
+}
+
+fn decode(raw: &str, delimiters: Delimiters) -> Result<String, PathError> {
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.bytes();
     while let Some(byte) = rest.next() {
@@ -123,21 +163,48 @@ fn decode(raw: &str) -> Result<String, PathError> {
         let digits = (rest.next().and_then(hex), rest.next().and_then(hex));
         let (Some(high), Some(low)) = digits else { return Err(PathError::BadPercent) };
         match high << 4 | low {
-            b'/' | b'\\' | b'%' => return Err(PathError::EncodedDelimiter),
+            b'/' | b'\\' | b'%' if delimiters == Delimiters::Refused => return Err(PathError::EncodedDelimiter),
+            delimiter @ (b'/' | b'\\' | b'%') => bytes.extend_from_slice(format!("%{delimiter:02X}").as_bytes()),
             0..=0x1f | 0x7f => return Err(PathError::Control),
             other => bytes.push(other),
         }
     }
-    let decoded = String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
+    text(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, PathError> {
+    let text = String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
     // C1 controls arrive as two bytes of valid UTF-8.
-    if decoded.chars().any(char::is_control) { Err(PathError::Control) } else { Ok(decoded) }
+    if text.chars().any(char::is_control) { Err(PathError::Control) } else { Ok(text) }
+}
+
+/// What a server makes of a path that decodes it (once more), and leaves a stray `%` as it is.
+///
+/// # Errors
+/// [`PathError::NotUtf8`], [`PathError::Control`].
+pub(super) fn unescaped(path: &str) -> Result<Cow<'_, str>, PathError> {
+    let (bytes, mut plain, mut at) = (path.as_bytes(), Vec::with_capacity(path.len()), 0);
+    let digit = |at: usize| bytes.get(at).copied().and_then(hex);
+    while let Some(byte) = bytes.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push(high << 4 | low);
+                at += 3;
+            }
+            _ => {
+                plain.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    text(plain).map(Cow::Owned)
 }
 
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-fn check_segments(path: &str) -> Result<(), PathError> {
+pub(super) fn check_segments(path: &str) -> Result<(), PathError> {
     let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         // The last segment may be empty: `/app/` is another resource than `/app`, under the same rule.
@@ -157,7 +224,7 @@ fn check_segments(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-fn lenient(path: &str) -> Option<String> {
+pub(super) fn lenient(path: &str) -> Option<String> {
     let plain =
         |byte: u8| !(byte.is_ascii_uppercase() || byte >= 0x80 || matches!(byte, b';' | b'.' | b' ' | b'?' | b'#'));
     if path.bytes().all(plain) {
@@ -169,7 +236,7 @@ fn lenient(path: &str) -> Option<String> {
 }
 
 /// A decoded `?` or `#` ends the path for a server that decodes before it splits.
-fn before_query(path: &str) -> &str {
+pub(super) fn before_query(path: &str) -> &str {
     path.split(['?', '#']).next().unwrap_or_default()
 }
 
@@ -181,7 +248,7 @@ fn fold_segment(segment: &str) -> String {
 }
 
 /// The full-width forms of ASCII (U+FF01..U+FF5E) as ASCII: what a server reads that applies NFKC.
-fn narrow(path: &str) -> Cow<'_, str> {
+pub(super) fn narrow(path: &str) -> Cow<'_, str> {
     let fold = |character: char| match u32::from(character) {
         code @ 0xff01..=0xff5e => char::from_u32(code - 0xff01 + 0x21).unwrap_or(character),
         _ => character,

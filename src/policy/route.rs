@@ -12,7 +12,8 @@ use super::access::AccessRule;
 use super::head::RequestHead;
 use super::host::HostPattern;
 use super::options::{Preflight, RouteOptions, SignInRule};
-use super::path::{CanonicalPath, PathPrefix};
+use super::path::{CanonicalPath, PathError, PathPrefix, is_reserved};
+use super::readings::readings;
 
 /// An index into the configured upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +91,8 @@ pub enum Found<'t> {
     Method(Vec<Method>),
     /// A lenient reading of the path falls under another route; see [`super::CanonicalPath::lenient`].
     Ambiguous,
+    /// A path with several readings, to a route that does not take those, or not this one: see [`super::CanonicalPath::doubt`].
+    Doubtful(PathError),
 }
 
 impl Paths {
@@ -216,14 +219,24 @@ impl RouteTable {
 
     /// The route a request falls under.
     pub fn find<'t>(&'t self, head: &RequestHead<'_>) -> Found<'t> {
-        let place = self.strict(head);
-        if self.lenient(head).is_some_and(|lenient| !is_same(place, lenient)) {
-            return Found::Ambiguous;
+        let takes = |route: &Arc<Route>| route.options.encoded_slashes;
+        let (place, doubt) = (self.strict(head), head.path.doubt());
+        if let Some(doubt) = doubt
+            && !place.is_some_and(|place| place.iter().any(takes))
+        {
+            return Found::Doubtful(doubt);
+        }
+        if !self.all_readings(head, |other| is_same(place, other)) {
+            return doubt.map_or(Found::Ambiguous, Found::Doubtful);
         }
         let Some(place) = place else { return Found::Nothing };
-        match place.iter().find(|route| route.takes(head)) {
-            Some(route) => self.rewritten(head, route),
-            None => Found::Method(methods(place)),
+        let Some(route) = place.iter().find(|route| route.takes(head)) else { return Found::Method(methods(place)) };
+        let found = self.rewritten(head, route);
+        match (doubt, &found) {
+            (Some(doubt), Found::Route(matched)) if !takes(matched.route) || !matched.also.is_none_or(takes) => {
+                Found::Doubtful(doubt)
+            }
+            _ => found,
         }
     }
 
@@ -233,17 +246,17 @@ impl RouteTable {
             return Found::Route(Matched { route, rewritten: None, also: None });
         };
         let path = route.path.replaced(&head.path, prefix);
-        let Ok(canonical) = CanonicalPath::parse(&path) else { return Found::Ambiguous };
+        let Ok(canonical) = CanonicalPath::read(&path) else { return Found::Ambiguous };
         let again = RequestHead { path: canonical, ..head.clone() };
         let here = |other: &Arc<Route>| other.upstream == route.upstream && !Arc::ptr_eq(other, route);
-        let has_rules = |place: Option<&'t Place>| place.is_some_and(|place| place.iter().any(here));
-        let (strict, lenient) = (self.strict(&again), self.lenient(&again));
+        let has_rules = |place: Option<&Place>| place.is_some_and(|place| place.iter().any(here));
+        let strict = self.strict(&again);
         // What another application has there does not matter. But `/v1/ADMIN` must not lead around this one's rule of `/admin`
         // because `/ADMIN`, read strictly, is somebody else's.
-        if !has_rules(strict) && !lenient.is_some_and(has_rules) {
+        if !has_rules(strict) && self.all_readings(&again, |other| !has_rules(other)) {
             return Found::Route(Matched { route, rewritten: Some(path), also: None });
         }
-        if lenient.is_some_and(|lenient| !is_same(strict, lenient)) {
+        if !self.all_readings(&again, |other| is_same(strict, other)) {
             return Found::Ambiguous;
         }
         let place = strict.map_or(&[][..], Vec::as_slice);
@@ -260,10 +273,17 @@ impl RouteTable {
         self.levels(head.host.as_str()).find_map(|paths| paths.strict(head.path.decoded()))
     }
 
-    /// The place that a lenient server reads; `None` where that reads as all do.
-    fn lenient(&self, head: &RequestHead<'_>) -> Option<Option<&Place>> {
-        let path = head.path.lenient().or(self.mixed.then_some(head.path.decoded()))?;
-        Some(self.levels(head.host.as_str()).find_map(|paths| paths.folded(path)))
+    /// Whether it holds of the places that the path falls under in every reading beside the strict one. None of them may be the
+    /// gateway's own.
+    fn all_readings(&self, head: &RequestHead<'_>, holds: impl Fn(Option<&Place>) -> bool) -> bool {
+        let levels = || self.levels(head.host.as_str());
+        let lenient = |path: &str| holds(levels().find_map(|paths| paths.folded(path)));
+        let both = |path: &String| holds(levels().find_map(|paths| paths.strict(path))) && lenient(path);
+        match head.path.doubt() {
+            Some(_) => readings(head.path.raw())
+                .is_ok_and(|readings| readings.iter().all(|path| !is_reserved(path) && both(path))),
+            None => head.path.lenient().or(self.mixed.then_some(head.path.decoded())).is_none_or(lenient),
+        }
     }
 
     /// Every route, in the order of the file.

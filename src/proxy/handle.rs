@@ -18,7 +18,7 @@ use crate::causes;
 use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
-use crate::policy::{AccessRule, Decision, Fields, Found, Matched, Reason, RequestHead, Route, decide};
+use crate::policy::{AccessRule, Decision, Fields, Found, HeadError, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
 
 use super::body::ResponseBody;
@@ -173,6 +173,7 @@ async fn stops(
         Found::Nothing => return Err(Refusal::NoRoute),
         Found::Method(methods) => return Err(Refusal::Method(methods)),
         Found::Ambiguous => return Err(Refusal::AmbiguousPath),
+        Found::Doubtful(doubt) => return Err(Refusal::Head(HeadError::Path(doubt))),
     };
     let route = matched.route;
     record.route = Some(route.clone());

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 
 use crate::authn::{Asking, Known};
 use crate::login::{self, Ask, KeptAsk};
-use crate::policy::{Accept, Authentication, Fields, RESERVED_PREFIX, RequestHead};
+use crate::policy::{Accept, Authentication, Fields, HeadError, RequestHead, is_reserved};
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
@@ -34,9 +34,7 @@ const KEYS: &str = "/.portcullis/jwks.json";
 /// Whether the gateway answers this path itself. Read leniently as well: `/.Portcullis/login` must not reach an application
 /// that would take it for the gateway's.
 pub fn is_own(head: &RequestHead<'_>) -> bool {
-    let under =
-        |path: &str| path.strip_prefix(RESERVED_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    under(head.path.decoded()) || head.path.lenient().is_some_and(under)
+    is_reserved(head.path.decoded()) || head.path.lenient().is_some_and(is_reserved)
 }
 
 /// Answer; what goes out with it is put beside it.
@@ -51,6 +49,9 @@ pub async fn answer(
     (fields, body): (&Fields<'_>, &mut Unread),
     beside: &mut Beside,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    if let Some(doubt) = head.path.doubt() {
+        return Err(Refusal::Head(HeadError::Path(doubt)));
+    }
     let (runtime, headers) = (&worker.runtime, fields.headers());
     if let Some(ring) = runtime.ring.as_ref().filter(|_| asks_for_keys(head)) {
         return published_keys(ring, headers);

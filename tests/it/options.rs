@@ -112,6 +112,42 @@ strip_prefix = true
     assert!(heads.try_recv().is_err());
 }
 
+/// npm's scoped packages, RabbitMQ's `%2F`: as they came, to an application whose route takes them, and back there after signing in.
+#[test]
+fn encoded_slashes_reach_the_application_that_asks_for_them() {
+    let (application, heads) = telling();
+    let routes = r#"
+[[route]]
+name = "packages"
+path = "/packages"
+access = "authenticated"
+upstream = "app"
+encoded_slashes = true
+[[route]]
+name = "stripped"
+path = "/open"
+access = "public"
+upstream = "app"
+set_prefix = "/packages"
+encoded_slashes = true
+"#;
+    let running = with(application.port, routes);
+    let asked = |path: &str| {
+        let said = running.curl(path, &["-H", "Accept: text/html"]);
+        (said.status, heads.try_recv().map(|head| head.lines().next().unwrap().to_owned()).unwrap_or_default())
+    };
+    let deep = "/packages/@scope%2fname//x%252F";
+    let said = running.curl(deep, &["-H", "Accept: text/html"]);
+    assert_eq!(said.status, 303, "{}", said.head);
+    let said = running.sign_in(deep, &running.password);
+    assert_eq!((said.status, said.header("location")), (303, Some(deep.to_owned())), "{}", said.head);
+    assert_eq!(asked(deep), (200, format!("GET {deep}")));
+    assert_eq!(asked("/open/a%5Cb//"), (200, "GET /packages/a%5Cb//".to_owned()));
+    assert_eq!(asked("/packages/%2e%2e%2fadmin"), (400, String::new()));
+    assert_eq!(asked("/open%2f..%2fadmin"), (400, String::new()));
+    assert_eq!(asked("/a%2fb"), (400, String::new()), "another route's");
+}
+
 #[test]
 fn headers_are_set_and_removed_as_the_route_says() {
     let (application, heads) = telling();
