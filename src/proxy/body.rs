@@ -51,7 +51,8 @@ pub struct BodyLimits {
     pub idle: Option<Duration>,
 }
 
-/// A request body on its way to the application.
+/// A request body on its way to the application; by default none.
+#[derive(Default)]
 pub struct RequestBody(Option<Box<Streamed>>);
 
 struct Streamed {
@@ -185,7 +186,7 @@ impl RequestBody {
 
     /// No body.
     pub fn none() -> (RequestBody, Progress) {
-        (RequestBody(None), Progress::none())
+        (RequestBody::default(), Progress::none())
     }
 }
 

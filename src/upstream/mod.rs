@@ -20,6 +20,8 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::causes;
+
 pub use health::{Health, watch};
 pub use one::{Broken, Malformed, Sendable, Switched};
 pub use outcomes::Outcomes;
@@ -94,12 +96,17 @@ pub enum ForwardError {
 impl ForwardError {
     /// Of an exchange over HTTP/2 that failed. A request that the server says it refused unseen (RFC 9113 §8.7) is one more than it takes.
     fn of_two(error: hyper::Error, server: &Server) -> ForwardError {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let mut reasons = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
-        if reasons.any(|reason| reason == h2::Reason::REFUSED_STREAM) {
+        let refused = |cause: &h2::Error| cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        if causes::of(&error).any(|cause| cause.downcast_ref().is_some_and(refused)) {
             return ForwardError::Full(server.address.to_string());
         }
         ForwardError::Exchange(error.into())
+    }
+
+    /// Whether an HTTP/2 connection ended, and not this exchange on it alone.
+    fn is_of_connection(&self) -> bool {
+        let ended = |cause: &h2::Error| cause.is_go_away() || cause.is_io();
+        causes::of(self).any(|cause| cause.is::<std::io::Error>() || cause.downcast_ref().is_some_and(ended))
     }
 
     /// Whether nothing of the request was sent, because its own body broke off before.

@@ -1,17 +1,21 @@
 //! A worker's connections to one upstream. One decision: connections are kept by the worker that opened them, so a request
 //! never changes threads and the locks around the idle lists are never contended.
-//! Knows nothing of what is sent; repeats only what was not sent at all, and connects that failed.
+//! Knows nothing of what is sent; repeats connects that failed, what was not sent at all, and once what may be said twice and was sent on
+//! a kept connection that the server was closing at that moment.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::Response;
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use tokio::time::timeout_at;
 
+use crate::causes;
+
 use super::connect::{Connected, connect};
-use super::one::{One, Sendable};
+use super::one::{Answer, One, Sendable, Unanswered};
 use super::pooled::{PooledBody, Return, Sending, Upload};
 use super::request::Head;
 use super::server::{Protocol, Server};
@@ -106,7 +110,7 @@ struct Idle {
 
 /// Either kind of connection, for one request.
 enum Wire<B> {
-    One { one: Box<One>, opened: Instant },
+    One { one: Box<One>, opened: Instant, reused: bool },
     Two { sender: http2::SendRequest<B>, place: Place, reused: bool },
 }
 
@@ -144,7 +148,8 @@ impl<B: Sendable> Pool<B> {
         &self.upstream.name
     }
 
-    /// Send and wait for the response head; `upload` is what the body tells, where it has one; `http1` where HTTP/2 would not do.
+    /// Send and wait for the response head; `upload` is what the body tells, where it has one; `http1` where HTTP/2 would not do. A
+    /// body's default is none.
     ///
     /// # Errors
     /// What was waited for beside it and came first; the lines of the request are gone once they are written. Within, a
@@ -155,7 +160,10 @@ impl<B: Sendable> Pool<B> {
         upload: Option<Arc<dyn Upload>>,
         http1: bool,
         waiting: Waiting<'_, impl FnOnce() -> W>,
-    ) -> Result<Result<Response<PooledBody>, ForwardError>, W::Output> {
+    ) -> Result<Result<Response<PooledBody>, ForwardError>, W::Output>
+    where
+        B: Default,
+    {
         let Waiting { from, limit, beside, reached } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let end = |limit| tokio::time::Instant::from_std(from + limit);
@@ -195,82 +203,94 @@ impl<B: Sendable> Pool<B> {
         http1: bool,
         from: Instant,
         reached: &Reached,
-    ) -> Result<Response<PooledBody>, ForwardError> {
-        let mut tried = Vec::new();
-        let mut failure = None;
+    ) -> Result<Response<PooledBody>, ForwardError>
+    where
+        B: Default,
+    {
+        let (mut tried, mut failure, mut repeated) = (Vec::new(), None, false);
+        // RFC 9110 §9.2.2: what changes nothing may be said twice; RFC 9112 §9.3.1: where the connection closed before it was answered.
+        let once_more = head.method.is_safe() && body.is_end_stream();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         while let Some(index) = balance::choose(&self.upstream.servers, &tried, turn) {
             let server = &self.upstream.servers[index];
             let running = server.begin();
-            // A client that breaks its upload off must not be able to take a server out.
-            let failed = |sending: &Sending, error: ForwardError| {
-                if error.is_unsent() || matches!(error, ForwardError::Full(_)) {
-                    reached.unset();
-                }
-                if !sending.is_broken() && !error.is_broken_upload() && error.is_failure() {
-                    server.failed(self.upstream.ejection);
-                }
-                error
-            };
-            match self.wire(index, http1, from).await {
+            let wire = match self.wire(index, (http1, repeated), from).await {
+                Ok(wire) => wire,
                 Err(error) => {
                     if error.is_failure() {
                         server.failed(self.upstream.ejection);
                     }
                     tried.push(index);
                     failure = Some(error);
+                    continue;
                 }
-                Ok(Wire::One { mut one, opened }) => {
-                    reached.set(index);
-                    let begun = one.begin(head, body);
-                    // Written, and not kept while the answer is waited for.
-                    head.lines = Vec::new();
-                    let answered = one
-                        .answer(begun)
-                        .await
-                        .map_err(|error| failed(&sending, ForwardError::Exchange(error.into())))?;
-                    server.answered();
-                    let back = Return::new(self.wires[index].idle.clone(), opened);
-                    return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
+            };
+            reached.set(index);
+            let sent = std::mem::take(&mut body);
+            let lost = match wire {
+                Wire::One { one, opened, reused } => {
+                    match over_one(one, (head, sent), once_more && !repeated && reused).await {
+                        Ok(answered) => {
+                            server.answered();
+                            let back = Return::new(self.wires[index].idle.clone(), opened);
+                            return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
+                        }
+                        Err(lost) => lost,
+                    }
                 }
-                Ok(Wire::Two { mut sender, place, reused }) => {
-                    reached.set(index);
-                    let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
-                    match sender.try_send_request(sent).await {
+                Wire::Two { sender, place, reused } => {
+                    match over_two(sender, (head, sent), (server, reached), once_more && !repeated, reused).await {
                         Ok(answered) => {
                             server.answered();
                             return Ok(answered.map(|body| PooledBody::two(body, place, sending, running)));
                         }
-                        Err(mut error) => {
-                            let unsent = error.take_message();
-                            if unsent.is_some() {
-                                reached.unset();
-                            }
-                            match unsent {
-                                // Not a byte was written: the server closed the connection before we used it.
-                                Some(unsent) if reused => body = unsent.into_body(),
-                                _ => return Err(failed(&sending, ForwardError::of_two(error.into_error(), server))),
-                            }
-                        }
+                        Err(lost) => lost,
                     }
                 }
+            };
+            match lost {
+                Lost::Unwritten(unsent) => {
+                    reached.unset();
+                    body = unsent;
+                }
+                Lost::Unanswered(error) => {
+                    tracing::debug!(server = %server.address, error = causes::line(&error), "a kept connection was closing: asked once more");
+                    repeated = true;
+                }
+                Lost::Failed(error) => return Err(self.failed(server, &sending, reached, error)),
             }
         }
         Err(failure.unwrap_or_else(|| ForwardError::ConnectTimeout(self.upstream.name.clone())))
     }
 
-    /// A connection to one server: one that stands, or a new one.
-    async fn wire(&self, index: usize, http1: bool, from: Instant) -> Result<Wire<B>, ForwardError> {
+    /// What is held against a server. A client that breaks its upload off must not be able to take one out.
+    fn failed(&self, server: &Server, sending: &Sending, reached: &Reached, error: ForwardError) -> ForwardError {
+        if error.is_unsent() || matches!(error, ForwardError::Full(_)) {
+            reached.unset();
+        }
+        if !sending.is_broken() && !error.is_broken_upload() && error.is_failure() {
+            server.failed(self.upstream.ejection);
+        }
+        error
+    }
+
+    /// A connection to one server: one that stands, or a new one. An HTTP/1.1 one is new in any case for what one that stood has lost.
+    async fn wire(
+        &self,
+        index: usize,
+        (http1, repeated): (bool, bool),
+        from: Instant,
+    ) -> Result<Wire<B>, ForwardError> {
         let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
-        if let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout, from) {
-            return Ok(Wire::One { one, opened });
+        if !repeated && let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout, from) {
+            return Ok(Wire::One { one, opened, reused: true });
         }
         if http1 || matches!(server.protocol, Protocol::Http1) {
             if http1 && matches!(server.protocol, Protocol::H2c) {
                 return Err(ForwardError::NoUpgrade(server.address.to_string()));
             }
             let one = One::new(self.connect(server, true).await?.io);
-            return Ok(Wire::One { one, opened: Instant::now() });
+            return Ok(Wire::One { one, opened: Instant::now(), reused: false });
         }
         if let Some((sender, place)) = wires.shared.take() {
             return Ok(Wire::Two { sender, place, reused: true });
@@ -318,7 +338,7 @@ impl<B: Sendable> Pool<B> {
         let connected = self.connect(server, false).await?;
         shared.chose_one.store(!connected.http2, Ordering::Relaxed);
         if !connected.http2 {
-            return Ok(Some(Wire::One { one: One::new(connected.io), opened: Instant::now() }));
+            return Ok(Some(Wire::One { one: One::new(connected.io), opened: Instant::now(), reused: false }));
         }
         let failed = |source| ForwardError::Connect { server: server.address.to_string(), source };
         let two = Two::new(connected).await.map_err(failed)?;
@@ -333,6 +353,53 @@ impl<B: Sendable> Pool<B> {
             Err(_) => Err(ForwardError::ConnectTimeout(server.address.to_string())),
         }
     }
+}
+
+/// What a request came to that has no answer.
+enum Lost<B> {
+    /// Not a byte was written: the server closed the connection before we used it.
+    Unwritten(B),
+    /// The connection closed before any of the answer came, and the request may be said twice.
+    Unanswered(ForwardError),
+    /// That was it.
+    Failed(ForwardError),
+}
+
+async fn over_one<B: Sendable>(
+    mut one: Box<One>,
+    (head, body): (&mut Head<'_>, B),
+    may_repeat: bool,
+) -> Result<Response<Answer>, Lost<B>> {
+    let begun = one.begin(head, body);
+    if !may_repeat {
+        // Written, and not kept while the answer is waited for.
+        head.lines = Vec::new();
+    }
+    one.answer(begun).await.map_err(|Unanswered { broken, heard }| {
+        let error = ForwardError::Exchange(broken.into());
+        if may_repeat && !heard { Lost::Unanswered(error) } else { Lost::Failed(error) }
+    })
+}
+
+async fn over_two<B: Sendable>(
+    mut sender: http2::SendRequest<B>,
+    (head, body): (&Head<'_>, B),
+    (server, reached): (&Server, &Reached),
+    once_more: bool,
+    reused: bool,
+) -> Result<Response<Incoming>, Lost<B>> {
+    let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
+    sender.try_send_request(sent).await.map_err(|mut error| match error.take_message() {
+        Some(unsent) if reused => Lost::Unwritten(unsent.into_body()),
+        unsent => {
+            if unsent.is_some() {
+                reached.unset();
+            }
+            let error = ForwardError::of_two(error.into_error(), server);
+            let may_repeat = reused && once_more && unsent.is_none() && error.is_of_connection();
+            if may_repeat { Lost::Unanswered(error) } else { Lost::Failed(error) }
+        }
+    })
 }
 
 impl IdleWires {

@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("socket", &[]),
     ("trust", &[]),
     ("fetch", &["trust"]),
-    ("upstream", &["counter", "socket", "trust"]),
+    ("upstream", &["causes", "counter", "socket", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
     ("session", &["causes", "clock", "counter", "memory", "places", "policy"]),

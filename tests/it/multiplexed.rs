@@ -29,7 +29,8 @@ fn before(application: &Application, more: &str) -> Running {
     let text = shipped("memory").replace("\"builtin:whoami\"", &server);
     let text = text.replace("[server]\n", "[server]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n");
     let upstream = format!("[upstream.app]\neject_after = 1\neject_for = \"1h\"\n{more}");
-    run_text(tempfile::tempdir().unwrap(), &text.replace("[upstream.app]", &upstream))
+    let posted = "[[route]]\nname = \"posted\"\npath = \"/posted\"\naccess = \"public\"\nupstream = \"app\"\n";
+    run_text(tempfile::tempdir().unwrap(), &format!("{}{posted}", text.replace("[upstream.app]", &upstream)))
 }
 
 /// An application that takes so many requests at a time on a connection; `opened` counts those.
@@ -198,6 +199,10 @@ enum Step {
     Refuse,
     /// Answer, and take no more on this connection.
     AnswerAndGoAway,
+    /// Take no more, this one included (RFC 9113 §6.8).
+    GoAway,
+    /// Close the connection.
+    Close,
 }
 
 const SETTINGS: u8 = 4;
@@ -228,6 +233,8 @@ async fn scripted(mut stream: TcpStream, steps: &[Step]) -> Option<()> {
                     Step::Answer => answered,
                     Step::AnswerAndTake(most) => [settings(*most), answered].concat(),
                     Step::Refuse => frame(3, 0, on, &[0, 0, 0, 7]),
+                    Step::GoAway => frame(7, 0, 0, &[(on - 2).to_be_bytes(), [0; 4]].concat()),
+                    Step::Close => return None,
                     Step::AnswerAndGoAway => [frame(7, 0, 0, &[on.to_be_bytes(), [0; 4]].concat()), answered].concat(),
                 }
             }
@@ -286,4 +293,26 @@ async fn a_connection_that_goes_away_costs_no_answer_and_a_refused_request_no_se
         assert_eq!(ask(&client, "/").await.status(), StatusCode::OK);
     }
     assert_eq!(opened.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_changes_nothing_is_asked_once_more_where_a_connection_went_away_under_it() {
+    for last in [Step::GoAway, Step::Close] {
+        let script: &'static [&'static [Step]] = match last {
+            Step::GoAway => &[&[Step::Answer, Step::GoAway], &[Step::Answer, Step::GoAway]],
+            _ => &[&[Step::Answer, Step::Close], &[Step::Answer, Step::Close]],
+        };
+        let opened = Arc::<AtomicUsize>::default();
+        let application = scripts(script, &opened);
+        let running = before(&application, "");
+        let client = two(running.port()).await;
+        for _ in 0..2 {
+            assert_eq!(ask(&client, "/").await.status(), StatusCode::OK);
+        }
+        assert_eq!(opened.load(Ordering::SeqCst), 2);
+        let posted = Request::post("https://localhost/posted").body(whole("")).unwrap();
+        assert_eq!(soon(client.clone().send_request(posted)).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(ask(&client, "/").await.status(), StatusCode::OK);
+        assert_eq!(opened.load(Ordering::SeqCst), 3);
+    }
 }

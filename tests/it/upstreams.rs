@@ -39,6 +39,25 @@ fn serve(mut stream: &TcpStream, answer: &[u8], heads: &std::sync::mpsc::Sender<
     stream.write_all(answer).is_ok() && !answer.is_empty()
 }
 
+/// The same, but to every second request of a connection it says this much, and closes.
+fn closing(after: &'static [u8]) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (heads, received) = channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let heads = heads.clone();
+            std::thread::spawn(move || {
+                if serve(&stream, OK, &heads) {
+                    serve(&stream, b"", &heads);
+                    let _ = stream.write_all(after);
+                }
+            });
+        }
+    });
+    (port, received)
+}
+
 fn behind(port: u16) -> Running {
     let text = shipped("memory")
         .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""))
@@ -116,6 +135,37 @@ fn an_application_that_is_away_is_502_and_one_that_hangs_504() {
             .status,
         502
     );
+}
+
+/// A server that closes a connection at the moment at which it is used again: what changes nothing is asked once more (RFC 9110
+/// §9.2.2, RFC 9112 §9.3.1), and nothing else, nor what has a body or was answered in part.
+#[test]
+fn what_changes_nothing_is_asked_once_more_where_a_kept_connection_closed() {
+    let (silent, partial) = (&[][..], &b"HTTP/1.1 200 OK\r\ncontent-le"[..]);
+    let get: &[&str] = &["-X", "GET"];
+    for (flags, after, status, times) in [
+        (get, silent, 200, 2),
+        (&["-I"], silent, 200, 2),
+        (&["-X", "OPTIONS"], silent, 200, 2),
+        (get, partial, 502, 1),
+        (&["-X", "GET", "-d", "body"], silent, 502, 1),
+        (&["-X", "POST"], silent, 502, 1),
+        (&["-X", "DELETE"], silent, 502, 1),
+        (&["-X", "PUT", "-d", "body"], silent, 502, 1),
+    ] {
+        let (port, heads) = closing(after);
+        let route = "[[route]]\nname = \"any\"\npath = \"/any\"\naccess = \"public\"\nupstream = \"app\"\n";
+        let text = shipped("memory")
+            .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{port}\""))
+            .replace("[server]", "[server]\nworkers = 1");
+        let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}{route}"));
+        assert_eq!(running.curl("/any/first", &[]).status, 200);
+        assert_eq!(running.curl("/any/second", flags).status, status, "{flags:?} {after:?}");
+        // One that was asked once more is asked no third time.
+        let said: Vec<String> = heads.try_iter().map(|head| head.lines().next().unwrap().to_owned()).collect();
+        let second = said.iter().filter(|line| line.contains(" /any/second ")).count();
+        assert_eq!(second, times, "{flags:?} {after:?} {said:?}");
+    }
 }
 
 #[test]

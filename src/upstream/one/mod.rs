@@ -87,6 +87,14 @@ pub enum Broken {
     Unsent(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) broken: Broken,
+    /// Some of one had come.
+    pub(super) heard: bool,
+}
+
 /// A connection.
 pub(super) struct One {
     io: Box<dyn Io>,
@@ -178,10 +186,13 @@ impl One {
     /// Send it and wait for the head of its answer.
     ///
     /// # Errors
-    /// [`Broken`]; some of the request may have reached the server.
-    pub(super) async fn answer<B: Sendable>(mut self: Box<Self>, begun: Begun<B>) -> Result<Response<Answer>, Broken> {
+    /// [`Unanswered`]; some of the request may have reached the server.
+    pub(super) async fn answer<B: Sendable>(
+        mut self: Box<Self>,
+        begun: Begun<B>,
+    ) -> Result<Response<Answer>, Unanswered> {
         let Begun { asked, mut upload } = begun;
-        let (mut sent, mut lost) = (false, None);
+        let (mut sent, mut lost, mut heard) = (false, None, false);
         let head = std::future::poll_fn(|cx| {
             if !sent && lost.is_none() {
                 match self.poll_send(cx, &mut upload) {
@@ -192,14 +203,15 @@ impl One {
                     Poll::Pending => {}
                 }
             }
-            match ready!(self.poll_head(cx, &asked)) {
+            match ready!(self.poll_head(cx, &asked, &mut heard)) {
                 Err(Broken::Closed | Broken::Io(_)) if lost.is_some() => {
                     Poll::Ready(Err(lost.take().map_or(Broken::Closed, Broken::Io)))
                 }
                 head => Poll::Ready(head),
             }
         })
-        .await?;
+        .await
+        .map_err(|broken| Unanswered { broken, heard })?;
         let upload = upload.filter(|_| !sent && lost.is_none());
         let persistent = head.persistent && sent;
         let decoder = Decoder::new(head.framing);
@@ -223,11 +235,12 @@ impl One {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, asked: &Method) -> Poll<Result<Head, Broken>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, asked: &Method, heard: &mut bool) -> Poll<Result<Head, Broken>> {
         loop {
             if ready!(self.inbound.poll_read(cx, &mut *self.io, self.inbound.step))? == 0 {
                 return Poll::Ready(Err(Broken::Closed));
             }
+            *heard = true;
             if let Some(head) = self.heads.read(&mut self.inbound.buffer, asked)? {
                 if !self.inbound.buffer.is_empty() {
                     self.inbound.ahead = self.inbound.buffer.split().freeze();

@@ -196,7 +196,7 @@ async fn exchange<B: Sendable>(mut one: Box<One>, request: Request<B>) -> Result
     let lines = parts.headers.iter().map(|(name, value)| (name, Value::Lent(value))).collect();
     let head = Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), lines };
     let begun = one.begin(&head, body);
-    one.answer(begun).await
+    one.answer(begun).await.map_err(|unanswered| unanswered.broken)
 }
 
 /// A connection, and the server's end of it.
