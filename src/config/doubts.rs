@@ -18,8 +18,33 @@ impl Config {
                 doubts.push(Problem { line: self.lines.of(&key), key, message });
             }
         }
+        self.shared_servers(&mut doubts);
         self.shared_names(&mut doubts);
         doubts
+    }
+
+    /// Rewrites to an application that has rules under another name. Two names may be two applications behind one server, so none is held
+    /// against the other.
+    fn shared_servers(&self, doubts: &mut Vec<Problem>) {
+        let routes = self.routes.routes();
+        let has_server_of = |other: &Route, route: &Route| {
+            let [one, other] = [route, other].map(|route| &self.upstreams[route.upstream.0].servers);
+            one.iter().any(|server| other.iter().any(|other| other.address == server.address))
+        };
+        for route in routes.iter().filter(|route| route.options.prefix.is_some()) {
+            let mut others = routes.iter().filter(|other| other.upstream != route.upstream);
+            if let Some(other) =
+                others.find(|other| has_server_of(other, route) && other.options.host == route.options.host)
+            {
+                let key = format!("route[{}].upstream", route.index);
+                let message = format!(
+                    "has a server of `{}` too, and the rule of route `{}` is not held against what is rewritten here; \
+                     if it is one application, name one upstream in both",
+                    self.upstreams[other.upstream.0].name, other.name
+                );
+                doubts.push(Problem { line: self.lines.of(&key), key, message });
+            }
+        }
     }
 
     /// Issuers of tokens whose names an application could take for those of another place. A mistake where it is providers; here files

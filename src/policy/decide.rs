@@ -140,7 +140,12 @@ pub fn decide(
     authentication: Authentication,
     now: Duration,
 ) -> Decision {
-    let rule = |route: &Arc<Route>| judge(head, route, &authentication, now);
+    // What a route does not read is nobody's there: a token does not come to where only sessions do by way of a rewrite.
+    let read = |route: &Route| match &authentication {
+        Authentication::Identified(caller) if !route.accept.reads(caller.identity.proof) => &Authentication::Anonymous,
+        _ => &authentication,
+    };
+    let rule = |route: &Arc<Route>| judge(head, route, read(route), now);
     let judged = match matched.also.map(rule) {
         None | Some(Ok(_)) => rule(matched.route),
         Some(Err(refusal)) => Err(refusal),

@@ -66,9 +66,7 @@ fn brought(authentication: &Authentication) -> Option<Proof> {
 /// Where everybody passes nothing is read, and nobody misses it.
 fn reads(matched: &Matched<'_>, proof: Proof) -> bool {
     let is_public = |route: &Route| route.access == AccessRule::Public;
-    let accept = matched.route.accept;
-    let accepted = if proof == Proof::Session { accept.session } else { accept.token };
-    accepted || (is_public(matched.route) && matched.also.is_none_or(|also| is_public(also)))
+    matched.route.accept.reads(proof) || (is_public(matched.route) && matched.also.is_none_or(|also| is_public(also)))
 }
 
 fn why(route: &Arc<Route>, head: &RequestHead<'_>, chosen: Option<&Arc<Route>>) -> Miss {

@@ -11,6 +11,7 @@ use http::Method;
 use super::access::AccessRule;
 use super::head::RequestHead;
 use super::host::HostPattern;
+use super::identity::Proof;
 use super::options::{Preflight, RouteOptions, SignInRule};
 use super::path::{CanonicalPath, PathError, PathPrefix, is_reserved};
 use super::readings::readings;
@@ -26,6 +27,16 @@ pub struct Accept {
     pub session: bool,
     /// A bearer token.
     pub token: bool,
+}
+
+impl Accept {
+    /// Whether what was proven by this is read.
+    pub fn reads(self, proof: Proof) -> bool {
+        match proof {
+            Proof::Session => self.session,
+            Proof::Token => self.token,
+        }
+    }
 }
 
 /// One entry of the table.
@@ -96,14 +107,14 @@ pub enum Found<'t> {
 }
 
 impl Paths {
-    /// The place that covers a path most closely.
-    fn strict(&self, path: &str) -> Option<&Place> {
-        longest(path, self.longest, |prefix| self.places.get(prefix))
+    /// The place that covers a path most closely, of those that are looked for.
+    fn strict(&self, path: &str, fits: &impl Fn(&Place) -> bool) -> Option<&Place> {
+        longest(path, self.longest, |prefix| self.places.get(prefix).filter(|place| fits(place)))
     }
 
     /// The same as a lenient server reads prefixes.
-    fn folded(&self, path: &str) -> Option<&Place> {
-        longest(path, self.longest, |prefix| self.places.get(self.folded.get(prefix)?))
+    fn folded(&self, path: &str, fits: &impl Fn(&Place) -> bool) -> Option<&Place> {
+        longest(path, self.longest, |prefix| self.places.get(self.folded.get(prefix)?).filter(|place| fits(place)))
     }
 }
 
@@ -220,17 +231,19 @@ impl RouteTable {
     /// The route a request falls under.
     pub fn find<'t>(&'t self, head: &RequestHead<'_>) -> Found<'t> {
         let takes = |route: &Arc<Route>| route.options.encoded_slashes;
-        let (place, doubt) = (self.strict(head), head.path.doubt());
+        let (place, doubt) = (self.place(head, &any), head.path.doubt());
         if let Some(doubt) = doubt
             && !place.is_some_and(|place| place.iter().any(takes))
         {
             return Found::Doubtful(doubt);
         }
-        if !self.all_readings(head, |other| is_same(place, other)) {
+        if !self.is_certain(head, &any, place) {
             return doubt.map_or(Found::Ambiguous, Found::Doubtful);
         }
         let Some(place) = place else { return Found::Nothing };
-        let Some(route) = place.iter().find(|route| route.takes(head)) else { return Found::Method(methods(place)) };
+        let Some(route) = place.iter().find(|route| route.takes(head)) else {
+            return Found::Method(methods(place.iter()));
+        };
         let found = self.rewritten(head, route);
         match (doubt, &found) {
             (Some(doubt), Found::Route(matched)) if !takes(matched.route) || !matched.also.is_none_or(takes) => {
@@ -248,37 +261,35 @@ impl RouteTable {
         let path = route.path.replaced(&head.path, prefix);
         let Ok(canonical) = CanonicalPath::read(&path) else { return Found::Ambiguous };
         let again = RequestHead { path: canonical, ..head.clone() };
-        let here = |other: &Arc<Route>| other.upstream == route.upstream && !Arc::ptr_eq(other, route);
-        let has_rules = |place: Option<&Place>| place.is_some_and(|place| place.iter().any(here));
-        let strict = self.strict(&again);
-        // What another application has there does not matter. But `/v1/ADMIN` must not lead around this one's rule of `/admin`
-        // because `/ADMIN`, read strictly, is somebody else's.
-        if !has_rules(strict) && self.all_readings(&again, |other| !has_rules(other)) {
-            return Found::Route(Matched { route, rewritten: Some(path), also: None });
-        }
-        if !self.all_readings(&again, |other| is_same(strict, other)) {
+        // What another application has there does not matter, wherever it stands: neither `/` nor `/admin/metrics` of that one may
+        // hide this one's rule of `/admin`, and no letter case may.
+        let ours = |other: &Route| other.upstream == route.upstream;
+        let with_ours = |place: &Place| place.iter().any(|other| ours(other));
+        let place = self.place(&again, &with_ours);
+        if !self.is_certain(&again, &with_ours, place) {
             return Found::Ambiguous;
         }
-        let place = strict.map_or(&[][..], Vec::as_slice);
-        match place.iter().find(|other| other.takes(head)) {
+        let Some(place) = place else { return Found::Route(Matched { route, rewritten: Some(path), also: None }) };
+        let here = place.iter().filter(|other| ours(other));
+        match here.clone().find(|other| other.takes(head)) {
             Some(other) => {
-                let also = here(other).then_some(other);
+                let also = (!Arc::ptr_eq(other, route)).then_some(other);
                 Found::Route(Matched { route, also, rewritten: Some(path) })
             }
-            None => Found::Method(methods(place)),
+            None => Found::Method(methods(here)),
         }
     }
 
-    fn strict(&self, head: &RequestHead<'_>) -> Option<&Place> {
-        self.levels(head.host.as_str()).find_map(|paths| paths.strict(head.path.decoded()))
+    /// The place that a path falls under, read strictly.
+    fn place(&self, head: &RequestHead<'_>, fits: &impl Fn(&Place) -> bool) -> Option<&Place> {
+        self.levels(head.host.as_str()).find_map(|paths| paths.strict(head.path.decoded(), fits))
     }
 
-    /// Whether it holds of the places that the path falls under in every reading beside the strict one. None of them may be the
-    /// gateway's own.
-    fn all_readings(&self, head: &RequestHead<'_>, holds: impl Fn(Option<&Place>) -> bool) -> bool {
+    /// Whether the path falls under this place in every other reading too. None of them may be the gateway's own.
+    fn is_certain(&self, head: &RequestHead<'_>, fits: &impl Fn(&Place) -> bool, place: Option<&Place>) -> bool {
         let levels = || self.levels(head.host.as_str());
-        let lenient = |path: &str| holds(levels().find_map(|paths| paths.folded(path)));
-        let both = |path: &String| holds(levels().find_map(|paths| paths.strict(path))) && lenient(path);
+        let lenient = |path: &str| is_same(place, levels().find_map(|paths| paths.folded(path, fits)));
+        let both = |path: &String| is_same(place, levels().find_map(|paths| paths.strict(path, fits))) && lenient(path);
         match head.path.doubt() {
             Some(_) => readings(head.path.raw())
                 .is_ok_and(|readings| readings.iter().all(|path| !is_reserved(path) && both(path))),
@@ -320,8 +331,12 @@ fn is_same(one: Option<&Place>, other: Option<&Place>) -> bool {
     one.map(std::ptr::from_ref) == other.map(std::ptr::from_ref)
 }
 
-fn methods(place: &[Arc<Route>]) -> Vec<Method> {
-    place.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()
+fn any(_: &Place) -> bool {
+    true
+}
+
+fn methods<'t>(place: impl Iterator<Item = &'t Arc<Route>>) -> Vec<Method> {
+    place.flat_map(|route| route.methods.iter().flatten().cloned()).collect()
 }
 
 fn overlap(one: &Route, other: &Route) -> bool {

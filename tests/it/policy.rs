@@ -201,9 +201,10 @@ fn refusal(path: &str) -> &'static str {
     if path.contains("//") { "path_empty_segment" } else { "path_encoded_delimiter" }
 }
 
-/// A rewrite leads around no rule of its application, though what the path strictly falls under then is another one's.
+/// A rewrite leads around no rule of its application, though what the path falls under is another one's: `/` in another letter case, a
+/// place further down, or the same place for another method.
 #[test]
-fn a_rewritten_path_is_read_leniently_as_well() {
+fn a_rewritten_path_is_held_against_the_rules_of_its_application() {
     let more = r#"
 [upstream.other]
 servers = ["http://127.0.0.1:9"]
@@ -213,19 +214,88 @@ path = "/v1"
 access = "public"
 upstream = "app"
 strip_prefix = true
+[[route]]
+name = "further"
+path = "/static/metrics"
+access = "public"
+upstream = "other"
+[[route]]
+name = "get"
+path = "/split"
+methods = ["GET"]
+access = "public"
+upstream = "other"
+[[route]]
+name = "rest"
+path = "/split"
+methods = ["POST"]
+access = { roles = ["admin"] }
+upstream = "app"
 "#;
-    let text = ROUTES.replacen(
-        "access = \"authenticated\"\nupstream = \"app\"",
-        "access = \"public\"\nupstream = \"other\"",
-        1,
-    );
+    let root = "access = \"authenticated\"\nupstream = \"app\"";
+    let text = ROUTES.replacen(root, "access = \"public\"\nupstream = \"other\"", 1);
     let config = Config::parse(&format!("{text}{more}"), "gateway.toml", std::path::Path::new("/"))
         .unwrap_or_else(|errors| panic!("{errors}"));
-    for (path, expected) in
-        [("/v1/x", "first"), ("/v1/X", "first"), ("/v1/ADMIN", "ambiguous"), ("/v1/Static/x", "ambiguous")]
-    {
-        assert_eq!(found(&config, "GET", "localhost", path), expected, "{path}");
+    let also = |method: &str, path: &str| {
+        let parts = parts(method, "localhost", path);
+        let head = RequestHead::parse(&parts, None).unwrap();
+        match config.routes.find(&head) {
+            Found::Route(matched) => matched.also.map_or("nothing".to_owned(), |also| also.name.clone()),
+            other => format!("{other:?}"),
+        }
+    };
+    for (method, path, expected) in [
+        ("GET", "/v1/x", "nothing"),
+        ("GET", "/v1/X", "nothing"),
+        ("GET", "/v1/ADMIN", "Ambiguous"),
+        ("GET", "/v1/admin;x", "Ambiguous"),
+        ("GET", "/v1/Static/x", "Ambiguous"),
+        ("GET", "/v1/admin/x", "admin"),
+        ("GET", "/v1/static/metrics", "static"),
+        ("GET", "/v1/static/METRICS/x", "static"),
+        ("POST", "/v1/split", "rest"),
+        ("GET", "/v1/split", "Method([POST])"),
+        ("GET", "/v1/v1/x", "nothing"),
+    ] {
+        assert_eq!(also(method, path), expected, "{method} {path}");
     }
+}
+
+/// A token does not come by a rewrite to where only sessions do.
+#[test]
+fn a_rewritten_path_keeps_what_its_rule_reads() {
+    let token = "[token]\nissuer = \"https://id.example\"\naudience = \"a\"\nalgorithms = [\"ES256\"]\njwks = \"https://id.example/k\"\n";
+    let more = "[[route]]\nname = \"v1\"\npath = \"/v1\"\naccess = \"authenticated\"\naccept = [\"token\"]\nupstream = \"app\"\nstrip_prefix = true\n";
+    let text = format!("{ROUTES}{more}").replace("[identity_headers]", &format!("{token}[identity_headers]"));
+    let config =
+        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    for (path, expected) in
+        [("/v1/static/x", "forward"), ("/v1/admin", "unauthenticated"), ("/v1/x", "unauthenticated")]
+    {
+        let parts = parts("GET", "localhost", path);
+        let head = RequestHead::parse(&parts, None).unwrap();
+        let Found::Route(matched) = config.routes.find(&head) else { panic!("{path}") };
+        let (roles, proof) = (config.roles.set(["admin"]), Proof::Token);
+        let (name, email, role_names, signed_in) = (None, None, vec![], None);
+        let identity = Identity { subject: "alice".into(), name, email, roles, role_names, proof, signed_in };
+        let who = Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }));
+        assert_eq!(decide(&head, &matched, who, Duration::ZERO).as_str(), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_rewrite_to_a_server_with_rules_of_another_name_is_told() {
+    let more = "[upstream.twin]\nservers = [\"builtin:whoami\"]\n[[route]]\nname = \"v1\"\npath = \"/v1\"\naccess = \"public\"\nupstream = \"twin\"\nstrip_prefix = true\n";
+    let told = |text: &str| {
+        let config =
+            Config::parse(text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+        config.doubts().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let text = format!("{ROUTES}{more}");
+    let doubts = told(&text);
+    assert!(matches!(&doubts[..], [one] if one.contains("has a server of `app` too")), "{doubts:?}");
+    assert!(told(&format!("{text}host_header = \"twin\"\n")).is_empty());
+    assert!(told(&text.replace("upstream = \"twin\"", "upstream = \"app\"")).is_empty());
 }
 
 /// attacks: policy 10
