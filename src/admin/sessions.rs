@@ -66,6 +66,8 @@ pub(super) async fn list(admin: &Admin, query: &str) -> Answer {
 /// End sessions. When it answers 200, the store has it and no request of this node is answered in them any more; `everywhere`
 /// says the same of all nodes.
 pub(super) async fn revoke(admin: &Admin, asked: Revoke) -> Answer {
+    // Whoever ends somebody's sessions may have changed their entry in the user file just before.
+    admin.runtime().login.look_at_users().await;
     let now = admin.clock.now();
     let Named { what, subject, provider } = match named(admin, asked, now).await {
         Ok(named) => named,

@@ -1,9 +1,12 @@
 //! The local users, as the running gateway knows them. One decision: the last file that could be read counts; one that is
 //! broken for a moment, because somebody edits it, signs nobody out. Knows nothing of passwords.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Mutex as Turns, Notify, oneshot};
 
 use crate::authn::{Directory, Of, Standing};
 
@@ -22,16 +25,42 @@ pub(super) enum Change {
     Altered,
 }
 
+/// How long a look at the file may take: on a disk that hangs nobody is let in, and nothing else waits.
+const LOOK: Duration = Duration::from_secs(2);
+/// What was written so short before it was read may be written once more in the same tick of the disk's clock, and look the same.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// The user file as it was last read.
 pub struct LocalUsers {
     path: PathBuf,
     read: Mutex<Read>,
+    /// One looks at a time, so that what was read earlier never takes the place of what was read later.
+    turns: Arc<Turns<()>>,
+    changed: Mutex<Vec<(String, Change)>>,
+    found: Notify,
+}
+
+/// Nobody can say what stands in the file now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unseen {
+    /// The disk hangs.
+    #[error("the user file could not be looked at in time")]
+    Late,
+    /// The system gave no thread to look on.
+    #[error("no thread to look at the user file on")]
+    Thread(#[source] std::io::Error),
+    /// The thread that looked panicked.
+    #[error("the thread that looked at the user file is gone")]
+    Gone,
 }
 
 struct Read {
-    stamp: Option<(SystemTime, u64)>,
+    known_by: Option<Option<Stamp>>,
     users: Arc<Users>,
 }
+
+/// By which a file that changed is known: modified, inode, its change in seconds and nanoseconds, length.
+type Stamp = (SystemTime, u64, (i64, i64), u64);
 
 impl LocalUsers {
     /// Read the file.
@@ -39,8 +68,10 @@ impl LocalUsers {
     /// # Errors
     /// [`UsersError`].
     pub fn open(path: &Path) -> Result<LocalUsers, UsersError> {
-        let read = Read { stamp: stamp(path), users: Arc::new(Users::read(path)?) };
-        Ok(LocalUsers { path: path.to_owned(), read: Mutex::new(read) })
+        let known_by = known_by(stamp(path));
+        let read = Mutex::new(Read { known_by, users: Arc::new(Users::read(path)?) });
+        let (turns, changed, found) = (Arc::default(), Mutex::default(), Notify::new());
+        Ok(LocalUsers { path: path.to_owned(), read, turns, changed, found })
     }
 
     /// The file.
@@ -75,23 +106,61 @@ impl LocalUsers {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Read the file again if it changed; answers who changed with it.
-    pub(super) fn look(&self) -> Vec<(String, Change)> {
+    /// Look at the file, and read it if it changed: whatever was written before this was called counts when it returns.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub(super) async fn look(self: &Arc<Self>) -> Result<(), Unseen> {
+        let look = async {
+            let turn = self.turns.clone().lock_owned().await;
+            let (users, (tell, told)) = (self.clone(), oneshot::channel());
+            let work = move || {
+                // Held until the disk answered, also when nobody waits any more: of threads that hang there is one.
+                let _turn = turn;
+                users.read_again();
+                let _ = tell.send(());
+            };
+            std::thread::Builder::new().name("users".to_owned()).spawn(work).map_err(Unseen::Thread)?;
+            told.await.map_err(|_| Unseen::Gone)
+        };
+        tokio::time::timeout(LOOK, look).await.map_err(|_| Unseen::Late)?
+    }
+
+    /// Read the file again if it changed.
+    fn read_again(&self) {
         let stamp = stamp(&self.path);
-        if self.lock().stamp == stamp {
-            return Vec::new();
+        if self.lock().known_by == Some(stamp) {
+            return;
         }
+        let known_by = known_by(stamp);
         match Users::read(&self.path) {
             Ok(users) => {
-                let old = std::mem::replace(&mut *self.lock(), Read { stamp, users: Arc::new(users.clone()) });
-                changes(&old.users, &users)
+                let old = std::mem::replace(&mut *self.lock(), Read { known_by, users: Arc::new(users.clone()) });
+                let changes = changes(&old.users, &users);
+                if !changes.is_empty() {
+                    self.changed().extend(changes);
+                    self.found.notify_one();
+                }
             }
             Err(error) => {
-                self.lock().stamp = stamp;
+                self.lock().known_by = known_by;
                 tracing::error!(error = &error as &dyn std::error::Error, "the user file is kept as it was last read");
-                Vec::new()
             }
         }
+    }
+
+    /// Who changed since this was asked last.
+    pub(super) fn changes(&self) -> Vec<(String, Change)> {
+        std::mem::take(&mut *self.changed())
+    }
+
+    /// Somebody changed.
+    pub(super) async fn found(&self) {
+        self.found.notified().await;
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Vec<(String, Change)>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,9 +187,18 @@ fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
     old.user.iter().filter(|(_, user)| !user.disabled).filter_map(change).chain(come).collect()
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+/// `None` where there is no file.
+fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    Some((metadata.modified().ok()?, metadata.ino(), (metadata.ctime(), metadata.ctime_nsec()), metadata.len()))
+}
+
+/// What a file that is read at this moment will be known by; `None`: it is to be read once more, whatever it looks like. `modified` is
+/// what whoever copied it says, and does not count here.
+fn known_by(stamp: Option<Stamp>) -> Option<Option<Stamp>> {
+    let Some((_, _, (seconds, nanoseconds), _)) = stamp else { return Some(None) };
+    let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
+    (SystemTime::UNIX_EPOCH + since + SETTLED < SystemTime::now()).then_some(stamp)
 }
 
 /// Everybody: local users by their file, others by what their provider said last.

@@ -254,8 +254,16 @@ impl Login {
         plain(response)
     }
 
+    /// Look at the user file now: when this returns, what was written into it before counts, unless the disk hangs.
+    pub async fn look_at_users(&self) {
+        let Some(users) = &self.users else { return };
+        if let Err(error) = users.look().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the users are those of the last look");
+        }
+    }
+
     /// Look at the user file every two seconds, until told to stop: end the sessions of users who left, and let the others
-    /// be asked for anew where their roles changed. `tell` writes the audit.
+    /// be asked for anew where their roles changed; at once where somebody else looked. `tell` writes the audit.
     pub fn maintain<T>(
         &self,
         clock: Arc<dyn Clock>,
@@ -271,8 +279,21 @@ impl Login {
             let (Some(users), mut departed) = (users, Departed::default()) else { return };
             // Who was disabled while nothing ran has their sessions yet, and would find them when enabled again.
             users.disabled().into_iter().for_each(|(name, left)| departed.owe(name, left));
-            while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-                for (name, change) in users.look() {
+            let turn = async || {
+                let looked = async {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    users.look().await
+                };
+                tokio::select! {
+                    looked = looked => looked,
+                    () = users.found() => Ok(()),
+                }
+            };
+            while let Some(looked) = stop.run_until_cancelled(turn()).await {
+                if let Err(error) = looked {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the users are those of the last look");
+                }
+                for (name, change) in users.changes() {
                     sessions.refresh(UserKey::of(LOCAL, &name));
                     if let Change::Left(left) = change {
                         departed.owe(name, left);

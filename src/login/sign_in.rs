@@ -11,8 +11,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use zeroize::Zeroizing;
 
-use crate::session::{NewSession, Who};
+use crate::session::{NewSession, Revocation, Wait, Who};
 
+use super::directory::Unseen;
 use super::form::{Browser, Sent, field, same_origin};
 use super::oidc::{LoginError, Provider};
 use super::pages::{Choice, SignIn};
@@ -28,7 +29,32 @@ const DEVICE_LIFE: Duration = Duration::from_secs(180 * 86_400);
 const WRONG: &str = "The user name or the password is not right.";
 const STALE: &str = "This page was open for too long, or your browser refused its cookie. Please try again.";
 const BUSY: &str = "Many people are signing in at this moment. Please try again in a few seconds.";
+const CHANGED: &str = "What is known of you was changed at this moment. Please try again.";
 const DEVICE_LABEL: usize = 80;
+/// A user whose entry is another one at every look is being changed all the time: nobody is let in by it.
+const LOOKS: usize = 4;
+
+/// Why nobody knows whether somebody is who they say.
+#[derive(Debug, thiserror::Error)]
+enum Unproven {
+    /// The password was not checked.
+    #[error("a password could not be checked")]
+    Password(#[from] PasswordError),
+    /// What stands in the user file now is not known.
+    #[error("a user could not be looked up")]
+    Unseen(#[from] Unseen),
+    /// It was another one at every look.
+    #[error("the user changed at every look")]
+    Changing,
+}
+
+/// Whose password was found right.
+struct Proven {
+    name: String,
+    user: User,
+    /// A stronger hash of it.
+    rehashed: Option<String>,
+}
 
 impl Login {
     /// Stays until somebody signs out: forms in other tabs are this browser's, too.
@@ -98,10 +124,7 @@ impl Login {
     /// The form, sent.
     pub(super) async fn sign_in(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
         let typed = field(&ask.body, "user").unwrap_or_default();
-        let refused = |event, reason, response| {
-            let audit = Audit { subject: canonical(&typed), ..Audit::at(LOCAL, event, Some(reason)) };
-            Answer { response, audit: Some(audit) }
-        };
+        let refused = |event, reason, response| Login::refused(&typed, event, reason, response);
         if !same_origin(ask.headers, ask.authority) {
             let response = self.form(&ask, StatusCode::FORBIDDEN, &Wanted::default(), String::new(), Some(STALE));
             return Ok(refused("sign_in_refused", "other_origin", response));
@@ -131,35 +154,75 @@ impl Login {
             return Ok(refused("sign_in_throttled", "too_many_failures", response));
         }
         let password = Zeroizing::new(field(&ask.body, "password").unwrap_or_default());
-        let user = name.as_deref().and_then(|name| self.users.as_ref()?.user(name));
-        match self.check(user.as_ref(), password).await {
-            Ok(Checked::Right { rehashed }) => {
-                let (Some(name), Some(user)) = (name, user) else {
-                    return Ok(refused("sign_in_failed", "wrong_credentials", self.wrong(&ask, &back, &typed)));
-                };
-                if let Some(hash) = rehashed {
-                    self.keep_hash(&name, &user, hash);
-                }
-                self.begin(&ask, &name, user, &back).await
-            }
-            Ok(Checked::Wrong) => {
+        match self.prove(name.as_deref(), &password).await {
+            Ok(Some(proven)) => self.begin(&ask, proven, &password, &back, &typed).await,
+            Ok(None) => {
                 self.throttle.failed(&attempt);
-                Ok(refused("sign_in_failed", "wrong_credentials", self.wrong(&ask, &back, &typed)))
+                Ok(self.wrong(&ask, &back, &typed))
             }
-            Err(error) => {
-                if !matches!(error, PasswordError::Busy) {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a password could not be checked");
-                }
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                let mut response = self.form(&ask, status, &Wanted::back_to(&back), typed.clone(), Some(BUSY));
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
-                Ok(refused("sign_in_refused", "busy", response))
-            }
+            Err(error) => Ok(self.unproven(&ask, &back, &typed, &error)),
         }
     }
 
-    fn wrong(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str) -> Response<Bytes> {
-        self.form(ask, StatusCode::UNAUTHORIZED, &Wanted::back_to(back), typed.to_owned(), Some(WRONG))
+    /// A refusal, and its line.
+    fn refused(typed: &str, event: &'static str, reason: &'static str, response: Response<Bytes>) -> Answer {
+        let audit = Audit { subject: canonical(typed), ..Audit::at(LOCAL, event, Some(reason)) };
+        Answer { response, audit: Some(audit) }
+    }
+
+    fn wrong(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str) -> Answer {
+        let status = StatusCode::UNAUTHORIZED;
+        let response = self.form(ask, status, &Wanted::back_to(back), typed.to_owned(), Some(WRONG));
+        Login::refused(typed, "sign_in_failed", "wrong_credentials", response)
+    }
+
+    fn unproven(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str, error: &Unproven) -> Answer {
+        let (told, reason) = match error {
+            Unproven::Changing => (CHANGED, "user_changed"),
+            _ => (BUSY, "busy"),
+        };
+        if !matches!(error, Unproven::Password(PasswordError::Busy) | Unproven::Changing) {
+            tracing::error!(error = error as &dyn std::error::Error, "nobody knows whether somebody may sign in");
+        }
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = self.form(ask, status, &Wanted::back_to(back), typed.to_owned(), Some(told));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
+        Login::refused(typed, "sign_in_refused", reason, response)
+    }
+
+    /// Whose password this is. It is found right by the user file as that is afterwards: hashes queue, and whoever was disabled
+    /// meanwhile, or has another password because somebody knew this one, is not let in by what was true before.
+    async fn prove(&self, name: Option<&str>, password: &Zeroizing<String>) -> Result<Option<Proven>, Unproven> {
+        if let Some(users) = &self.users {
+            users.look().await?;
+        }
+        let user = name.and_then(|name| self.users.as_ref()?.user(name));
+        let checked = self.check(user.as_ref(), password.clone()).await?;
+        let (Checked::Right { rehashed }, Some(name), Some(user)) = (checked, name, user) else { return Ok(None) };
+        self.still(Proven { name: name.to_owned(), user, rehashed }, password).await
+    }
+
+    /// The same of somebody whose password was right a moment ago, as the file is now.
+    async fn still(&self, proven: Proven, password: &Zeroizing<String>) -> Result<Option<Proven>, Unproven> {
+        let Some(users) = &self.users else { return Ok(None) };
+        let Proven { name, user: mut right, mut rehashed } = proven;
+        for _ in 0..LOOKS {
+            users.look().await?;
+            let Some(now) = users.user(&name) else { return Ok(None) };
+            let same = now.password == right.password;
+            if same && now.entry() == right.entry() {
+                return Ok(Some(Proven { name, user: now, rehashed }));
+            }
+            // Another tab may have renewed the hash of this very password.
+            if !same {
+                match self.check(Some(&now), password.clone()).await? {
+                    Checked::Right { rehashed: anew } => rehashed = anew,
+                    Checked::Wrong => return Ok(None),
+                }
+            }
+            right = now;
+        }
+        Err(Unproven::Changing)
     }
 
     async fn check(&self, user: Option<&User>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
@@ -171,24 +234,51 @@ impl Login {
     }
 
     /// A new session under a new id, whatever the browser brought: an id chosen before sign-in is worth nothing after it.
-    async fn begin(&self, ask: &Ask<'_>, name: &str, user: User, back: &ReturnTo) -> Result<Answer, LoginError> {
+    async fn begin(
+        &self,
+        ask: &Ask<'_>,
+        proven: Proven,
+        password: &Zeroizing<String>,
+        back: &ReturnTo,
+        typed: &str,
+    ) -> Result<Answer, LoginError> {
+        let (name, user) = (proven.name.clone(), proven.user.clone());
+        let entry = user.entry();
         let new = NewSession {
             provider: LOCAL.to_owned(),
-            subject: name.to_owned(),
-            entry: user.entry(),
+            subject: name.clone(),
+            entry,
             name: user.name,
             email: user.email,
             roles: user.roles,
             device: device_label(ask),
             provided: None,
         };
-        let who = Who::new(LOCAL, name, name);
+        let who = Who::new(LOCAL, &name, &name);
         let unfinished = |error| Audit::of(who.clone(), "sign_in_unfinished", None).unfinished(error);
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
+        // Once more, now that a revocation finds the session: what was written into the file before one is seen here, and what is
+        // written later has its own after it. Until then nobody has the cookie.
+        let refused = match self.still(proven, password).await {
+            Ok(Some(Proven { user, rehashed, .. })) if user.entry() == entry => {
+                if let Some(hash) = rehashed {
+                    self.keep_hash(&name, &user, hash);
+                }
+                None
+            }
+            Ok(Some(_)) => Some(self.unproven(ask, back, typed, &Unproven::Changing)),
+            Ok(None) => Some(self.wrong(ask, back, typed)),
+            Err(error) => Some(self.unproven(ask, back, typed, &error)),
+        };
+        if let Some(refused) = refused {
+            let ended = self.sessions.revoke(Revocation::Session(begun.view.key), Wait::BROWSER, ask.now).await;
+            ended.map_err(unfinished)?;
+            return Ok(refused);
+        }
         let mut response = see_other(back.as_str());
         let headers = response.headers_mut();
         self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await.map_err(unfinished)?;
-        if let Some(device) = self.new_device(ask, name) {
+        if let Some(device) = self.new_device(ask, &name) {
             cookies::set(headers, &self.device_cookie(), &device, Some(DEVICE_LIFE));
         }
         Ok(Answer { response, audit: Some(Audit::of(who, "sign_in", None)) })

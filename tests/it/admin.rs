@@ -14,7 +14,7 @@ use crate::support::{Lines, Running, Said, run_text, run_with, shipped};
 use crate::wire::{Application, SOON, fed, whole};
 
 /// The shipped configuration over this store, with the operator's listener.
-fn with_admin(store: &str) -> String {
+pub fn with_admin(store: &str) -> String {
     shipped(store).replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n")
 }
 

@@ -48,6 +48,7 @@ mod own_pages;
 mod own_tokens;
 mod packaging;
 mod pairs;
+mod passwords;
 mod policy;
 mod private;
 mod process;

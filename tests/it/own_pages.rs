@@ -111,7 +111,7 @@ fn fields(fields: &[(&str, &str)]) -> String {
 }
 
 /// The form of a sign-in, as a new browser sends it.
-fn sign_in_form(running: &Running, password: &str) -> (String, String) {
+pub fn sign_in_form(running: &Running, password: &str) -> (String, String) {
     std::fs::write(running.folder.path().join("jar"), "").unwrap();
     let page = running.curl("/.portcullis/login", &[]);
     let state = between(&page.body, "name=\"state\" value=\"", "\"");
@@ -119,7 +119,7 @@ fn sign_in_form(running: &Running, password: &str) -> (String, String) {
 }
 
 /// The lines of the audit, each with its event, subject and reason.
-fn audited(running: &Running) -> Vec<[String; 3]> {
+pub fn audited(running: &Running) -> Vec<[String; 3]> {
     let lines = running.lines.0.lock().unwrap();
     let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let told =
