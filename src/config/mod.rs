@@ -8,6 +8,7 @@ mod doubts;
 mod identity;
 mod lines;
 mod login;
+mod meanings;
 mod oidc;
 mod options;
 mod parse;

@@ -65,7 +65,8 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let tokens = tokens(root, &roles, logins.oidc.as_deref().unwrap_or_default(), base);
     let signing = signing(root, session.as_ref());
     let with_tokens = tokens.as_ref().is_none_or(|issuers| !issuers.is_empty());
-    let routes = routes(root, &roles, &upstreams, &Credentials { logins: &logins.names, tokens: with_tokens });
+    let can = Credentials { logins: &logins.names, tokens: with_tokens, told: identity_headers.as_ref() };
+    let routes = routes(root, &roles, &upstreams, &can);
     let identity_headers = own_signed(identity_headers, routes.table.as_ref());
     require_issuer(root, signing.as_ref(), &routes.good);
     let (limits, log) = (limits(root), log(root));

@@ -6,11 +6,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::policy::{
-    Accept, AccessRule, Clash, HostPattern, PathError, PathPrefix, RESERVED_PREFIX, RoleNames, RoleSet, Route,
-    RouteOptions, RouteTable, UpstreamId,
+    Accept, AccessRule, Clash, HostPattern, IdentityHeaders, PathError, PathPrefix, RESERVED_PREFIX, RoleNames,
+    RoleSet, Route, RouteOptions, RouteTable, UpstreamId,
 };
 
 use super::Upstream;
+use super::meanings::meanings;
 use super::options::options;
 use super::problems::{did_you_mean, listed};
 use super::sign_in::sign_in;
@@ -18,12 +19,14 @@ use super::table::{At, Table};
 
 const ACCESS: &str = "write \"public\", \"authenticated\" or { roles = [...] }";
 
-/// What a caller can come by.
+/// What a caller can come by, and what is told of them.
 pub(super) struct Credentials<'l> {
     /// Where one can sign in.
     pub(super) logins: &'l [String],
     /// Whether somebody's tokens are accepted.
     pub(super) tokens: bool,
+    /// The headers that tell applications who calls, where they could be read.
+    pub(super) told: Option<&'l IdentityHeaders>,
 }
 
 /// The routes of a file.
@@ -98,6 +101,9 @@ fn route(
     can: &Credentials<'_>,
 ) -> Option<Route> {
     let line = table.line();
+    if let Some(told) = can.told {
+        meanings(&table, told);
+    }
     let host = host(&mut table);
     let path = path(&mut table);
     let methods = methods(&mut table);

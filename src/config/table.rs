@@ -131,6 +131,20 @@ impl<'f, 't> Table<'f, 't> {
         }
     }
 
+    /// The words that the value of a key is made of – a text, those of a list, the keys of a table – each with its place. Takes nothing.
+    pub(super) fn words(&self, key: &str) -> Vec<(String, Range<usize>)> {
+        let Some((span, value)) = self.entries.get(key) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::String(text) => vec![(text.to_string(), span.clone())],
+            DeValue::Table(table) => table.keys().map(|key| (key.get_ref().to_string(), key.span())).collect(),
+            DeValue::Array(list) => {
+                let text = |value: &Spanned<DeValue<'t>>| Some((value.get_ref().as_str()?.to_owned(), value.span()));
+                list.iter().filter_map(text).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// A mistake at a line that is known already.
     pub(super) fn problem_at_line(&self, line: usize, key: &str, message: impl Into<String>) {
         let problem = Problem { line, key: key.to_owned(), message: message.into() };
