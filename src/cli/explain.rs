@@ -132,8 +132,7 @@ fn forwarded(text: &mut String, permit: &Permit, config: &Config, client: &Heade
     for name in &options.request.remove {
         let _ = writeln!(text, "  (any {name} is removed)");
     }
-    let removed =
-        |name: &&HeaderName| config.identity_headers.owns(name.as_str()) || options.request.owns(name.as_str());
+    let removed = |name: &&HeaderName| config.identity_headers.owns(name.as_str()) || options.removes(name.as_str());
     for name in client.keys().filter(removed) {
         let _ = writeln!(text, "  (the client's {name} is removed)");
     }

@@ -46,6 +46,8 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         encoded_slashes,
         passive,
         close_code: close_code?,
+        // Of all routes together.
+        by_method: false,
         forward_token,
         signed_identity: signed_identity?,
         preflight: preflight?,

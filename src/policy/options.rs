@@ -26,6 +26,8 @@ pub struct RouteOptions {
     pub request: HeaderEdits,
     /// Changes to the answer's.
     pub response: HeaderEdits,
+    /// Whether rules tell methods apart at this place or in this application.
+    pub by_method: bool,
     /// Whether a bearer token that was accepted goes on to the application.
     pub forward_token: bool,
     /// How the application is told who calls in a way that it can verify.
@@ -39,6 +41,17 @@ pub struct RouteOptions {
     /// What is done with a CORS preflight, which never carries a credential.
     pub preflight: Preflight,
 }
+
+impl RouteOptions {
+    /// Whether a field of this name stays behind, in whatever spelling.
+    pub fn removes(&self, name: &str) -> bool {
+        // Verb tampering: the application would carry out another method than the rules were asked about.
+        self.request.owns(name) || (self.by_method && METHOD_OVERRIDES.iter().any(|known| is_alias(known, name)))
+    }
+}
+
+/// Fields in which clients ask applications to take another method for the request's own.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// What a route asks of the sign-in itself. The default asks nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

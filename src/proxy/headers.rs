@@ -38,7 +38,7 @@ impl HeaderRules for RequestTrailers {
     fn owns(&self, name: &str) -> bool {
         let token = self.route.sign_in.access_token.as_ref();
         self.runtime.authenticator.headers().owns(name)
-            || self.route.options.request.owns(name)
+            || self.route.options.removes(name)
             || token.is_some_and(|own| is_alias(own.as_str(), name))
             || self.named.owns(name)
     }
@@ -157,10 +157,9 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
     let withholds_token = outgoing.withholds_token();
     for (name, value) in incoming {
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
-        let owned =
-            outgoing.identity.owns(name.as_str()) || options.request.owns(name.as_str()) || outgoing.takes(name);
+        let owned = outgoing.identity.owns(name.as_str()) || options.removes(name.as_str()) || outgoing.takes(name);
         let withheld = withholds_token && *name == header::AUTHORIZATION;
-        if gone || owned || withheld || is_forwarding(name.as_str()) {
+        if gone || owned || withheld || is_forwarding(name.as_str()) || is_misread(name.as_str()) {
             continue;
         }
         match hops {
@@ -323,6 +322,7 @@ pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap
         !is_hop_by_hop(name)
             && !is_rebuilt(name)
             && !is_forwarding(name.as_str())
+            && !is_misread(name.as_str())
             && !rules.owns(name.as_str())
             && !matches!(*name, header::AUTHORIZATION | header::CONTENT_LENGTH | header::SET_COOKIE)
     };
@@ -380,6 +380,25 @@ fn is_forwarding(name: &str) -> bool {
         || starts(b"x-real-ip")
         || starts(b"x-original-")
         || starts(b"x-rewrite-")
+}
+
+/// What applications take for somebody's word who would know, and anybody may have written. httpoxy (CVE-2016-5385): `Proxy` is
+/// `HTTP_PROXY` to CGI, and with it everything that the application asks for goes where the client likes. The others tell the client's
+/// address to whoever looks there; a proxy before us that writes one passes the rest on, so that no proxy's word counts for them.
+fn is_misread(name: &str) -> bool {
+    // Most names have another length.
+    let known: &[&str] = match name.len() {
+        5 => &["proxy"],
+        9 => &["client-ip"],
+        11 => &["x-client-ip", "x-forwarded", "x-remote-ip"],
+        13 => &["forwarded-for", "x-remote-addr"],
+        14 => &["true-client-ip", "cf-pseudo-ipv4"],
+        16 => &["cf-connecting-ip", "fastly-client-ip", "x-originating-ip"],
+        18 => &["cf-connecting-ipv6"],
+        19 => &["x-cluster-client-ip", "x-appengine-user-ip"],
+        _ => return false,
+    };
+    known.iter().any(|known| is_alias(known, name))
 }
 
 fn wants_trailers(fields: &Fields<'_>) -> bool {

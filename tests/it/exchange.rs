@@ -59,12 +59,13 @@ async fn trailers_pass_both_ways_and_identities_in_them_do_not() {
     let running = open(application.port, "");
     for mut client in Client::both(port(&running)).await {
         let (mut feed, body) = fed();
-        let names = "x-checksum, x-forwarded-user, x_forwarded_groups, x-real-ip";
+        let owned = ["x-forwarded-user", "x_forwarded_groups", "x-real-ip", "proxy", "x_client_ip", "x-http-method"];
+        let names = format!("x-checksum, {}", owned.join(", "));
         let request = Request::post("/").header("te", "trailers").header("trailer", names);
         tokio::spawn(async move {
             feed.send_data(Bytes::from_static(b"x")).await.unwrap();
             let mut trailers = line("x-checksum", "1");
-            for name in ["x-forwarded-user", "x_forwarded_groups", "x-real-ip"] {
+            for name in owned {
                 trailers.extend(line(name, "root"));
             }
             feed.send_trailers(trailers).await.unwrap();

@@ -148,6 +148,65 @@ encoded_slashes = true
     assert_eq!(asked("/a%2fb"), (400, String::new()), "another route's");
 }
 
+/// attacks: a POST that everybody may send, and that the application takes for a DELETE; by a header, in any spelling
+#[test]
+fn no_header_makes_another_method_of_the_one_that_was_judged() {
+    let (application, heads) = telling();
+    let (other, others) = telling();
+    let routes = format!(
+        r#"
+[upstream.other]
+servers = ["http://127.0.0.1:{}"]
+[[route]]
+name = "notes"
+path = "/notes"
+methods = ["POST"]
+access = "public"
+upstream = "app"
+[[route]]
+name = "beside"
+path = "/beside"
+access = "public"
+upstream = "app"
+[[route]]
+name = "elsewhere"
+path = "/notes"
+methods = ["DELETE"]
+access = {{ roles = ["admin"] }}
+upstream = "app"
+[[route]]
+name = "the rest"
+path = "/notes"
+access = "public"
+upstream = "other"
+[[route]]
+name = "alike"
+path = "/alike"
+access = "public"
+upstream = "other"
+"#,
+        other.port
+    );
+    let running = with(application.port, &routes);
+    assert_eq!(running.curl("/notes/1", &["-X", "DELETE"]).status, 401);
+    let names = ["X-HTTP-Method-Override", "x_http_method", "X.Method.Override"];
+    let lines = names.map(|name| format!("{name}: DELETE"));
+    let asked: Vec<&str> = lines.iter().flat_map(|line| ["-H", line]).chain(["-d", "a=b"]).collect();
+    for (method, path, heads, passes) in [
+        ("POST", "/notes/1", &heads, false),
+        ("PATCH", "/notes/1", &others, false),
+        ("POST", "/beside", &heads, false),
+        // Every method is the same there.
+        ("POST", "/alike", &others, true),
+    ] {
+        let said = running.curl(path, &[&asked[..], &["-X", method]].concat());
+        assert_eq!(said.status, 200, "{path}: {}", said.head);
+        let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(head.matches(": DELETE\n").count(), if passes { 3 } else { 0 }, "{method} {path}: {head}");
+        assert!(head.starts_with(&format!("{method} {path}\n")), "{head}");
+    }
+}
+
 #[test]
 fn headers_are_set_and_removed_as_the_route_says() {
     let (application, heads) = telling();
