@@ -300,7 +300,8 @@ fn own_tokens(c: &mut Criterion) {
     let mut group = c.benchmark_group("a session in tokens");
     for (name, format) in [("sealed", Format::Sealed), ("jws", signed)] {
         let own = |entries| {
-            let settings = OwnSettings { format: format.clone(), life, grace, site: "b".into(), entries };
+            let settings =
+                OwnSettings { format: format.clone(), life, grace, cookie: "b".into(), site: String::new(), entries };
             OwnTokens::new(sessions.clone(), ring.clone(), &[2; 32], Arc::new(SystemClock), settings)
         };
         // A memory of nothing: every access token is read anew.

@@ -108,6 +108,11 @@ impl SessionKeys {
     pub fn derive(&self, label: &str) -> [u8; 32] {
         expand(&self.master, label)
     }
+
+    /// The same of one of the sites that share the secret; of the one without a name it is that of all.
+    pub fn derive_for(&self, label: &str, site: &str) -> [u8; 32] {
+        if site.is_empty() { self.derive(label) } else { self.derive(&format!("{label}\0{site}")) }
+    }
 }
 
 fn expand(secret: &[u8], label: &str) -> [u8; 32] {
@@ -251,6 +256,16 @@ mod tests {
         let (value, _) = CookieCodec::new(&keys, "a").mint(ALICE).unwrap();
         assert!(CookieCodec::new(&keys, "b").open(&value).is_none());
         assert!(CookieCodec::new(&SessionKeys::random().unwrap(), "a").open(&value).is_none());
+    }
+
+    /// Who is signed in stays so where a version comes that knows of sites.
+    #[test]
+    fn a_site_without_a_name_has_the_keys_of_before_there_were_any() {
+        let keys = SessionKeys::random().unwrap();
+        assert_eq!(keys.derive_for("x", ""), keys.derive("x"));
+        assert!(
+            keys.derive_for("x", "a") != keys.derive("x") && keys.derive_for("x", "a") != keys.derive_for("x", "b")
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::token::{
 };
 use crate::trust::ClientTlsFiles;
 
-use super::StartError;
 use super::files::read_secret;
+use super::{StartError, site};
 
 pub(super) fn tokens(config: &Config, sessions: Arc<Sessions>) -> Result<Tokens, StartError> {
     if !config.tokens.is_empty() {
@@ -70,10 +70,11 @@ pub(super) fn own_tokens(
         format,
         life: jwt.access_lifetime,
         grace: jwt.grace,
-        site: config.session.cookie.clone(),
+        cookie: config.session.cookie.clone(),
+        site: site(config).to_owned(),
         entries: config.session.cache_entries,
     };
-    let mac = keys.derive("portcullis/refresh/1");
+    let mac = keys.derive_for("portcullis/refresh/1", site(config));
     Some(OwnTokens::new(sessions.clone(), ring?.clone(), &mac, clock.clone(), settings))
 }
 

@@ -66,6 +66,7 @@ mod servers;
 mod sessions;
 mod shared_log;
 mod shared_store;
+mod sites;
 mod step_up;
 mod streams;
 mod support;

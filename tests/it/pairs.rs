@@ -40,12 +40,23 @@ async fn node(
     format: Format,
     now: Timestamp,
 ) -> (Arc<Sessions>, Arc<KeyRing>, OwnTokens) {
+    node_of("", store, keys, format, now).await
+}
+
+async fn node_of(
+    site: &str,
+    store: Arc<dyn SessionStore>,
+    keys: &SessionKeys,
+    format: Format,
+    now: Timestamp,
+) -> (Arc<Sessions>, Arc<KeyRing>, OwnTokens) {
     let sessions = layer(store, keys);
     let ring = KeyRing::open(sessions.clone(), keys.derive("ring"), Algorithm::EdDsa, now).await.unwrap();
     let ring = Arc::new(ring);
     let (life, grace) = (Duration::from_secs(300), Duration::from_secs(10));
-    let settings = OwnSettings { format, life, grace, site: "t".into(), entries: 1_000 };
-    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &keys.derive("mac"), Arc::new(SystemClock), settings);
+    let settings = OwnSettings { format, life, grace, cookie: "t".into(), site: site.into(), entries: 1_000 };
+    let mac = keys.derive_for("mac", site);
+    let tokens = OwnTokens::new(sessions.clone(), ring.clone(), &mac, Arc::new(SystemClock), settings);
     (sessions, ring, tokens)
 }
 
@@ -65,6 +76,28 @@ fn alice() -> NewSession {
 
 async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timestamp) -> Learnt {
     tokens.lookup(pair, &AsBegun, Activity::Active, now, &|| Box::new(|_, _| ())).await.unwrap()
+}
+
+/// Sites of one secret, even where they have keys and records in common.
+#[tokio::test]
+async fn a_pair_of_one_site_is_nothing_at_another() {
+    for format in [Format::Sealed, Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }]
+    {
+        let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+        for own in ["", "one", "two"] {
+            let (sessions, _, tokens) = node_of(own, store.clone(), &keys, format.clone(), NOW).await;
+            let begun = sessions.begin(alice(), None, NOW).await.unwrap();
+            let Pair { access, refresh } = tokens.begin(&begun.view, NOW).await.unwrap();
+            for other in ["", "one", "two"] {
+                let (_, _, there) = node_of(other, store.clone(), &keys, format.clone(), NOW).await;
+                for pair in [(Some(&*access), None), (None, Some(&*refresh))] {
+                    let lookup = ask(&there, pair, NOW).await.lookup;
+                    assert_eq!(matches!(lookup, Lookup::Alive(_)), own == other, "{own:?} at {other:?}: {lookup:?}");
+                }
+                assert_eq!(there.session_of(&refresh).is_some(), own == other, "{own:?} at {other:?}");
+            }
+        }
+    }
 }
 
 /// Twelve tabs ask at once with the same pair, whose access token is over; round after round.

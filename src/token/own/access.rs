@@ -72,12 +72,16 @@ pub(super) type Made = (String, Option<TokenId>);
 pub(super) struct Codec {
     format: Format,
     life: Duration,
+    /// What a sealed token is sealed for.
+    place: String,
     site: String,
 }
 
 impl Codec {
-    pub(super) fn new(format: Format, life: Duration, site: String) -> Codec {
-        Codec { format, life, site }
+    pub(super) fn new(format: Format, life: Duration, cookie: String, site: String) -> Codec {
+        // No name of a cookie has the byte between them. Without a site it is as it was before there were any.
+        let place = if site.is_empty() { cookie } else { format!("{cookie}\0{site}") };
+        Codec { format, life, place, site }
     }
 
     /// A token for a session, for its life or what is left of the session's, and its name where it has one.
@@ -126,6 +130,9 @@ impl Codec {
             if let Some(value) = value {
                 claims[name] = value.into();
             }
+        }
+        if !self.site.is_empty() {
+            claims["site"] = self.site.as_str().into();
         }
         Some((signed(&of, KIND, &claims)?, Some(TokenId::of(issuer, &jti))))
     }
@@ -185,6 +192,10 @@ impl Codec {
             Err(_) => return Err(Unread::Forged),
         }
         let text = |name| claims.all.get(name).and_then(serde_json::Value::as_str);
+        // Of another site of this secret: whoever is signed in there is nobody here.
+        if text("site").unwrap_or_default() != self.site {
+            return Err(Unread::Over);
+        }
         let key = text("sid").and_then(|sid| URL_SAFE_NO_PAD.decode(sid).ok()?.try_into().ok()).ok_or(Unread::Over)?;
         let session = claims.all.get("session").cloned().ok_or(Unread::Over)?;
         let session = serde_json::from_value(session).map_err(|_| Unread::Over)?;
@@ -193,7 +204,7 @@ impl Codec {
     }
 
     fn place<'p>(&'p self, id: &'p str) -> [&'p [u8]; 3] {
-        [b"portcullis/access/1", self.site.as_bytes(), id.as_bytes()]
+        [b"portcullis/access/1", self.place.as_bytes(), id.as_bytes()]
     }
 }
 
@@ -203,4 +214,18 @@ pub(super) fn signed(key: &OwnKey, kind: &str, claims: &serde_json::Value) -> Op
     let mut header = jsonwebtoken::Header::new(algorithm.library());
     (header.typ, header.kid) = (Some(kind.to_owned()), Some(key.id.clone()));
     jsonwebtoken::encode(&header, claims, encoding).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Codec, Format};
+    use std::time::Duration;
+
+    /// Who is signed in stays so where a version comes that knows of sites.
+    #[test]
+    fn without_a_site_a_token_is_sealed_for_what_it_was_before_there_were_any() {
+        let codec = |site: &str| Codec::new(Format::Sealed, Duration::ZERO, "__Host-c".into(), site.into());
+        assert_eq!(codec("").place("k"), [&b"portcullis/access/1"[..], b"__Host-c", b"k"]);
+        assert_ne!(codec("a").place("k"), codec("").place("k"));
+    }
 }

@@ -38,7 +38,9 @@ pub struct OwnSettings {
     pub life: Duration,
     /// How long the refresh token before the last is still answered, with the same one, when that was handed over.
     pub grace: Duration,
-    /// Keeps gateways apart that share keys.
+    /// The name of the session's cookie: a token counts where that is the same.
+    pub cookie: String,
+    /// Keeps gateways apart that share keys; may be empty.
     pub site: String,
     /// Access tokens kept in memory.
     pub entries: u64,
@@ -112,8 +114,8 @@ impl OwnTokens {
         clock: Arc<dyn Clock>,
         settings: OwnSettings,
     ) -> OwnTokens {
-        let OwnSettings { format, life, grace, site, entries } = settings;
-        let codec = Codec::new(format, life, site);
+        let OwnSettings { format, life, grace, cookie, site, entries } = settings;
+        let codec = Codec::new(format, life, cookie, site);
         let families = Arc::new(Families::new(mac, grace));
         OwnTokens { sessions, ring, codec, families, read: Memory::new(entries), clock }
     }
