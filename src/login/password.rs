@@ -6,7 +6,7 @@ use std::sync::Arc;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 /// Longer passwords are refused before they are hashed.
@@ -74,6 +74,9 @@ pub enum Checked {
     },
 }
 
+/// A place in the queue of those whose password is checked.
+pub struct Place(#[expect(dead_code, reason = "held, and dropped")] OwnedSemaphorePermit);
+
 /// Hashes and checks.
 pub struct Passwords {
     params: Argon2Params,
@@ -94,20 +97,35 @@ impl Passwords {
         Ok(Passwords { params, nobody: nobody(params), slots, waiting })
     }
 
+    /// A place in the queue; dropped, it is somebody else's.
+    ///
+    /// # Errors
+    /// [`PasswordError::Busy`].
+    pub fn place(&self) -> Result<Place, PasswordError> {
+        self.waiting.clone().try_acquire_owned().map(Place).map_err(|_| PasswordError::Busy)
+    }
+
     /// Check a password against the hash of a user, or, where there is no such user, against nobody's: the same work, so that
-    /// the time tells nothing (ASVS 6.3.8).
+    /// the time tells nothing (ASVS 6.3.8). `told` hears whether it was right, also when nobody waits for the answer any more; what
+    /// was not checked it does not hear of.
     ///
     /// # Errors
     /// [`PasswordError`].
-    pub async fn check(&self, stored: Option<String>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
-        let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| PasswordError::Busy)?;
+    pub async fn check(
+        &self,
+        _place: &Place,
+        stored: Option<String>,
+        password: Zeroizing<String>,
+        told: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<Checked, PasswordError> {
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| PasswordError::Busy)?;
         let (params, known) = (self.params, stored.is_some());
         let stored = stored.unwrap_or_else(|| self.nobody.clone());
         let work = move || {
             let _slot = slot;
-            let right = verify(&stored, &password)?;
-            if !right || !known {
+            let right = verify(&stored, &password)? && known;
+            told(right);
+            if !right {
                 return Ok(Checked::Wrong);
             }
             let rehashed = weaker(&stored, params).then(|| hash(&password, params)).transpose()?;

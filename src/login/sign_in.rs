@@ -17,7 +17,7 @@ use super::directory::Unseen;
 use super::form::{Browser, Sent, field, same_origin};
 use super::oidc::{LoginError, Provider};
 use super::pages::{Choice, SignIn};
-use super::password::{Checked, LONGEST, PasswordError};
+use super::password::{Checked, LONGEST, PasswordError, Place};
 use super::return_to::{ReturnTo, open, seal};
 use super::throttle::Attempt;
 use super::users::{User, Users, canonical};
@@ -37,6 +37,9 @@ const LOOKS: usize = 4;
 /// Why nobody knows whether somebody is who they say.
 #[derive(Debug, thiserror::Error)]
 enum Unproven {
+    /// Too many were wrong; how long to wait.
+    #[error("too many wrong passwords")]
+    Throttled(Duration),
     /// The password was not checked.
     #[error("a password could not be checked")]
     Password(#[from] PasswordError),
@@ -145,21 +148,10 @@ impl Login {
         // A name that nobody can have draws on the budget of one shared stranger.
         let throttled_name = name.clone().unwrap_or_default();
         let attempt = Attempt { user: &throttled_name, device: device.as_deref(), address: ask.peer };
-        if let Err(wait) = self.throttle.check(&attempt) {
-            let wait = wait.as_secs().max(1);
-            let told = format!("Too many attempts. Please wait {wait} seconds and try again.");
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            let mut response = self.form(&ask, status, &Wanted::back_to(&back), typed.clone(), Some(&told));
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
-            return Ok(refused("sign_in_throttled", "too_many_failures", response));
-        }
         let password = Zeroizing::new(field(&ask.body, "password").unwrap_or_default());
-        match self.prove(name.as_deref(), &password).await {
+        match self.prove(name.as_deref(), &password, &attempt).await {
             Ok(Some(proven)) => self.begin(&ask, proven, &password, &back, &typed).await,
-            Ok(None) => {
-                self.throttle.failed(&attempt);
-                Ok(self.wrong(&ask, &back, &typed))
-            }
+            Ok(None) => Ok(self.wrong(&ask, &back, &typed)),
             Err(error) => Ok(self.unproven(&ask, &back, &typed, &error)),
         }
     }
@@ -177,27 +169,52 @@ impl Login {
     }
 
     fn unproven(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str, error: &Unproven) -> Answer {
-        let (told, reason) = match error {
-            Unproven::Changing => (CHANGED, "user_changed"),
-            _ => (BUSY, "busy"),
+        let later = |wait: u64| format!("Too many attempts. Please wait {wait} seconds and try again.");
+        let (status, event, reason, wait, told) = match error {
+            Unproven::Throttled(wait) => {
+                let wait = wait.as_secs().max(1);
+                (StatusCode::TOO_MANY_REQUESTS, "sign_in_throttled", "too_many_failures", wait, later(wait))
+            }
+            Unproven::Changing => {
+                (StatusCode::SERVICE_UNAVAILABLE, "sign_in_refused", "user_changed", 3, CHANGED.into())
+            }
+            Unproven::Password(_) | Unproven::Unseen(_) => {
+                if !matches!(error, Unproven::Password(PasswordError::Busy)) {
+                    tracing::error!(
+                        error = error as &dyn std::error::Error,
+                        "nobody knows whether somebody may sign in"
+                    );
+                }
+                (StatusCode::SERVICE_UNAVAILABLE, "sign_in_refused", "busy", 3, BUSY.into())
+            }
         };
-        if !matches!(error, Unproven::Password(PasswordError::Busy) | Unproven::Changing) {
-            tracing::error!(error = error as &dyn std::error::Error, "nobody knows whether somebody may sign in");
-        }
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        let mut response = self.form(ask, status, &Wanted::back_to(back), typed.to_owned(), Some(told));
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
-        Login::refused(typed, "sign_in_refused", reason, response)
+        let mut response = self.form(ask, status, &Wanted::back_to(back), typed.to_owned(), Some(&told));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+        Login::refused(typed, event, reason, response)
     }
 
     /// Whose password this is. It is found right by the user file as that is afterwards: hashes queue, and whoever was disabled
     /// meanwhile, or has another password because somebody knew this one, is not let in by what was true before.
-    async fn prove(&self, name: Option<&str>, password: &Zeroizing<String>) -> Result<Option<Proven>, Unproven> {
+    async fn prove(
+        &self,
+        name: Option<&str>,
+        password: &Zeroizing<String>,
+        attempt: &Attempt<'_>,
+    ) -> Result<Option<Proven>, Unproven> {
+        // The place first: it bounds how many wait for a guess, too.
+        let place = self.passwords.place()?;
+        let guess = self.throttle.guess(attempt).await.map_err(Unproven::Throttled)?;
         if let Some(users) = &self.users {
             users.look().await?;
         }
         let user = name.and_then(|name| self.users.as_ref()?.user(name));
-        let checked = self.check(user.as_ref(), password.clone()).await?;
+        let told = |right: bool| {
+            if !right {
+                guess.wrong();
+            }
+        };
+        let checked = self.check(&place, user.as_ref(), password.clone(), told).await?;
+        drop(place);
         let (Checked::Right { rehashed }, Some(name), Some(user)) = (checked, name, user) else { return Ok(None) };
         self.still(Proven { name: name.to_owned(), user, rehashed }, password).await
     }
@@ -215,7 +232,7 @@ impl Login {
             }
             // Another tab may have renewed the hash of this very password.
             if !same {
-                match self.check(Some(&now), password.clone()).await? {
+                match self.check(&self.passwords.place()?, Some(&now), password.clone(), |_| ()).await? {
                     Checked::Right { rehashed: anew } => rehashed = anew,
                     Checked::Wrong => return Ok(None),
                 }
@@ -225,12 +242,18 @@ impl Login {
         Err(Unproven::Changing)
     }
 
-    async fn check(&self, user: Option<&User>, password: Zeroizing<String>) -> Result<Checked, PasswordError> {
+    async fn check(
+        &self,
+        place: &Place,
+        user: Option<&User>,
+        password: Zeroizing<String>,
+        told: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<Checked, PasswordError> {
         if password.is_empty() || password.len() > LONGEST {
             // The same work as for any other wrong one.
-            return self.passwords.check(None, Zeroizing::new(String::new())).await;
+            return self.passwords.check(place, None, Zeroizing::new(String::new()), told).await;
         }
-        self.passwords.check(user.map(|user| user.password.clone()), password).await
+        self.passwords.check(place, user.map(|user| user.password.clone()), password, told).await
     }
 
     /// A new session under a new id, whatever the browser brought: an id chosen before sign-in is worth nothing after it.

@@ -1,65 +1,55 @@
-//! The sign-in throttle. One decision: failures are counted per user and per address, and a browser that signed in as that user
-//! before has a budget of its own: whoever guesses from elsewhere slows down strangers, never the owner. Of answers that are
+//! The sign-in throttle. One decision: a guess takes its part of the budgets before it is looked at, and gets it back unless it was
+//! wrong: many at once are no more than one after the other. Budgets are per user and per address, and a browser that signed in as
+//! that user before has one of its own: whoever guesses from elsewhere slows down strangers, never the owner. Of answers that are
 //! brought from a provider those are failures that the provider knows nothing of. Knows nothing of passwords and providers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::{Clock as GovernorClock, Reference};
-use governor::nanos::Nanos;
-use governor::state::keyed::DashMapStateStore;
-use governor::{Quota, RateLimiter};
+use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counter;
 
-/// Ten wrong guesses at once, then one a minute: some 1,500 a day against one user from strangers. The owner's browser gets
+/// So many wrong guesses at once, then one in so long.
+#[derive(Clone, Copy)]
+struct Limit {
+    at_once: u32,
+    each: Duration,
+}
+
+/// Ten wrong guesses at once, then one a minute: some 1,450 a day against one user from strangers. The owner's browser gets
 /// the same, counted apart.
-const PER_USER: (u32, Duration) = (10, Duration::from_secs(60));
+const PER_USER: Limit = Limit { at_once: 10, each: Duration::from_secs(60) };
 /// An office behind one address mistypes more than a person does.
-const PER_ADDRESS: (u32, Duration) = (50, Duration::from_secs(5));
-/// Budgets that are full again are forgotten every so many failures, so that a scan leaves nothing behind.
+const PER_ADDRESS: Limit = Limit { at_once: 50, each: Duration::from_secs(5) };
+/// Budgets that are full again are forgotten every so many guesses, so that a scan leaves nothing behind.
 const FORGET_EVERY: u32 = 1024;
 
-/// Our clock, as governor reads it.
-#[derive(Clone)]
-struct Time(Arc<dyn Clock>);
-
-/// Nanoseconds since the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(u64);
-
-impl Reference for Moment {
-    fn duration_since(&self, earlier: Self) -> Nanos {
-        Nanos::from(Duration::from_nanos(self.0.saturating_sub(earlier.0)))
-    }
-
-    fn saturating_sub(&self, duration: Nanos) -> Self {
-        Moment(self.0.saturating_sub(duration.as_u64()))
-    }
+/// What is left of a budget.
+#[derive(Clone, Copy)]
+struct Budget {
+    /// When it is full again (GCRA's theoretical arrival time).
+    full: Timestamp,
+    /// Guesses that took from it and may give back.
+    under_way: u32,
 }
 
-impl std::ops::Add<Nanos> for Moment {
-    type Output = Moment;
+impl Budget {
+    /// How long until there is a guess in it; `None` now.
+    fn wait(&self, limit: Limit, now: Timestamp) -> Option<Duration> {
+        let after = self.full.max(now).plus(limit.each);
+        let wait = after.since(now.plus(limit.each * limit.at_once));
+        (!wait.is_zero()).then_some(wait)
+    }
 
-    fn add(self, duration: Nanos) -> Moment {
-        Moment(self.0.saturating_add(duration.as_u64()))
+    /// Take a guess out of it, where there is none as well; then it is as empty as it gets.
+    fn take(&mut self, limit: Limit, now: Timestamp) {
+        self.full = self.full.max(now).plus(limit.each).min(now.plus(limit.each * limit.at_once));
     }
 }
-
-impl GovernorClock for Time {
-    type Instant = Moment;
-
-    fn now(&self) -> Moment {
-        Moment(self.0.now().0.saturating_mul(1_000_000))
-    }
-}
-
-type Limiter = RateLimiter<String, DashMapStateStore<String>, Time, governor::middleware::NoOpMiddleware<Moment>>;
 
 /// Who tries to sign in.
 #[derive(Clone, Copy, Debug)]
@@ -75,30 +65,111 @@ pub struct Attempt<'a> {
 /// The throttle.
 pub struct Throttle {
     clock: Arc<dyn Clock>,
-    own: Limiter,
-    addresses: Limiter,
-    /// Who has no guess left, and until when.
-    blocked: Mutex<HashMap<String, Timestamp>>,
-    failures: AtomicU32,
+    budgets: Mutex<Budgets>,
+    /// A guess that was under way is so no more.
+    settled: Notify,
     /// Attempts that were not looked at: passwords, and answers of providers.
     pub(super) refused: [Counter; 2],
+}
+
+#[derive(Default)]
+struct Budgets {
+    by_key: HashMap<String, Budget>,
+    taken: u32,
+}
+
+/// A guess that may be looked at. Whoever drops it has it back.
+pub struct Guess {
+    throttle: Arc<Throttle>,
+    keys: [(String, Limit); 2],
+    at: Timestamp,
+    wrong: bool,
+}
+
+impl Guess {
+    /// It was wrong.
+    pub fn wrong(mut self) {
+        self.wrong = true;
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        let mut budgets = self.throttle.budgets();
+        for (key, limit) in &self.keys {
+            let Some(budget) = budgets.by_key.get_mut(key) else { continue };
+            budget.under_way = budget.under_way.saturating_sub(1);
+            if !self.wrong {
+                // Right ones cost nothing, or an office would lock itself out by signing in.
+                budget.full = budget.full.minus(limit.each);
+            }
+            if budget.under_way == 0 && budget.full <= self.at {
+                budgets.by_key.remove(key);
+            }
+        }
+        drop(budgets);
+        self.throttle.settled.notify_waiters();
+    }
+}
+
+/// Why a guess is not to be looked at now.
+enum Not {
+    /// Until one that is under way was right, or wrong.
+    Yet,
+    /// For so long.
+    For(Duration),
 }
 
 impl Throttle {
     /// A throttle on this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Throttle {
-        let time = Time(clock.clone());
-        let (own, addresses) = (limiter(PER_USER, &time), limiter(PER_ADDRESS, &time));
-        let (blocked, failures) = (Mutex::new(HashMap::new()), AtomicU32::new(0));
-        Throttle { clock, own, addresses, blocked, failures, refused: Default::default() }
+        Throttle { clock, budgets: Mutex::default(), settled: Notify::new(), refused: Default::default() }
     }
 
-    /// Whether a guess is left. Asked before hashing; what is under way at that moment is bounded by the hashing queue.
+    /// A guess, where one is left. Where all that are left are under way, what becomes of them is waited for: somebody's tabs, or the
+    /// browsers of an office, may all be right. How many wait is the caller's to bound.
     ///
     /// # Errors
     /// How long to wait.
-    pub fn check(&self, attempt: &Attempt<'_>) -> Result<(), Duration> {
-        self.left(&keys(attempt)).inspect_err(|_| self.refused[0].add())
+    pub async fn guess(self: &Arc<Self>, attempt: &Attempt<'_>) -> Result<Guess, Duration> {
+        loop {
+            // Made before looking, it hears of whatever is settled after that.
+            let settled = self.settled.notified();
+            match self.take(keys(attempt)) {
+                Ok(guess) => return Ok(guess),
+                Err(Not::Yet) => settled.await,
+                Err(Not::For(wait)) => {
+                    self.refused[0].add();
+                    return Err(wait);
+                }
+            }
+        }
+    }
+
+    /// Out of all of its budgets or of none.
+    fn take(self: &Arc<Self>, keys: [(String, Limit); 2]) -> Result<Guess, Not> {
+        let now = self.clock.now();
+        let mut budgets = self.budgets();
+        budgets.tidy(now);
+        let (mut yet, mut wait) = (false, None);
+        for (key, limit) in &keys {
+            let Some(budget) = budgets.by_key.get(key) else { continue };
+            match budget.wait(*limit, now) {
+                Some(_) if budget.under_way > 0 => yet = true,
+                needed => wait = wait.max(needed),
+            }
+        }
+        match wait {
+            Some(wait) => return Err(Not::For(wait)),
+            None if yet => return Err(Not::Yet),
+            None => {}
+        }
+        for (key, limit) in &keys {
+            let budget = budgets.by_key.entry(key.clone()).or_insert(Budget { full: now, under_way: 0 });
+            budget.take(*limit, now);
+            budget.under_way += 1;
+        }
+        Ok(Guess { throttle: self.clone(), keys, at: now, wrong: false })
     }
 
     /// Whether an answer of a provider, brought from this address, is looked at: it would be written down in the store for as
@@ -108,71 +179,45 @@ impl Throttle {
     /// # Errors
     /// How long to wait.
     pub fn check_answer(&self, address: IpAddr) -> Result<(), Duration> {
-        self.left(&[answers(address)]).inspect_err(|_| self.refused[1].add())
-    }
-
-    fn left(&self, keys: &[String]) -> Result<(), Duration> {
         let now = self.clock.now();
-        let blocked = self.blocked();
-        let until = keys.iter().filter_map(|key| blocked.get(key).copied()).max();
-        match until {
-            Some(until) if until > now => Err(until.since(now)),
-            _ => Ok(()),
-        }
+        let wait = self.budgets().by_key.get(&answers(address)).and_then(|budget| budget.wait(PER_ADDRESS, now));
+        wait.map_or(Ok(()), Err).inspect_err(|_| self.refused[1].add())
     }
 
     /// The provider knew nothing of an answer's code, or it had come before.
     pub fn bad_answer(&self, address: IpAddr) {
-        self.tidy();
-        self.count(&self.addresses, answers(address), PER_ADDRESS);
+        let now = self.clock.now();
+        let mut budgets = self.budgets();
+        budgets.tidy(now);
+        budgets.by_key.entry(answers(address)).or_insert(Budget { full: now, under_way: 0 }).take(PER_ADDRESS, now);
     }
 
-    /// A guess was wrong. Right ones cost nothing, or an office would lock itself out by signing in.
-    pub fn failed(&self, attempt: &Attempt<'_>) {
-        self.tidy();
-        let [own, near] = keys(attempt);
-        self.count(&self.own, own, PER_USER);
-        self.count(&self.addresses, near, PER_ADDRESS);
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn tidy(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1).is_multiple_of(FORGET_EVERY) {
-            self.own.retain_recent();
-            self.addresses.retain_recent();
-            let now = self.clock.now();
-            self.blocked().retain(|_, until| *until > now);
+impl Budgets {
+    fn tidy(&mut self, now: Timestamp) {
+        self.taken = self.taken.wrapping_add(1);
+        if self.taken.is_multiple_of(FORGET_EVERY) {
+            self.by_key.retain(|_, budget| budget.under_way > 0 || budget.full > now);
         }
-    }
-
-    fn count(&self, limiter: &Limiter, key: String, (_, each): (u32, Duration)) {
-        if limiter.check_key(&key).is_err() {
-            self.blocked().insert(key, self.clock.now().plus(each));
-        }
-    }
-
-    fn blocked(&self) -> MutexGuard<'_, HashMap<String, Timestamp>> {
-        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The budgets an attempt draws on: the device's, or where there is none the user's; and the address's.
-fn keys(attempt: &Attempt<'_>) -> [String; 2] {
+fn keys(attempt: &Attempt<'_>) -> [(String, Limit); 2] {
     let own = match attempt.device {
         Some(device) => format!("device {device}"),
         None => format!("user {}", attempt.user),
     };
-    [own, format!("address {}", network(attempt.address))]
+    [(own, PER_USER), (format!("address {}", network(attempt.address)), PER_ADDRESS)]
 }
 
 /// The budget of answers from providers, apart from that of passwords.
 fn answers(address: IpAddr) -> String {
     format!("answers {}", network(address))
-}
-
-fn limiter((burst, each): (u32, Duration), time: &Time) -> Limiter {
-    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-    let quota = Quota::with_period(each).unwrap_or_else(|| Quota::per_minute(burst)).allow_burst(burst);
-    RateLimiter::new(quota, DashMapStateStore::default(), time.clone())
 }
 
 /// One subscriber: an IPv4 address, or a /64 of IPv6, of which everybody has billions of addresses.
@@ -185,8 +230,8 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attempt, Throttle};
-    use crate::clock::{TestClock, Timestamp};
+    use super::{Attempt, Guess, Not, Throttle, keys};
+    use crate::clock::{Clock, TestClock, Timestamp};
     use std::net::IpAddr;
     use std::sync::Arc;
     use std::time::Duration;
@@ -195,61 +240,111 @@ mod tests {
         Attempt { user, device, address: address.parse::<IpAddr>().unwrap() }
     }
 
-    /// As a sign-in does it: ask, and count a wrong guess.
-    fn wrong(throttle: &Throttle, attempt: &Attempt<'_>) -> Result<(), Duration> {
-        throttle.check(attempt)?;
-        throttle.failed(attempt);
-        Ok(())
+    fn throttle() -> (Arc<TestClock>, Arc<Throttle>) {
+        let clock = Arc::new(TestClock::at(Timestamp(1_000_000)));
+        (clock.clone(), Arc::new(Throttle::new(clock)))
+    }
+
+    /// With nobody else under way.
+    async fn wrong(throttle: &Arc<Throttle>, attempt: &Attempt<'_>) -> Result<(), Duration> {
+        throttle.guess(attempt).await.map(Guess::wrong)
     }
 
     /// attacks: line 31
-    #[test]
-    fn some_wrong_guesses_at_once_then_one_a_minute() {
-        let clock = Arc::new(TestClock::at(Timestamp(1_000_000)));
-        let throttle = Throttle::new(clock.clone());
-        let guess = || wrong(&throttle, &attempt("alice", None, "192.0.2.1"));
-        assert_eq!((0..30).filter(|_| guess().is_ok()).count(), 11, "the one that overdraws the budget is looked at");
-        assert_eq!(guess(), Err(Duration::from_secs(60)));
-        assert!(throttle.check(&attempt("bob", None, "192.0.2.2")).is_ok(), "another user is not concerned");
-        clock.advance(Duration::from_secs(61));
-        assert!(guess().is_ok());
-        assert!((0..3).any(|_| guess().is_err()));
+    #[tokio::test]
+    async fn some_wrong_guesses_at_once_then_one_a_minute() {
+        let (clock, throttle) = throttle();
+        let alice = attempt("alice", None, "192.0.2.1");
+        let mut looked_at = 0;
+        for _ in 0..30 {
+            looked_at += u32::from(wrong(&throttle, &alice).await.is_ok());
+        }
+        assert_eq!(looked_at, 10);
+        assert_eq!(wrong(&throttle, &alice).await, Err(Duration::from_secs(60)));
+        assert!(wrong(&throttle, &attempt("bob", None, "192.0.2.2")).await.is_ok(), "another user is not concerned");
+        // A day of it, by somebody who asks every second from wherever they like.
+        for second in 0..86_400 {
+            clock.advance(Duration::from_secs(1));
+            let address = IpAddr::from(u128::from(clock.now().0).to_be_bytes());
+            let left = wrong(&throttle, &Attempt { address, ..alice }).await;
+            looked_at += u32::from(left.is_ok());
+            assert!(left.is_ok() || left <= Err(Duration::from_secs(60)), "{second}");
+        }
+        assert_eq!(looked_at, 10 + 1_440);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_wrong_is_given_back() {
+        let (clock, throttle) = throttle();
+        let alice = attempt("alice", None, "192.0.2.1");
+        for _ in 0..9 {
+            wrong(&throttle, &alice).await.unwrap();
+        }
+        for _ in 0..100 {
+            drop(throttle.guess(&alice).await.unwrap());
+        }
+        assert!(wrong(&throttle, &alice).await.is_ok() && wrong(&throttle, &alice).await.is_err());
+        clock.advance(Duration::from_secs(10_000));
+        drop(throttle.guess(&alice).await.unwrap());
+        assert!(throttle.budgets().by_key.is_empty(), "and nothing is left of it");
+    }
+
+    #[tokio::test]
+    async fn who_is_guessed_at_by_many_at_once_is_guessed_at_no_more_often() {
+        let (_, throttle) = throttle();
+        let alice = attempt("alice", None, "192.0.2.1");
+        let mut under_way = Vec::new();
+        for _ in 0..10 {
+            under_way.push(throttle.guess(&alice).await.unwrap());
+        }
+        assert!(matches!(throttle.take(keys(&alice)), Err(Not::Yet)), "one of them may be right");
+        let waits = throttle.guess(&alice);
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        drop(under_way.pop());
+        let right = waits.await;
+        under_way.drain(..).for_each(Guess::wrong);
+        assert!(matches!(throttle.take(keys(&alice)), Err(Not::Yet)));
+        right.unwrap().wrong();
+        assert_eq!(wrong(&throttle, &alice).await, Err(Duration::from_secs(60)));
     }
 
     /// attacks: line 37
-    #[test]
-    fn strangers_never_lock_the_owner_out() {
-        let throttle = Throttle::new(Arc::new(TestClock::at(Timestamp(1_000_000))));
+    #[tokio::test]
+    async fn strangers_never_lock_the_owner_out() {
+        let (_, throttle) = throttle();
         for _ in 0..40 {
-            let _ = wrong(&throttle, &attempt("alice", None, "192.0.2.1"));
+            let _ = wrong(&throttle, &attempt("alice", None, "192.0.2.1")).await;
         }
-        assert!(throttle.check(&attempt("alice", None, "198.51.100.1")).is_err());
-        assert!(throttle.check(&attempt("alice", Some("d1"), "198.51.100.1")).is_ok());
+        assert!(throttle.guess(&attempt("alice", None, "198.51.100.1")).await.is_err());
+        assert!(throttle.guess(&attempt("alice", Some("d1"), "198.51.100.1")).await.is_ok());
     }
 
-    #[test]
-    fn invented_answers_are_counted_apart_from_passwords() {
-        let clock = Arc::new(TestClock::at(Timestamp(1_000_000)));
-        let throttle = Throttle::new(clock.clone());
+    #[tokio::test]
+    async fn invented_answers_are_counted_apart_from_passwords() {
+        let (clock, throttle) = throttle();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let answer = || throttle.check_answer(address).inspect(|()| throttle.bad_answer(address));
-        assert_eq!((0..90).filter(|_| answer().is_ok()).count(), 51);
-        assert_eq!(answer(), Err(Duration::from_secs(5)));
-        assert_eq!(throttle.refused.each_ref().map(crate::counter::Counter::get), [0, 40]);
-        assert!(throttle.check(&attempt("alice", None, "192.0.2.1")).is_ok());
+        assert_eq!((0..90).filter(|_| answer().is_ok()).count(), 50);
+        (0..90).for_each(|_| throttle.bad_answer(address));
+        assert_eq!(answer(), Err(Duration::from_secs(5)), "what came at once with others holds nobody longer");
+        assert_eq!(throttle.refused.each_ref().map(crate::counter::Counter::get), [0, 41]);
+        assert!(throttle.guess(&attempt("alice", None, "192.0.2.1")).await.is_ok());
         assert!(throttle.check_answer("192.0.2.2".parse().unwrap()).is_ok());
         clock.advance(Duration::from_secs(6));
         assert!(answer().is_ok());
     }
 
-    #[test]
-    fn a_network_of_ipv6_is_one_address() {
-        let throttle = Throttle::new(Arc::new(TestClock::at(Timestamp(1_000_000))));
-        let users: Vec<String> = (0..60).map(|n| format!("user{n}")).collect();
-        let refused = users.iter().enumerate().filter(|(n, user)| {
+    #[tokio::test]
+    async fn a_network_of_ipv6_is_one_address() {
+        let (_, throttle) = throttle();
+        let mut refused = 0;
+        for n in 0..60 {
             let address: IpAddr = format!("2001:db8::{n:x}").parse().unwrap();
-            wrong(&throttle, &Attempt { user, device: None, address }).is_err()
-        });
-        assert_eq!(refused.count(), 9);
+            refused += u32::from(
+                wrong(&throttle, &Attempt { user: &format!("user{n}"), device: None, address }).await.is_err(),
+            );
+        }
+        assert_eq!(refused, 10);
     }
 }

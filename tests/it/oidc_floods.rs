@@ -81,9 +81,9 @@ fn who_brings_invented_codes_is_soon_heard_seldom_and_others_sign_in() {
         let (state, ..) = begun(&running);
         statuses.push(running.curl(&callback(&state), &PERSON).status);
     }
-    assert_eq!(statuses, [vec![400; 51], vec![429; 9]].concat());
-    assert_eq!(provider.seen("asked"), 51, "the provider is asked no more");
-    assert_eq!(counted(&running, "sign_ins_throttled_total{with=\"provider\"}"), 9);
+    assert_eq!(statuses, [vec![400; 50], vec![429; 10]].concat());
+    assert_eq!(provider.seen("asked"), 50, "the provider is asked no more");
+    assert_eq!(counted(&running, "sign_ins_throttled_total{with=\"provider\"}"), 10);
     // Neither is the store, and the attempt can come back.
     let calls = counted(&running, "session_store_calls_total");
     set_jar(&running, "");

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
-use portcullis::clock::{Clock, SystemClock};
+use portcullis::clock::{Clock, SystemClock, TestClock};
 use portcullis::session::UserKey;
 
 use crate::admin::{self, with_admin};
 use crate::cli::portcullis;
 use crate::own_pages::{audited, sign_in_form};
 use crate::sessions::Faulty;
-use crate::support::{Running, run_text, run_with, shipped};
+use crate::support::{Running, run, run_text, run_with, shipped};
 
 const ANOTHER: &str = "another horse battery";
 
@@ -139,4 +139,53 @@ fn a_revocation_looks_at_the_user_file_first() {
     let revoked = admin::ask(&running, "/sessions/revoke", &["-H", &bearer, "-d", "{\"user\": \"somebody\"}"]);
     assert_eq!(revoked.status, 200, "{}", revoked.body);
     assert_eq!(running.alone("/", &["-H", &cookie]).status, 401);
+}
+
+/// What is answered to all of these sign-ins, sent at the same time over one connection.
+fn at_once(running: &Running, forms: &[(String, String)]) -> Vec<u16> {
+    let one = |(cookies, form): &(String, String)| {
+        format!(
+            "url = \"https://localhost:{}/.portcullis/login\"\nheader = \"cookie: {cookies}\"\ndata = \"{form}\"\ninsecure\n\
+             silent\nmax-time = 60\noutput = /dev/null\nwrite-out = \"%{{http_code}}\\n\"\n",
+            running.port()
+        )
+    };
+    let file = running.folder.path().join("curl");
+    std::fs::write(&file, forms.iter().map(one).collect::<Vec<_>>().join("next\n")).unwrap();
+    let mut curl = std::process::Command::new("curl");
+    let said =
+        curl.args(["--parallel", "--parallel-immediate", "--parallel-max", "64", "-K"]).arg(file).output().unwrap();
+    String::from_utf8(said.stdout).unwrap().lines().map(|status| status.parse().unwrap()).collect()
+}
+
+fn counted(statuses: &[u16], status: u16) -> usize {
+    statuses.iter().filter(|other| **other == status).count()
+}
+
+/// attacks: line 31. The queue of hashes has room for them all, and a minute later it would have again.
+#[test]
+fn guesses_that_come_at_once_are_no_more_than_ten() {
+    let clock = Arc::new(TestClock::at(SystemClock.now()));
+    let running = run_with(tempfile::tempdir().unwrap(), &shipped("memory"), clock.clone(), None);
+    let guesses = vec![sign_in_form(&running, "a wrong one"); 40];
+    for looked_at in [10, 1] {
+        let said = at_once(&running, &guesses);
+        assert_eq!((counted(&said, 401), counted(&said, 429)), (looked_at, 40 - looked_at), "{said:?}");
+        clock.advance(Duration::from_secs(60));
+    }
+    // Of an address, which has its fifty again, whoever is guessed at.
+    let form = |n: usize| (guesses[0].0.clone(), guesses[0].1.replace("user=demo", &format!("user=somebody{n}")));
+    let said = at_once(&running, &(0..60).map(form).collect::<Vec<_>>());
+    assert_eq!((counted(&said, 401), counted(&said, 429)), (50, 10), "{said:?}");
+}
+
+/// Nobody who knows the password is kept waiting by being many, though one guess alone were left.
+#[test]
+fn right_passwords_that_come_at_once_are_all_let_in() {
+    let running = run("memory");
+    let (right, wrong) = (sign_in_form(&running, &running.password), sign_in_form(&running, "a wrong one"));
+    assert_eq!(at_once(&running, &vec![wrong.clone(); 9]), [401; 9]);
+    assert_eq!(at_once(&running, &vec![right; 60]), [303; 60]);
+    assert_eq!(at_once(&running, std::slice::from_ref(&wrong)), [401], "and the one is left yet");
+    assert_eq!(at_once(&running, std::slice::from_ref(&wrong)), [429]);
 }
