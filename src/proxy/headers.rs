@@ -406,10 +406,14 @@ fn wants_trailers(fields: &Fields<'_>) -> bool {
     lines.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
+/// The name under which a browser would send a cookie back. One without a name comes back as its value alone, which may look like a
+/// pair: `=__Host-portcullis=evil`. Browsers of today refuse such a value (RFC 6265bis §5.7), those of yesterday do not.
 fn set_cookie_name(value: &HeaderValue) -> &[u8] {
     let bytes = value.as_bytes();
-    let end = bytes.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(bytes.len());
-    bytes[..end].trim_ascii()
+    let start = bytes.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(bytes.len());
+    let pair = &bytes[start..];
+    let end = pair.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(pair.len());
+    pair[..end].trim_ascii_end()
 }
 
 #[cfg(test)]
