@@ -137,7 +137,7 @@ impl Tokens {
         entries: u64,
     ) -> Tokens {
         let verifiers = verifiers.into_iter().map(Arc::new).collect();
-        Tokens { verifiers, sessions, roles, headers, cache: Cache::new(entries), failing: Arc::new(Failing::new()) }
+        Tokens { verifiers, sessions, roles, headers, cache: Cache::new(entries), failing: Arc::default() }
     }
 
     /// Go on where those of the configuration before were: with the keys that were learnt, and with what is held against whoever sends

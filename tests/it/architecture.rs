@@ -48,7 +48,6 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
-    ("governor", &["token/limit.rs"]),
     ("h2", &["server/", "upstream/mod.rs"]),
     ("hyper", &["admin/", "fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
     ("prometheus_client", &["admin/metrics.rs"]),
