@@ -14,6 +14,7 @@
 //! | [`memory`] | much, bounded | what is remembered |
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
 //! | [`causes`] | an error with its causes, on one line | any error |
+//! | [`sparing`] | how often something is said | what is said |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
@@ -63,6 +64,7 @@ pub mod proxy;
 pub mod server;
 pub mod session;
 pub mod socket;
+pub mod sparing;
 pub mod startup;
 pub mod token;
 pub mod trust;

@@ -54,6 +54,8 @@ impl Collector for Reading {
         let help =
             "Access and audit lines that were lost: standard output could not be written, or was read too slowly";
         single(&mut encoder, "records_lost", help, MetricType::Counter, runtime.records.lost())?;
+        let help = "Messages that were lost: standard error could not be written, or was read too slowly";
+        single(&mut encoder, "messages_lost", help, MetricType::Counter, runtime.records.messages_lost())?;
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         family(&mut encoder, "build_info", "What is running", MetricType::Gauge, [(build, 1)])
     }

@@ -3,7 +3,9 @@
 
 mod check;
 mod explain;
+mod lines;
 mod load;
+mod messages;
 mod operator;
 mod records;
 mod run;

@@ -7,9 +7,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, LogFormat};
@@ -17,6 +14,7 @@ use crate::proxy::Format;
 use crate::startup::{self, Gateway, ReloadError, Setup};
 
 use super::load::LoadError;
+use super::messages::Messages;
 use super::records::StandardOutput;
 use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
 
@@ -29,35 +27,41 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    log_to_standard_error(&config);
-    let started = start(config.clone());
-    match started {
-        Ok(gateway) => serve(gateway, path),
+    let messages = match Messages::take_over(config.log.format == Some(LogFormat::Json)) {
+        Ok(messages) => messages,
+        Err(error) => {
+            say(&format!("portcullis: cannot start: {error}"));
+            return ExitCode::from(CANNOT_START);
+        }
+    };
+    // Dropped last: what the end has to say is said.
+    match start(config.clone(), &messages) {
+        Ok(gateway) => serve(gateway, path, &messages),
         Err(reason) => {
-            say_mistakes(&config, path);
-            say(&format!("portcullis: cannot start: {reason}"));
+            say_mistakes(&config, path, &messages);
+            messages.say(&format!("portcullis: cannot start: {reason}"));
             ExitCode::from(CANNOT_START)
         }
     }
 }
 
-fn start(config: Config) -> Result<Gateway, String> {
+fn start(config: Config, messages: &Messages) -> Result<Gateway, String> {
     let format = match config.log.format {
         Some(LogFormat::Json) => Format::Json,
         Some(LogFormat::Text) => Format::Text,
         None if is_terminal() => Format::Text,
         None => Format::Json,
     };
-    let records = StandardOutput::new(format).map_err(|error| chain(&error))?;
+    let records = StandardOutput::new(format, messages.pen()).map_err(|error| chain(&error))?;
     let setup = Setup { config, clock: Arc::new(SystemClock), records: Arc::new(records), store: None };
     startup::start(setup).map_err(|error| chain(&error))
 }
 
-fn serve(gateway: Gateway, path: &Path) -> ExitCode {
+fn serve(gateway: Gateway, path: &Path, messages: &Messages) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("portcullis: cannot start: {error}"));
+            messages.say(&format!("portcullis: cannot start: {error}"));
             return ExitCode::from(CANNOT_START);
         }
     };
@@ -66,7 +70,7 @@ fn serve(gateway: Gateway, path: &Path) -> ExitCode {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         // Said only now: whoever reads it may send a signal at once.
-        announce(&gateway);
+        announce(&gateway, messages);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -74,28 +78,28 @@ fn serve(gateway: Gateway, path: &Path) -> ExitCode {
                 // The terminal is gone; or, where there is none, the file is to be read again.
                 _ = hangup.recv() => match std::io::stdin().is_terminal() {
                     true => break,
-                    false => reload(&gateway, path),
+                    false => reload(&gateway, path, messages),
                 },
             }
         }
         Ok::<_, std::io::Error>(())
     });
     if let Err(error) = waited {
-        say(&format!("portcullis: signals cannot be received: {error}"));
+        messages.say(&format!("portcullis: signals cannot be received: {error}"));
     }
-    say("portcullis: stopping; requests on their way may finish");
+    messages.say("portcullis: stopping; requests on their way may finish");
     gateway.stop();
     ExitCode::SUCCESS
 }
 
 /// Read the file again, and say in one line what came of it, after what is wrong with it.
-fn reload(gateway: &Gateway, path: &Path) {
+fn reload(gateway: &Gateway, path: &Path, messages: &Messages) {
     let refused = match load::load(path) {
         Ok(config) => match gateway.reload(config.clone()) {
-            Ok(()) => return say("portcullis: configuration reloaded"),
+            Ok(()) => return messages.say("portcullis: configuration reloaded"),
             Err(error) => {
                 if matches!(error, ReloadError::Start(_)) {
-                    say_mistakes(&config, path);
+                    say_mistakes(&config, path, messages);
                 }
                 chain(&error)
             }
@@ -104,33 +108,36 @@ fn reload(gateway: &Gateway, path: &Path) {
             gateway.refuse_reload();
             match error {
                 LoadError::Config(errors) => {
-                    errors.problems.iter().for_each(|problem| say(&format!("{}:{problem}", errors.file)));
+                    errors.problems.iter().for_each(|problem| messages.say(&format!("{}:{problem}", errors.file)));
                     errors.count()
                 }
                 LoadError::File { path, source } => format!("{}: {source}", path.display()),
             }
         }
     };
-    say(&format!("portcullis: not reloaded, everything stays as it was: {refused}"));
+    messages.say(&format!("portcullis: not reloaded, everything stays as it was: {refused}"));
 }
 
 /// A start ends at the first file that is wrong; whoever mends it wants to know of the others.
-fn say_mistakes(config: &Config, path: &Path) {
+fn say_mistakes(config: &Config, path: &Path, messages: &Messages) {
     let file = load::name(path);
-    startup::check(config).iter().filter(|flaw| flaw.is_fatal).for_each(|flaw| say(&format!("{file}:{}", flaw.at)));
+    startup::check(config)
+        .iter()
+        .filter(|flaw| flaw.is_fatal)
+        .for_each(|flaw| messages.say(&format!("{file}:{}", flaw.at)));
 }
 
-fn announce(gateway: &Gateway) {
+fn announce(gateway: &Gateway, messages: &Messages) {
     if let Some(demo) = gateway.demo() {
-        say(&format!(
+        messages.say(&format!(
             "portcullis: made the user `{}` with the password {}  (shown only now)",
             demo.user, demo.password
         ));
     }
     if let Some(address) = gateway.admin_address() {
-        say(&format!("portcullis: the operator's listener is http://{address}/"));
+        messages.say(&format!("portcullis: the operator's listener is http://{address}/"));
     }
-    say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
+    messages.say(&format!("portcullis: listening on https://{}", shown(gateway.address())));
 }
 
 /// An address as a person would type it.
@@ -139,48 +146,5 @@ fn shown(address: std::net::SocketAddr) -> String {
         format!("localhost:{}/", address.port())
     } else {
         format!("{address}/")
-    }
-}
-
-/// What is said, by what `RUST_LOG` asks for; what cannot be read asks for nothing.
-fn filter(asked: Option<String>) -> Targets {
-    let asked = asked.filter(|asked| !asked.is_empty()).and_then(|asked| asked.parse().ok());
-    asked.unwrap_or(Targets::new().with_default(LevelFilter::INFO))
-}
-
-/// What the gateway says of itself. `RUST_LOG` overrides the level, as a whole (`debug`) or by place (`info,portcullis::upstream=debug`);
-/// a release has nothing finer than `debug` to say.
-fn log_to_standard_error(config: &Config) {
-    let filter = filter(std::env::var("RUST_LOG").ok());
-    // A standard error that nobody reads any more loses lines; complaining there of it would panic, and a worker with it.
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second call in one process (a test) keeps the first subscriber.
-    let _ = if config.log.format == Some(LogFormat::Json) {
-        registry.with(lines.json()).try_init()
-    } else {
-        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
-    };
-}
-
-#[cfg(test)]
-mod tests {
-    use tracing::Level;
-
-    use super::filter;
-
-    #[test]
-    fn the_level_is_asked_for_as_a_whole_or_by_place() {
-        let is_said = |asked: &str, place, level| filter(Some(asked.to_owned())).would_enable(place, &level);
-        let places = "warn,portcullis::session=debug";
-        assert!(is_said("debug", "hyper", Level::DEBUG));
-        assert!(is_said(places, "portcullis::session::upkeep", Level::DEBUG));
-        assert!(
-            is_said(places, "portcullis::proxy", Level::WARN) && !is_said(places, "portcullis::proxy", Level::INFO)
-        );
-        assert!(!is_said("off", "portcullis", Level::ERROR));
-        for nothing in ["", "portcullis=loud"] {
-            assert!(is_said(nothing, "portcullis", Level::INFO) && !is_said(nothing, "portcullis", Level::DEBUG));
-        }
     }
 }

@@ -20,6 +20,7 @@ use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
 use crate::policy::{AccessRule, Decision, Fields, Found, HeadError, Matched, Reason, RequestHead, Route, decide};
 use crate::session::Activity;
+use crate::sparing::Sparing;
 
 use super::body::ResponseBody;
 use super::client::Trace;
@@ -283,10 +284,15 @@ fn sign_in(runtime: &Runtime, head: &RequestHead<'_>, route: &Route, reason: Rea
     reply::see_other(&runtime.login.sign_in_location(&wanted))
 }
 
-/// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is.
+/// The inside text: the whole chain of causes. What a client got wrong is no news; what broke behind us is, and not with every
+/// request: the access log has a line of each.
 fn log(refusal: &Refusal, id: RequestId) {
+    static SAID: Sparing = Sparing::new();
     if refusal.status().is_server_error() {
-        tracing::warn!(request_id = %id, error = causes::line(refusal), "a request could not be answered");
+        let error = causes::line(refusal);
+        if let Some(unsaid) = SAID.ask(&error) {
+            tracing::warn!(request_id = %id, error, unsaid, "a request could not be answered");
+        }
     }
 }
 

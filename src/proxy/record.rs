@@ -44,6 +44,11 @@ pub trait Records: Send + Sync + 'static {
     fn lost(&self) -> u64 {
         0
     }
+
+    /// How many of what the gateway says of itself could not be.
+    fn messages_lost(&self) -> u64 {
+        0
+    }
 }
 
 /// How a line looks.

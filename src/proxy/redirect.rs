@@ -8,12 +8,16 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::policy::RequestHead;
+use crate::sparing::Sparing;
 
 /// Answer a request that came without TLS; `port` is the one where TLS is spoken.
 pub fn redirect<B>(request: Request<B>, port: u16) -> Response<Full<Bytes>> {
     let (parts, _) = request.into_parts();
     if parts.headers.contains_key(header::AUTHORIZATION) || parts.headers.contains_key(header::COOKIE) {
-        tracing::warn!("a credential was sent without TLS; whoever listened has it");
+        static SAID: Sparing = Sparing::new();
+        if let Some(unsaid) = SAID.ask("") {
+            tracing::warn!(unsaid, "a credential was sent without TLS; whoever listened has it");
+        }
     }
     let location = match RequestHead::parse(&parts, None) {
         Ok(head) if head.navigation => {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::proxy::redirect;
 
 use super::counters::Counters;
+use super::worker::told;
 use super::{ACCEPT_BACKOFF, Limits};
 
 /// Connections at once. More are closed: nobody stays here.
@@ -37,7 +38,7 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 counters.accept_failed.add();
-                tracing::warn!(%error, "accept failed");
+                told(&error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }

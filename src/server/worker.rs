@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::{Current, Place, Runtime, Worker};
+use crate::sparing::Sparing;
 
 use super::accept::{Serve, connection};
 use super::addresses::Addresses;
@@ -226,10 +227,18 @@ async fn accept(listener: &TcpListener, serve: &Arc<Serve>, connections: &TaskTr
             Ok((stream, peer)) => admit(stream, peer, serve, connections, open),
             Err(error) => {
                 serve.counters.accept_failed.add();
-                tracing::warn!(%error, "accept failed");
+                told(&error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
+    }
+}
+
+/// Accepting that fails goes on failing.
+pub(super) fn told(error: &io::Error) {
+    static SAID: Sparing = Sparing::new();
+    if let Some(unsaid) = SAID.ask(&error.to_string()) {
+        tracing::warn!(%error, unsaid, "accept failed");
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("counter", &[]),
+    ("sparing", &[]),
     ("memory", &[]),
     ("places", &[]),
     ("policy", &[]),
@@ -23,9 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["clock", "fetch", "memory", "places", "policy", "session"]),
     ("authn", &["clock", "policy", "session", "token"]),
     ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "token"]),
-    ("proxy", &["authn", "causes", "clock", "counter", "login", "policy", "session", "token", "upstream"]),
-    ("server", &["causes", "counter", "private", "proxy", "socket"]),
-    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "token"]),
+    ("proxy", &["authn", "causes", "clock", "counter", "login", "policy", "session", "sparing", "token", "upstream"]),
+    ("server", &["causes", "counter", "private", "proxy", "socket", "sparing"]),
+    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "sparing", "token"]),
     (
         "startup",
         &[

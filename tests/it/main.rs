@@ -74,6 +74,7 @@ mod tokens;
 mod tools;
 mod transfer;
 mod unasked;
+mod unheard;
 mod unread;
 mod upstreams;
 mod user_file;
