@@ -192,6 +192,20 @@ impl Throttle {
         budgets.by_key.entry(answers(address)).or_insert(Budget { full: now, under_way: 0 }).take(PER_ADDRESS, now);
     }
 
+    /// Whether something is written down for whoever asks from this address, known to nobody.
+    pub fn may_note(&self, address: IpAddr) -> bool {
+        let now = self.clock.now();
+        let mut budgets = self.budgets();
+        budgets.tidy(now);
+        let noted = format!("noted {}", network(address));
+        let budget = budgets.by_key.entry(noted).or_insert(Budget { full: now, under_way: 0 });
+        let may = budget.wait(PER_ADDRESS, now).is_none();
+        if may {
+            budget.take(PER_ADDRESS, now);
+        }
+        may
+    }
+
     fn budgets(&self) -> MutexGuard<'_, Budgets> {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }

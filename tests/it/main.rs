@@ -38,6 +38,7 @@ mod nodes;
 mod oidc;
 mod oidc_floods;
 mod oidc_keys;
+mod oidc_logouts;
 mod oidc_refresh;
 mod oidc_reload;
 mod oidc_sessions;

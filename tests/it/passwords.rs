@@ -38,7 +38,7 @@ fn write_users(running: &Running, change: impl FnOnce(String) -> String) {
     std::fs::write(&file, text).unwrap();
 }
 
-fn until(what: &str, holds: impl Fn() -> bool) {
+pub fn until(what: &str, holds: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < until, "{what}");

@@ -33,7 +33,8 @@ pub struct Faulty {
     held: AtomicUsize,
     /// Sessions still to be held back before they are created or ended.
     held_changes: AtomicUsize,
-    /// Writes on the shelf that failed.
+    /// Writes on the shelf, and those of them that failed.
+    keeps: AtomicUsize,
     refused: AtomicUsize,
     /// Whether writing on the shelf panics.
     breaks: AtomicBool,
@@ -56,6 +57,11 @@ impl Faulty {
         self.set(ANSWERS);
     }
 
+    /// How often something was to be written on the shelf.
+    pub fn kept_on_shelf(&self) -> usize {
+        self.keeps.load(Ordering::SeqCst)
+    }
+
     /// How often something was to be written on the shelf while it did not.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
@@ -76,9 +82,14 @@ impl Faulty {
         self.held_changes.store(count, Ordering::SeqCst);
     }
 
+    /// Hold the next load back between having read and answering.
+    pub fn hold_load(&self) {
+        self.held.store(1, Ordering::SeqCst);
+    }
+
     /// Whether that many have come.
     pub fn holds_all(&self) -> bool {
-        self.held_changes.load(Ordering::SeqCst) == 0
+        self.held_changes.load(Ordering::SeqCst) == 0 && self.held.load(Ordering::SeqCst) == 0
     }
 
     /// It has come.
@@ -172,6 +183,7 @@ impl SessionStore for Faulty {
 
     fn keep(&self, keep: Keep, now: Timestamp) -> StoreFuture<'_, Option<u64>> {
         assert!(!self.breaks.load(Ordering::SeqCst), "planted");
+        self.keeps.fetch_add(1, Ordering::SeqCst);
         if self.mode.load(Ordering::SeqCst) == FAILS {
             self.refused.fetch_add(1, Ordering::SeqCst);
         }

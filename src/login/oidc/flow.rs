@@ -9,8 +9,9 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
+use crate::clock::Timestamp;
 use crate::fetch::Credential;
-use crate::session::{NewSession, Provided, StoreError, Who};
+use crate::session::{NewSession, Provided, Revocation, StoreError, Wait, Who};
 
 use super::super::sign_in::device_label;
 use super::super::wanted::Wanted;
@@ -64,6 +65,8 @@ struct Identified {
     proven: Proven,
     person: Person,
     tokens: Tokens,
+    /// When the provider signed it, by its clock.
+    issued: Timestamp,
 }
 
 impl Login {
@@ -240,7 +243,7 @@ impl Login {
         };
         let person = self.person_of(provider, known, (claims.all, &proven.subject), &tokens).await;
         let person = person.map_err(|stopped| stopped.of(Some(&proven.subject)))?;
-        Ok(Identified { proven, person, tokens })
+        Ok(Identified { proven, person, tokens, issued: claims.issued })
     }
 
     /// Who this subject is here.
@@ -272,7 +275,7 @@ impl Login {
         identified: Identified,
         wanted: &Wanted,
     ) -> Result<Answer, LoginError> {
-        let Identified { proven, person, tokens } = identified;
+        let Identified { proven, person, tokens, issued } = identified;
         let who = Who::new(&provider.settings.issuer, &proven.subject, &person.user);
         let new = NewSession {
             provider: provider.settings.issuer.clone(),
@@ -294,6 +297,15 @@ impl Login {
         let unfinished = |error| Audit::of(who.clone(), "sign_in_unfinished", None).unfinished(error);
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
         self.remember(provider, &begun.view, tokens, ask.now).await.map_err(unfinished)?;
+        if self.ended_since(provider, &begun.view, issued, ask.now).await.map_err(unfinished)? {
+            let ended = self.sessions.revoke(Revocation::Session(begun.view.key), Wait::BROWSER, ask.now).await;
+            ended.map_err(unfinished)?;
+            let Answer { response, audit } = self.problem(ask, Problem::Stale, provider, wanted, "signed_out_there");
+            return Ok(Answer {
+                response,
+                audit: audit.map(|audit| Audit { subject: Some(who.subject.clone()), ..audit }),
+            });
+        }
         let mut response = see_other(wanted.back().as_str());
         quiet(&mut response);
         let handed = self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await;

@@ -9,13 +9,15 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use crate::clock::Timestamp;
 use crate::session::{Activity, Revocation, SessionKey, StoreError, UserKey, View, Wait, Who};
 
 use super::super::form::field;
 use super::super::{Answer, Ask, Audit, Login};
 use super::error::{LoginError, ProviderError};
 use super::id_token;
-use super::provider::Provider;
+use super::provider::{LEEWAY, Provider};
+use super::shelf::Ended;
 
 /// How old a logout token may be.
 const LATEST: Duration = Duration::from_secs(120);
@@ -70,7 +72,7 @@ impl Login {
             Err(ProviderError::IdToken(bad)) => return Ok(refused(bad.as_str())),
             Err(away) => return Err(failed(away)),
         };
-        let heard = match Heard::read(&claims.all) {
+        let heard = match Heard::read(&claims.all, claims.issued) {
             Ok(heard) => heard,
             Err(reason) => return Ok(refused(reason)),
         };
@@ -114,7 +116,9 @@ impl Login {
         let Some(sid) = named else {
             return Ok(refused(provider, "frontchannel_malformed"));
         };
-        let heard = Heard { subject: None, sid: Some(sid) };
+        // Its clock may be ahead; and anybody may ask with a name of no session, which is not worth the store's memory without end.
+        let at = self.throttle.may_note(ask.peer).then(|| ask.now.plus(LEEWAY));
+        let heard = Heard { subject: None, sid: Some(sid), at };
         let (ended, audit) = self.end_there(provider, heard, ask).await?;
         let mut response = answered(StatusCode::OK);
         // The one page of the gateway that a frame may show: it is empty.
@@ -132,6 +136,9 @@ impl Login {
         let mut audit = Audit::at(&provider.settings.issuer, "sign_out", None);
         audit.subject.clone_from(&heard.subject);
         let ended = async {
+            if let (Some(what), Some(at)) = (heard.ends(), heard.at) {
+                self.note_end(provider, what, at, ask.now).await?;
+            }
             let (all, who) = self.meant(provider, &heard, ask).await?;
             if let Some(who) = who {
                 audit = Audit::of(who, "sign_out", None);
@@ -196,11 +203,18 @@ impl Login {
 struct Heard {
     subject: Option<String>,
     sid: Option<String>,
+    /// When it was over, by the provider's clock; `None` where that is not to be written down.
+    at: Option<Timestamp>,
 }
 
 impl Heard {
+    fn ends(&self) -> Option<Ended<'_>> {
+        let person = || self.subject.as_deref().map(Ended::Person);
+        self.sid.as_deref().map(Ended::Session).or_else(person)
+    }
+
     /// Back-Channel Logout §2.6, beyond signature, issuer, audience and time.
-    fn read(claims: &serde_json::Map<String, Value>) -> Result<Heard, &'static str> {
+    fn read(claims: &serde_json::Map<String, Value>, at: Timestamp) -> Result<Heard, &'static str> {
         // An ID token carries one: it must not be taken for a logout token, nor the other way round.
         if claims.contains_key("nonce") {
             return Err("logout_token_nonce");
@@ -220,7 +234,7 @@ impl Heard {
         if subject.is_none() && sid.is_none() {
             return Err("logout_token_nobody");
         }
-        Ok(Heard { subject, sid })
+        Ok(Heard { subject, sid, at: Some(at) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What sign-ins at providers keep on the store's shelf: states that were used, logout tokens that were heard, which sessions
-//! began in a provider's session, and the tokens of a session. One decision: what lies there is sealed to its session and
-//! counts on every node. Knows nothing of protocols.
+//! began in a provider's session, which of those it ended, and the tokens of a session. One decision: what lies there is sealed to its
+//! session and counts on every node. Knows nothing of protocols.
 
 use crate::clock::Timestamp;
 use crate::session::{Keep, SessionKey, ShelfKey, StoreError, View};
@@ -92,6 +92,53 @@ impl Login {
         Err(StoreError::Unavailable("other writes were faster every time".into()))
     }
 
+    /// Write down that a provider ended this before some moment by its own clock. A sign-in that is under way is in no index yet, and
+    /// would come to its end after the provider was told that there is nobody: it looks here when it is in the index.
+    pub(super) async fn note_end(
+        &self,
+        provider: &Provider,
+        what: Ended<'_>,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let key = what.key(provider);
+        for _ in 0..WRITES {
+            let kept = self.sessions.kept(key, now).await?;
+            let over = kept.as_ref().map(|kept| kept.version);
+            if kept.is_some_and(|kept| moment(&kept.bytes) >= at) {
+                return Ok(());
+            }
+            // Of a sign-in that takes longer nobody knows any more what page it was for.
+            let keep = Keep { key, over, bytes: at.0.to_be_bytes().to_vec(), until: now.plus(LIFE * 2) };
+            if self.sessions.keep(keep, now).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("other writes were faster every time".into()))
+    }
+
+    /// Whether the provider ended what this session began in after it had signed `issued` that it stands. Asked when the session is
+    /// in the index: either whoever ends it finds it there, or this finds what they noted before they looked.
+    pub(super) async fn ended_since(
+        &self,
+        provider: &Provider,
+        view: &View,
+        issued: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let who = view.who();
+        let sid = view.provided().and_then(|provided| provided.sid.map(str::to_owned));
+        let all = [Some(Ended::Person(&who.subject)), sid.as_deref().map(Ended::Session)];
+        for what in all.into_iter().flatten() {
+            let kept = self.sessions.kept(what.key(provider), now).await?;
+            // Both in whole seconds: of the same one nobody knows which was first.
+            if kept.is_some_and(|kept| moment(&kept.bytes) >= issued) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The sessions that began in this session of the provider's.
     pub(super) async fn of_sid(
         &self,
@@ -102,6 +149,30 @@ impl Login {
         let kept = self.sessions.kept(of_issuer("oidc/sid", &provider.settings.issuer, sid), now).await?;
         Ok(kept.map(|kept| sessions(&kept.bytes)).unwrap_or_default())
     }
+}
+
+/// What a provider ends.
+#[derive(Clone, Copy)]
+pub(super) enum Ended<'a> {
+    /// One of its sessions (`sid`).
+    Session(&'a str),
+    /// All of somebody's (`sub`).
+    Person(&'a str),
+}
+
+impl Ended<'_> {
+    fn key(self, provider: &Provider) -> ShelfKey {
+        let (purpose, id) = match self {
+            Ended::Session(sid) => ("oidc/ended/sid", sid),
+            Ended::Person(subject) => ("oidc/ended/sub", subject),
+        };
+        of_issuer(purpose, &provider.settings.issuer, id)
+    }
+}
+
+fn moment(bytes: &[u8]) -> Timestamp {
+    // What cannot be read ends everything: it was written to end something.
+    Timestamp(bytes.first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes)))
 }
 
 fn sessions(bytes: &[u8]) -> Vec<SessionKey> {
