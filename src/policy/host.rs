@@ -8,7 +8,7 @@ use std::borrow::Cow;
 pub enum HostError {
     /// Empty, or a byte that no host name holds (blank, `@`, `/`, `,`, `%`, non-ASCII …).
     Malformed,
-    /// The port is not a number of 1 to 5 digits.
+    /// The port is no number up to 65535, of 1 to 5 digits.
     Port,
 }
 
@@ -26,7 +26,9 @@ impl<'r> Host<'r> {
             }
             None => authority.split_at(authority.bytes().position(|byte| byte == b':').unwrap_or(authority.len())),
         };
-        let valid_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+        let is_digits = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+        // Another parser would wrap a larger one around, or take it for part of the name.
+        let valid_port = |port: &str| is_digits(port) && (port.len() < 5 || port <= "65535");
         if !port.is_empty() && !port.strip_prefix(':').is_some_and(valid_port) {
             return Err(HostError::Port);
         }
@@ -142,6 +144,8 @@ mod tests {
             ("app.example.com", "app.example.com"),
             ("App.Example.COM:8443", "app.example.com"),
             ("a_b-1:1", "a_b-1"),
+            ("a:65535", "a"),
+            ("a:00080", "a"),
             ("127.0.0.1:443", "127.0.0.1"),
             ("[::1]:443", "[::1]"),
             ("[FE80::1]", "[fe80::1]"),
@@ -151,7 +155,7 @@ mod tests {
         for authority in ["", ".", "a.", ".a", "a..b", "a b", "u@a", "a/b", "a,b", "ä", "[::1", "[a]", "[]", "a[b]"] {
             assert_eq!(Host::parse(authority), Err(HostError::Malformed), "{authority}");
         }
-        for authority in ["a:", "a:x", "a:123456", "a:80:80", "a:+80", ":x", "[::1]80"] {
+        for authority in ["a:", "a:x", "a:65536", "a:99999", "a:123456", "a:80:80", "a:+80", ":x", "[::1]80"] {
             assert_eq!(Host::parse(authority), Err(HostError::Port), "{authority}");
         }
         assert!(Host::parse(&"a".repeat(253)).is_ok() && Host::parse(&"a".repeat(254)).is_err());
