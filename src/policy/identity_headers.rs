@@ -205,7 +205,7 @@ impl IdentityHeaders {
         fields.map(|(field, header)| is_it(header).then_some(field)).into_iter().flatten()
     }
 
-    /// The header lines that tell of an identity. A value that no header can carry (control characters) leaves its header
+    /// The header lines that tell of an identity. A value that no header can carry (control characters, blanks alone) leaves its header
     /// out: better no name than half of one. Text outside ASCII goes as UTF-8 bytes, as applications expect it.
     pub fn render(&self, identity: &Identity) -> Vec<(HeaderName, HeaderValue)> {
         let roles = (!identity.role_names.is_empty()).then(|| identity.role_names.join(&self.separator));
@@ -216,8 +216,8 @@ impl IdentityHeaders {
             (&self.roles, roles.as_deref()),
         ];
         let line = |(name, text): (&Option<HeaderName>, Option<&str>)| {
-            let value = HeaderValue::from_bytes(text?.as_bytes()).ok()?;
-            Some((name.clone()?, value))
+            let text = text.filter(|text| !text.trim().is_empty())?;
+            Some((name.clone()?, HeaderValue::from_bytes(text.as_bytes()).ok()?))
         };
         fields.into_iter().filter_map(line).collect()
     }
@@ -300,4 +300,35 @@ fn taken(name: &str) -> bool {
     const FAMILIES: &[&str] = &["accept", "access-control-", "content-", "if-", "sec-"];
     let name = alias(name);
     TAKEN.contains(&name.as_str()) || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Identity, IdentityHeaders};
+    use crate::policy::{Proof, RoleSet};
+
+    #[test]
+    fn what_no_header_can_carry_is_left_out() {
+        let headers = IdentityHeaders::preset("x-forwarded").unwrap();
+        let told = |name: &str, email: &str| {
+            let identity = Identity {
+                roles: RoleSet::default(),
+                subject: "alice".to_owned(),
+                proof: Proof::Session,
+                name: Some(name.to_owned()),
+                email: Some(email.to_owned()),
+                role_names: Vec::new(),
+                signed_in: None,
+            };
+            let lines = headers.render(&identity);
+            lines
+                .into_iter()
+                .map(|(_, value)| String::from_utf8(value.as_bytes().to_vec()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(" Zoë ", "a@example.com"), ["alice", "a@example.com", " Zoë "]);
+        for blank in ["", " ", "\u{a0}\u{3000}", "a\nb"] {
+            assert_eq!(told(blank, blank), ["alice"], "{blank:?}");
+        }
+    }
 }

@@ -262,7 +262,7 @@ impl Mapping {
 
 /// What no header can carry must not be half of a name.
 fn printable(text: &str) -> bool {
-    !text.is_empty() && text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control)
+    !text.trim().is_empty() && text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control)
 }
 
 pub fn words(value: &Value) -> Vec<&str> {
@@ -342,5 +342,15 @@ mod tests {
         {
             assert_eq!(mapping("x", &[]).identity(&claims(nobody), &declared), Err(BadToken::Subject));
         }
+    }
+
+    #[test]
+    fn an_address_of_blanks_is_none() {
+        let email = |value: &str| {
+            let claims = claims(json!({"sub": "s", "email": value}));
+            mapping("x", &[]).identity(&claims, &RoleNames::default()).unwrap().email
+        };
+        assert_eq!(email("a@example.com").as_deref(), Some("a@example.com"));
+        assert_eq!([email(""), email("  "), email("\u{a0}")], [const { None }; 3]);
     }
 }
