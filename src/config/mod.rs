@@ -192,9 +192,9 @@ pub struct RedisStore {
     pub login: RedisLogin,
     /// Whom to trust and how to show oneself; `None`: in clear text.
     pub tls: Option<UpstreamTls>,
-    /// What every key begins with.
+    /// What every key of every site begins with.
     pub prefix: String,
-    /// Separates sites that share secret and store: a cookie of one is garbage to another.
+    /// Separates sites that share secret and store: a cookie of one is garbage to another, and each has keys of its own. May be empty.
     pub site: String,
     /// Into how many parts the store is divided: a power of two.
     pub partitions: u8,

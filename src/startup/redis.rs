@@ -32,11 +32,18 @@ pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Resu
         database: store.database,
         login: login(&store.login, "session.redis.password")?,
         tls: tls(store)?,
-        prefix: store.prefix.clone(),
+        prefix: prefix(store),
         partitions: store.partitions,
         connect_timeout: store.connect_timeout,
         reply_timeout,
     })
+}
+
+/// What every key of a site begins with: whatever is listed, counted or revoked there is its own. No kind of key has a colon, so the
+/// keys of the site without a name, which are what they were before there were any, are none of another's.
+fn prefix(store: &RedisStore) -> String {
+    let RedisStore { prefix, site, .. } = store;
+    if site.is_empty() { prefix.clone() } else { format!("{prefix}{site}:") }
 }
 
 fn login(login: &RedisLogin, key: &'static str) -> Result<Login, StartError> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use portcullis::clock::SystemClock;
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::session::{Revocation, UserKey, Wait};
 
 use crate::own_tokens::{ACCESS, REFRESH, signed_in, with};
 use crate::redis_server::RedisServer;
@@ -55,6 +56,48 @@ async fn tokens_of_one_site_are_none_at_another() {
             for cookies in [&pair[..1], &pair, &pair[1..]] {
                 assert_eq!(with(other, "/", cookies, &[]).status, expected, "of {n} at {m}");
             }
+        }
+    }
+}
+
+/// The same name at each, in one store: what one lists, ends or counts is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_listed_and_ended_at_one_site_is_its_own() {
+    let redis = RedisServer::start(&[]);
+    let sites = sites(&redis, "server", ["one", "two", ""]);
+    let (user, now) = (UserKey::of("local", "demo"), SystemClock.now());
+    let status = |running: &Running| running.curl("/", &[]).status;
+    for running in &sites {
+        serves(running).await;
+        assert_eq!(running.sign_in("/", &running.password).status, 303);
+        assert_eq!(status(running), 200);
+    }
+    for running in &sites {
+        let page = running.curl("/.portcullis/sessions", &[]);
+        let devices = running.gateway.sessions().list(user, now).await.unwrap().len();
+        assert_eq!(
+            (page.status, devices, page.body.matches("<strong>curl</strong>").count()),
+            (200, 1, 1),
+            "{}",
+            page.body
+        );
+    }
+    for what in [Revocation::User { user, except: None }, Revocation::Everyone] {
+        for (n, running) in sites.iter().enumerate() {
+            let revoked = running.gateway.sessions().revoke(what, Wait::Fully, now).await.unwrap();
+            assert_eq!((revoked.ended, revoked.nodes), (1, 1), "{what:?} at {n}: {revoked:?}");
+            assert_eq!(status(running), 401);
+            assert_eq!(running.sign_in("/", &running.password).status, 303);
+            for other in &sites {
+                assert_eq!(status(other), 200, "{what:?} at {n} alone");
+            }
+        }
+    }
+    // Under the rights of the README, each its own, and those of no site where they always were.
+    let keys = redis.admin(&["KEYS", "*"]);
+    for (site, before) in [("one", "portcullis:one:"), ("two", "portcullis:two:"), ("none", "portcullis:")] {
+        for kind in ["meta", "nodes", "rl", "a", "g", "n"] {
+            assert!(keys.lines().any(|key| key == format!("{before}{kind}{{00}}")), "{kind} of {site} in {keys}");
         }
     }
 }
