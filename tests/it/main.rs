@@ -54,6 +54,7 @@ mod policy;
 mod private;
 mod process;
 mod providers;
+mod reboot;
 mod redis_server;
 mod reload;
 mod reload_people;

@@ -16,6 +16,13 @@ pub fn acl_rights() -> String {
     line.split_once(' ').expect("a password, then rights").1.to_owned()
 }
 
+/// The lines of the README as an ACL file, with an administrator.
+pub fn acl_file() -> String {
+    let readme = include_str!("../../README.md");
+    let default = readme.lines().find(|line| line.starts_with("user default ")).expect("the README shows its line");
+    format!("{default}\nuser admin on >admin ~* &* +@all\nuser portcullis on >secret {}\n", acl_rights())
+}
+
 /// A running server.
 pub struct RedisServer {
     child: Child,
@@ -64,7 +71,17 @@ impl RedisServer {
 
     /// Another program that speaks the same, or another mode.
     pub fn start_as(program: &str, more: &[&str]) -> RedisServer {
+        RedisServer::start_in(tempfile::tempdir().unwrap(), program, more)
+    }
+
+    /// One whose users stand in a file.
+    pub fn start_with_acl(acl: &str, more: &[&str]) -> RedisServer {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("acl"), acl).unwrap();
+        RedisServer::start_in(folder, "redis-server", more)
+    }
+
+    fn start_in(folder: tempfile::TempDir, program: &str, more: &[&str]) -> RedisServer {
         for _ in 0..5 {
             let port = free_port();
             let child = RedisServer::spawn(program, port, folder.path(), more);
@@ -81,12 +98,19 @@ impl RedisServer {
     }
 
     fn spawn(program: &str, port: u16, folder: &std::path::Path, more: &[&str]) -> Child {
+        let has_file = folder.join("acl").exists();
         let (port, folder) = (port.to_string(), folder.to_str().unwrap());
-        Command::new(program)
+        let mut server = Command::new(program);
+        server
             .args(["--port", &port, "--bind", "127.0.0.1", "--dir", folder, "--logfile", "log", "--save", ""])
-            .args(["--repl-diskless-sync-delay", "0", "--requirepass", "admin", "--masterauth", "admin"])
-            .args(["--user", "portcullis", "on", ">secret"])
-            .args(acl_rights().split(' '))
+            .args(["--repl-diskless-sync-delay", "0"]);
+        if has_file {
+            server.args(["--aclfile", "acl"]);
+        } else {
+            server.args(["--requirepass", "admin", "--masterauth", "admin", "--user", "portcullis", "on", ">secret"]);
+            server.args(acl_rights().split(' '));
+        }
+        server
             .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -173,8 +197,9 @@ impl RedisServer {
     /// Ask it as its administrator.
     pub fn admin(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
+        let user = if self.folder.path().join("acl").exists() { "admin" } else { "default" };
         let output = Command::new("redis-cli")
-            .args(["-p", &port, "-a", "admin", "--no-auth-warning"])
+            .args(["-p", &port, "--user", user, "--pass", "admin", "--no-auth-warning"])
             .args(arguments)
             .output()
             .unwrap();

@@ -9,6 +9,8 @@ use super::options::{Deployment, RedisOptions};
 
 /// Scripts that write what depends on the time (effects replication), and XADD MINID.
 const LEAST_VERSION: (u32, u32) = (6, 2);
+/// Valkey from here on asks nobody's rights for what its append-only file holds (valkey#3983).
+const MENDED_VALKEY: (u32, u32) = (9, 1);
 
 /// From one INFO.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct Facts {
     pub(super) term: Term,
     /// Whether writes are expected to reach a replica: one is connected, or the server is told to want one.
     pub(super) replicas: bool,
+    /// Whether it may pass over what scripts wrote when it loads its append-only file.
+    pub(super) forgets: bool,
 }
 
 /// Ask and judge.
@@ -26,10 +30,9 @@ pub(super) async fn examine(connection: &Connection, options: &RedisOptions) -> 
     if field(&info, "role") != Some("master") {
         return Err(RedisError::Replica(address()));
     }
-    let version = field(&info, "redis_version").unwrap_or_default();
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < LEAST_VERSION {
-        return Err(RedisError::Version { address: address(), version: version.to_owned() });
+    if number(&info, "redis_version").unwrap_or_default() < LEAST_VERSION {
+        let version = field(&info, "redis_version").unwrap_or_default().to_owned();
+        return Err(RedisError::Version { address: address(), version });
     }
     let policy = field(&info, "maxmemory_policy").unwrap_or("noeviction");
     // Without a bound nothing is evicted whatever the policy says.
@@ -49,7 +52,27 @@ pub(super) async fn examine(connection: &Connection, options: &RedisOptions) -> 
     // `min_slaves_good_slaves` is told only where `min-replicas-to-write` is set.
     let replicas = field(&info, "connected_slaves").is_some_and(|count| count != "0")
         || field(&info, "min_slaves_good_slaves").is_some();
-    Ok(Facts { term: term(&info).ok_or(RedisError::Shape(None))?, replicas })
+    let forgets = forgets(connection, &info, &options.prefix).await;
+    Ok(Facts { term: term(&info).ok_or(RedisError::Shape(None))?, replicas, forgets })
+}
+
+/// Redis 7.0 and later carry out the transactions of an append-only file, which is how the writes of a script stand there, with the
+/// rights of the default user, and go on without those that it may not (redis#14541). Known too late from what is missing, so asked
+/// before. A server that does not answer that, or not us, is not accused.
+async fn forgets(connection: &Connection, info: &str, prefix: &str) -> bool {
+    let is_mended = number(info, "valkey_version").is_some_and(|version| version >= MENDED_VALKEY);
+    if field(info, "aof_enabled") != Some("1") || is_mended {
+        return false;
+    }
+    let mut command = redis::cmd("ACL");
+    command.arg("DRYRUN").arg("default").arg("SET").arg(format!("{prefix}meta")).arg("1");
+    connection.ask::<String>(&command).await.is_ok_and(|said| said != "OK")
+}
+
+/// The first two numbers of a version.
+fn number(info: &str, name: &str) -> Option<(u32, u32)> {
+    let mut numbers = field(info, name)?.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    Some((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
 }
 
 /// The replication id that a master says it writes under; `None` where it is no master.

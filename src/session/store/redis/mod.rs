@@ -14,6 +14,7 @@ mod text;
 mod way;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
@@ -55,7 +56,9 @@ impl Redis {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RedisError::Thread)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (options, handle) = (Arc::new(options), runtime.handle().clone());
-        let ways = (0..options.partitions.max(1)).map(|index| Way::new(options.clone(), handle.clone(), index));
+        let told = Arc::new(AtomicBool::new(false));
+        let way = |index| Way::new(options.clone(), handle.clone(), index, told.clone());
+        let ways = (0..options.partitions.max(1)).map(way);
         let ways: Arc<[Way]> = ways.collect();
         let (theirs, (told, answer)) = (ways.clone(), std::sync::mpsc::channel());
         let work = async move {

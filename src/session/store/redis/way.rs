@@ -3,6 +3,7 @@
 //! and examining it anew. Knows nothing of what is sent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -46,13 +47,15 @@ pub(super) struct Way {
     /// Sockets live on the store's own runtime; callers come from any.
     runtime: Handle,
     tag: String,
+    /// What a server may forget was told of, for one partition or another.
+    told: Arc<AtomicBool>,
     state: Mutex<(u64, State)>,
 }
 
 impl Way {
-    pub(super) fn new(options: Arc<RedisOptions>, runtime: Handle, index: u8) -> Way {
+    pub(super) fn new(options: Arc<RedisOptions>, runtime: Handle, index: u8, told: Arc<AtomicBool>) -> Way {
         let never = State::Down { since: Instant::now(), pause: Duration::ZERO };
-        Way { options, runtime, tag: format!("{{{index:02x}}}"), state: Mutex::new((0, never)) }
+        Way { options, runtime, tag: format!("{{{index:02x}}}"), told, state: Mutex::new((0, never)) }
     }
 
     /// A key that is one of its kind in this partition.
@@ -87,6 +90,13 @@ impl Way {
         match self.begin(number).await {
             Ok(term) => {
                 let term = Arc::new(term);
+                if term.facts.forgets && !self.told.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        address = %term.connection.address(),
+                        "this server may forget sessions and revocations when it is restarted: by its version it loads them from its \
+                         append-only file with the rights of the default user, which has none; write `user default off ~* &* +@all`"
+                    );
+                }
                 *state = (number, State::Up(term.clone()));
                 Ok(term)
             }
