@@ -84,7 +84,11 @@ pub(super) fn read_secret(key: &'static str, secret: &Secret) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-pub(super) fn open_store(config: &Config) -> Result<Arc<dyn SessionStore>, StartError> {
+/// The keys are asked for where others have to have them.
+pub(super) fn open_store(
+    config: &Config,
+    keys: impl FnOnce() -> Result<SessionKeys, StartError>,
+) -> Result<Arc<dyn SessionStore>, StartError> {
     match &config.session.store {
         Store::Memory => Ok(Arc::new(Memory::new())),
         Store::Embedded(folder) => {
@@ -93,7 +97,9 @@ pub(super) fn open_store(config: &Config) -> Result<Arc<dyn SessionStore>, Start
             let store = Embedded::open(&path).map_err(|source| StartError::Store { path, source })?;
             Ok(Arc::new(store))
         }
-        Store::Redis(store) => Ok(Arc::new(open_redis(store, config.limits.store_timeout)?)),
+        Store::Redis(store) => {
+            Ok(Arc::new(open_redis(store, config.limits.store_timeout, &keys()?, &config.session.mode)?))
+        }
     }
 }
 

@@ -214,7 +214,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let certificates = load_certificates(&config)?;
     let tls = tls::server_config(certificates.clone())?;
     let keys = load_keys(&config)?;
-    let store = store.map_or_else(|| open_store(&config), Ok)?;
+    let store = store.map_or_else(|| open_store(&config, || Ok(keys.clone())), Ok)?;
     let first = config.local.as_ref().map(|local| make_demo(local, &config)).transpose()?.flatten();
 
     let sessions = open_sessions(&config, &keys, store, clock.now())?;

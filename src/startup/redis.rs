@@ -4,17 +4,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{RedisDeployment, RedisLogin, RedisStore};
+use crate::config::{RedisDeployment, RedisLogin, RedisStore, SessionMode};
+use crate::session::SessionKeys;
 use crate::session::store::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
 use crate::trust::{ClientTlsFiles, client_config, server_name};
 
 use super::StartError;
 use super::files::read_secret;
 
-/// Open it.
-pub(super) fn open_redis(store: &RedisStore, reply_timeout: Duration) -> Result<Redis, StartError> {
+/// Open it, for gateways with these keys and in this mode.
+pub(super) fn open_redis(
+    store: &RedisStore,
+    reply_timeout: Duration,
+    keys: &SessionKeys,
+    mode: &SessionMode,
+) -> Result<Redis, StartError> {
     let failed = |source: RedisError| StartError::Redis { address: addresses(store), source };
-    Redis::open(redis_options(store, reply_timeout)?).map_err(failed)
+    let mode = match mode {
+        SessionMode::Server => "server",
+        SessionMode::Jwt(_) => "jwt",
+    };
+    // A key for this alone: who reads it in the store knows as much of the secret as whoever has a cookie.
+    let secret = keys.derive_for("portcullis/alike/1", &store.site);
+    let secret: String = secret[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let alike = vec![("secret", secret), ("mode", mode.to_owned())];
+    Redis::open(RedisOptions { alike, ..redis_options(store, reply_timeout)? }).map_err(failed)
 }
 
 /// What it would be opened with: everything that can be wrong on this machine.
@@ -33,6 +47,7 @@ pub(super) fn redis_options(store: &RedisStore, reply_timeout: Duration) -> Resu
         login: login(&store.login, "session.redis.password")?,
         tls: tls(store)?,
         prefix: prefix(store),
+        alike: Vec::new(),
         partitions: store.partitions,
         connect_timeout: store.connect_timeout,
         reply_timeout,

@@ -14,7 +14,7 @@ use crate::session::store::Embedded;
 use crate::session::{EPOCHS_KEPT, Event, Keep, Restored, Session, SessionKey, SessionStore, ShelfKey, StoreError};
 
 use super::StartError;
-use super::files::open_store;
+use super::files::{load_keys, open_store};
 
 /// Why nothing, or not everything, was carried over.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
 /// # Errors
 /// [`TransferError`].
 pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<Imported, TransferError> {
-    let store = open_store(config)?;
+    let store = open_store(config, || load_keys(config))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut imported = Imported::default();
     for (index, text) in from.lines().enumerate() {

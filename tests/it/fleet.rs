@@ -64,6 +64,8 @@ pub struct Plan<'p> {
     pub more: &'p str,
     /// What is in `keys.json` beside it.
     pub keys: &'p str,
+    /// The secret of sessions.
+    pub secret: &'p str,
 }
 
 impl Default for Plan<'_> {
@@ -77,6 +79,7 @@ impl Default for Plan<'_> {
             others: &[],
             more: "",
             keys: "",
+            secret: SECRET,
         }
     }
 }
@@ -98,7 +101,7 @@ pub struct Answered {
 impl Fleet {
     /// So many gateways on this server.
     pub fn start(count: usize, server: &RedisServer, plan: Plan<'_>) -> Fleet {
-        let folder = secrets();
+        let folder = secrets(plan.secret);
         std::fs::write(folder.path().join("keys.json"), plan.keys).unwrap();
         let between: Vec<Between> = (0..count).map(|_| Between::new(server.port)).collect();
         let texts = between.iter().enumerate().map(|(n, between)| {
@@ -117,7 +120,7 @@ impl Fleet {
         let nodes = files.iter().map(|file| Node::spawn(file)).collect::<Vec<_>>();
         let nodes = nodes.into_iter().map(Node::listening).collect();
         let store = plan.cluster.map_or_else(|| server.store(), RedisCluster::store);
-        let codec = CookieCodec::new(&SessionKeys::from_secret(SECRET.as_bytes()).unwrap(), "");
+        let codec = CookieCodec::new(&SessionKeys::from_secret(plan.secret.as_bytes()).unwrap(), "");
         Fleet { nodes, between, store, codec, folder }
     }
 
@@ -224,9 +227,9 @@ impl Fleet {
 }
 
 /// A folder with what all gateways of a test know.
-fn secrets() -> tempfile::TempDir {
+fn secrets(secret: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in [("secret", SECRET), ("token", TOKEN), ("redis", "secret")] {
+    for (name, text) in [("secret", secret), ("token", TOKEN), ("redis", "secret")] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     folder
@@ -234,7 +237,7 @@ fn secrets() -> tempfile::TempDir {
 
 /// What a gateway says that does not start.
 pub fn refused(server: &RedisServer, plan: Plan<'_>) -> String {
-    let (folder, own) = (secrets(), format!("redis://127.0.0.1:{}/0", server.port));
+    let (folder, own) = (secrets(plan.secret), format!("redis://127.0.0.1:{}/0", server.port));
     let file = folder.path().join("gateway-0.toml");
     std::fs::write(&file, text(0, plan.store.unwrap_or(&own), plan)).unwrap();
     add_user(&file, "alice");

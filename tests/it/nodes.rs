@@ -368,6 +368,49 @@ async fn a_gateway_that_would_serve_longer_in_an_outage_does_not_start_beside_ot
     warm(&fleet.nodes, &cookie).await;
 }
 
+/// They would share a store and no session: whoever is balanced from one to the other would be signed out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_of_another_secret_or_mode_does_not_start_beside_others() {
+    let server = RedisServer::start(&[]);
+    let mut fleet = Fleet::start(1, &server, Plan::default());
+    fleet.ready().await;
+    let cookie = fleet.session().await;
+    let secret = "another secret, as long as one has to be";
+    let (other, jwt) = (Plan { secret, ..Plan::default() }, Plan { session: "mode = \"jwt\"", ..Plan::default() });
+    let both = Plan { session: jwt.session, ..other };
+    for (plan, what) in [(other, "another `secret`:"), (jwt, "another `mode`:"), (both, "another `secret` and `mode`:")]
+    {
+        let said = refused(&server, plan);
+        assert!(said.contains(what) && said.contains("To change it, stop all others first"), "{said}");
+        assert!(!said.contains(secret));
+    }
+    // Not even the keys of its tokens, sealed with another secret, which nobody else could open.
+    assert_eq!(server.admin(&["KEYS", "portcullis:k*"]), "");
+    assert_eq!(fleet.nodes[0].status(&cookie.line).await, 200, "nobody else is disturbed");
+
+    // Beside one of a version that did not say it nothing is known; and it is said again.
+    server.admin(&["HDEL", "portcullis:meta{00}", "alike"]);
+    let beside = Fleet::start(1, &server, Plan::default());
+    beside.ready().await;
+    let alike = server.admin(&["HGET", "portcullis:meta{00}", "alike"]);
+    assert!(alike.starts_with("secret=") && alike.ends_with(" mode=server"), "{alike}");
+    drop(beside);
+
+    // Whoever is alone decides.
+    fleet.nodes[0].stop();
+    eventually("those that were killed are forgotten", async || {
+        let nodes = server.admin(&["HKEYS", "portcullis:nodes{00}"]);
+        let Some(killed) = nodes.lines().find(|node| *node != "looked") else { return true };
+        server.admin(&["HDEL", "portcullis:nodes{00}", killed]);
+        false
+    })
+    .await;
+    let fleet = Fleet::start(2, &server, other);
+    fleet.ready().await;
+    let cookie = fleet.session().await;
+    warm(&fleet.nodes, &cookie).await;
+}
+
 /// I12, and a sign-out of a browser.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_streams_on_other_nodes_end_before_the_revocation_returns() {

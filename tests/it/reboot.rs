@@ -58,7 +58,7 @@ async fn a_server_that_would_forget_is_told_of() {
     assert!(said.contains("write `user default off ~* &* +@all`"), "{said}");
     // Nor is one accused that keeps nothing to forget, or that does not answer such questions.
     let unasked = merely_off.replace(" +acl|dryrun", "");
-    for (acl, more) in [(&merely_off, &KEPT[..0]), (&unasked, &KEPT)] {
+    for (acl, more) in [(&merely_off, &KEPT[..0]), (&unasked, &KEPT[..])] {
         let server = RedisServer::start_with_acl(acl, more);
         let fleet = Fleet::start(1, &server, Plan::default());
         fleet.ready().await;

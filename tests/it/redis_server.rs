@@ -252,6 +252,7 @@ pub fn options(addresses: Vec<Address>, deployment: Deployment, partitions: u8) 
         login: Login { user: Some("portcullis".to_owned()), password: Some("secret".to_owned()) },
         tls: None,
         prefix: "portcullis:".to_owned(),
+        alike: Vec::new(),
         partitions,
         connect_timeout: Duration::from_secs(2),
         reply_timeout: Duration::from_secs(2),

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::options::Address;
+use super::options::{Address, RedisOptions};
 
 /// The schema of keys and scripts that this program speaks.
 pub(super) const SCHEMA: u32 = 1;
@@ -122,6 +122,17 @@ pub enum RedisError {
         /// How long one of them counts that was silent.
         counts: Duration,
     },
+    /// Other gateways run on it that would share no session with this one.
+    #[error(
+        "the gateways that run on it have another {what}: whoever is signed in at one would not be at the other; write the same for \
+         all, or another `site`. To change it, stop all others first; one that was killed counts for {counts:?} more"
+    )]
+    Unlike {
+        /// What, by the names of its keys.
+        what: String,
+        /// How long one of them counts that was silent.
+        counts: Duration,
+    },
     /// An answer of a shape that no script of ours gives.
     #[error("the store answered something unexpected")]
     Shape(#[source] Option<redis::ParsingError>),
@@ -131,6 +142,29 @@ pub enum RedisError {
 }
 
 impl RedisError {
+    /// What a server said after this code.
+    pub(super) fn said(&self, code: &str) -> Option<String> {
+        let RedisError::Refused { source, .. } = self else { return None };
+        // Of one command, or of several.
+        let all = source.clone().into_server_errors();
+        let several = all.iter().flat_map(|all| all.iter()).find(|(_, said)| said.code() == code);
+        let said = several.and_then(|(_, said)| said.details().map(str::to_owned));
+        let one = || (source.code() == Some(code)).then(|| source.detail().unwrap_or_default().to_owned());
+        said.or_else(one).map(|said| said.trim().to_owned())
+    }
+
+    /// This, or what a script meant by it that found other gateways.
+    pub(super) fn judged(self, options: &RedisOptions) -> RedisError {
+        let said = self.said("UNLIKE");
+        let found = said.as_ref().and_then(|said| said.split_once(' '));
+        match found.and_then(|(silence, alike)| Some((silence.parse().ok()?, alike))) {
+            Some((silence, alike)) => {
+                RedisError::Unlike { what: options.unlike(alike), counts: Duration::from_millis(silence) }
+            }
+            None => self,
+        }
+    }
+
     /// Whether it may pass without anybody changing a setting: then a start goes on, and the store is asked again.
     pub fn is_passing(&self) -> bool {
         match self {

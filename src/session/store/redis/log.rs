@@ -124,17 +124,14 @@ type Remembered = (Vec<(String, u64)>, Vec<(String, u64)>, Option<u64>);
 
 fn unavailable(error: RedisError) -> StoreError {
     match error {
-        RedisError::Rules { .. } => StoreError::Rules(Box::new(error)),
+        RedisError::Rules { .. } | RedisError::Unlike { .. } => StoreError::Rules(Box::new(error)),
         error => StoreError::Unavailable(Box::new(error)),
     }
 }
 
 /// A node counts for twice as long as it may serve.
 fn other_rules(error: RedisError, silence: Duration) -> RedisError {
-    let RedisError::Refused { source, .. } = &error else { return error };
-    let all = source.clone().into_server_errors();
-    let said = all.iter().flat_map(|all| all.iter()).find(|(_, said)| said.code() == "RULES");
-    match said.and_then(|(_, said)| said.details()?.trim().parse().ok()).map(Duration::from_millis) {
+    match error.said("RULES").and_then(|said| said.parse().ok()).map(Duration::from_millis) {
         Some(theirs) => RedisError::Rules { found: theirs / 2, wanted: silence / 2, counts: theirs.max(silence) },
         None => error,
     }
@@ -183,8 +180,8 @@ impl RedisLink {
     async fn beat(&self, beat: Beat, after: Position) -> Result<Cycle, RedisError> {
         let (node, term) = (text::hex(&beat.boot.0), text::hex(&self.opening.term.0));
         let (applied, silence) = (text::place(beat.applied), beat.forget_after.as_millis().to_string());
-        let since = &self.term.since;
-        let arguments = [&node, &term, &applied, &silence, since].map(|text| text.as_bytes());
+        let (since, alike) = (&self.term.since, &self.term.alike);
+        let arguments = [&node, &term, &applied, &silence, since, alike].map(|text| text.as_bytes());
         let mut commands = redis::pipe();
         commands.add_command(self.way().command(&self.term, Script::Beat, &arguments));
         // A server that was demoted and promoted between two beats is master again, of another history.
@@ -198,7 +195,7 @@ impl RedisLink {
             .arg(text::place(after));
         let asked = self.term.connection.ask_all(&commands).await;
         let (clock, info, read): (String, String, Read) =
-            asked.map_err(|error| other_rules(error, beat.forget_after))?;
+            asked.map_err(|error| other_rules(error, beat.forget_after).judged(self.way().options()))?;
         self.same_term(&info)?;
         let entries = self.entries(read)?;
         let clock = clock.parse().map_err(|_| RedisError::Shape(None))?;

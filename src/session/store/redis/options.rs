@@ -81,10 +81,27 @@ pub struct RedisOptions {
     pub tls: Option<Tls>,
     /// What every key begins with.
     pub prefix: String,
+    /// What the gateways of a store have to have in common, by name: words that give no secret away. Empty: whatever the others have.
+    pub alike: Vec<(&'static str, String)>,
     /// Into how many parts keys are divided: a power of two up to 128. A part is the unit that a cluster places.
     pub partitions: u8,
     /// How long a connection may take to stand, TLS and sign-in included.
     pub connect_timeout: Duration,
     /// How long an answer may take.
     pub reply_timeout: Duration,
+}
+
+impl RedisOptions {
+    /// [`RedisOptions::alike`], as the store keeps it.
+    pub(super) fn likeness(&self) -> String {
+        let words: Vec<String> = self.alike.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        words.join(" ")
+    }
+
+    /// The names of what is otherwise in a likeness that was found.
+    pub(super) fn unlike(&self, found: &str) -> String {
+        let differs = |(name, value): &&(&str, String)| !found.split(' ').any(|word| word == format!("{name}={value}"));
+        let names: Vec<String> = self.alike.iter().filter(differs).map(|(name, _)| format!("`{name}`")).collect();
+        names.join(" and ")
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct Term {
     pub(super) facts: Facts,
     /// Since when the store has been kept, in its own words. Another one was emptied in between.
     pub(super) since: String,
+    /// What gateways of this store have in common, as the store keeps it.
+    pub(super) alike: String,
     scripts: Scripts,
 }
 
@@ -118,7 +120,7 @@ impl Way {
             facts.replicas |= has_replicas;
             let scripts = Scripts::load(&connection).await?;
             let since = agree(&connection, &scripts, &options, (&key, &tag)).await?;
-            Ok(Term { number, connection, facts, since, scripts })
+            Ok(Term { number, connection, facts, since, alike: options.likeness(), scripts })
         });
         begun.await.unwrap_or(Err(RedisError::Closed))
     }
@@ -138,6 +140,11 @@ impl Way {
             .runtime
             .spawn(async move { Connection::open(&options, &address, (&options.login, options.database), None).await });
         opened.await.unwrap_or(Err(RedisError::Closed))
+    }
+
+    /// What the store was opened with.
+    pub(super) fn options(&self) -> &RedisOptions {
+        &self.options
     }
 
     /// How long an answer may take.
@@ -226,9 +233,10 @@ async fn agree(
     place: (&str, &str),
 ) -> Result<String, RedisError> {
     let (schema, partitions) = (SCHEMA.to_string(), options.partitions.to_string());
-    let arguments = [schema.as_bytes(), partitions.as_bytes()];
-    let [found, divided, since]: [String; 3] =
-        connection.ask(&command(scripts, Script::Meta, &options.prefix, place, &arguments)).await?;
+    let alike = options.likeness();
+    let arguments = [&schema, &partitions, &alike].map(|text| text.as_bytes());
+    let asked = connection.ask(&command(scripts, Script::Meta, &options.prefix, place, &arguments)).await;
+    let [found, divided, since]: [String; 3] = asked.map_err(|error| error.judged(options))?;
     if found != schema {
         return Err(RedisError::Schema { found });
     }
