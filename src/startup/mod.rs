@@ -9,6 +9,7 @@ mod redis;
 mod reload;
 mod runtime;
 mod secrets;
+mod store_tls;
 mod tokens;
 pub mod transfer;
 mod upstreams;

@@ -1,5 +1,5 @@
-//! From the configuration of a shared store to the store. One decision: files and variables are read once, here; a store that is
-//! away does not keep the gateway from starting, one that must not be used does. Knows nothing of sessions.
+//! From the configuration of a shared store to the store. One decision: files and variables are read here, once but for
+//! certificates; a store that is away does not keep the gateway from starting, one that must not be used does. Knows nothing of sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::config::{RedisDeployment, RedisLogin, RedisStore, SessionMode};
 use crate::session::SessionKeys;
 use crate::session::store::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
-use crate::trust::{ClientTlsFiles, client_config, server_name};
+use crate::trust::{ClientTlsFiles, server_name};
 
 use super::StartError;
 use super::files::read_secret;
+use super::store_tls::StoreTls;
 
 /// Open it, for gateways with these keys and in this mode.
 pub(super) fn open_redis(
@@ -70,7 +71,7 @@ fn login(login: &RedisLogin, key: &'static str) -> Result<Login, StartError> {
 fn tls(store: &RedisStore) -> Result<Option<Tls>, StartError> {
     let Some(tls) = &store.tls else { return Ok(None) };
     let files = ClientTlsFiles { ca: tls.ca.clone(), identity: tls.identity.clone() };
-    let config = client_config(&files).map_err(StartError::RedisTls)?;
+    let config = StoreTls::read(files).map_err(StartError::RedisTls)?;
     let name = tls.server_name.as_ref().map(|name| server_name(name)).transpose().map_err(StartError::RedisTls)?;
     Ok(Some(Tls { config: Arc::new(config), name }))
 }

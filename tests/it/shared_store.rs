@@ -243,7 +243,7 @@ async fn it_is_reached_over_tls_with_a_client_certificate_and_not_without() {
         let files = ClientTlsFiles { ca: Some(path("ca.pem")), identity };
         let mut options = options(vec![address(port.parse().unwrap())], Deployment::Single, 1);
         options.addresses[0].host = "localhost".into();
-        options.tls = Some(Tls { config: Arc::new(client_config(&files).unwrap()), name: None });
+        options.tls = Some(Tls { config: Arc::new(Arc::new(client_config(&files).unwrap())), name: None });
         options
     };
     let store = Redis::open(secure(Some((path("client.pem"), path("client.key"))))).unwrap();

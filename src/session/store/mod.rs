@@ -7,6 +7,6 @@ mod redis;
 mod standing;
 mod tables;
 
-pub use self::redis::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls};
+pub use self::redis::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls, Trusted};
 pub use embedded::{Embedded, Export, OpenError};
 pub use memory::Memory;

@@ -30,7 +30,7 @@ use crate::session::{
 use super::record::{decode, encode};
 pub use error::RedisError;
 use log::RedisLog;
-pub use options::{Address, Deployment, Login, RedisOptions, Tls};
+pub use options::{Address, Deployment, Login, RedisOptions, Tls, Trusted};
 use scripts::Script;
 use text::{NONE, hex};
 use way::Way;

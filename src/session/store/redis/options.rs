@@ -57,11 +57,24 @@ pub enum Deployment {
     Cluster,
 }
 
+/// Whom to trust and how to show oneself, at this moment.
+pub trait Trusted: fmt::Debug + Send + Sync {
+    /// Asked for every connection that is opened.
+    fn config(&self) -> Arc<ClientConfig>;
+}
+
+/// The same for good.
+impl Trusted for Arc<ClientConfig> {
+    fn config(&self) -> Arc<ClientConfig> {
+        self.clone()
+    }
+}
+
 /// TLS to every server of the deployment.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Whom to trust and how to show oneself.
-    pub config: Arc<ClientConfig>,
+    /// See [`Trusted`].
+    pub config: Arc<dyn Trusted>,
     /// The name that certificates have to be for; `None`: the host of each address.
     pub name: Option<ServerName<'static>>,
 }

@@ -49,7 +49,7 @@ pub(super) async fn secure(
         Some(name) => name.clone(),
         None => ServerName::try_from(address.host.clone()).map_err(|_| RedisError::Name(address.host.clone()))?,
     };
-    let (mut config, asked) = (tls.config.clone(), Arc::new(Asked::default()));
+    let (mut config, asked) = (tls.config.config(), Arc::new(Asked::default()));
     if !config.client_auth_cert_resolver.has_certs() {
         Arc::make_mut(&mut config).client_auth_cert_resolver = asked.clone();
     }
