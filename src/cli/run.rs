@@ -1,12 +1,14 @@
 //! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, after everything that is wrong
-//! with the files; it reads its configuration again on SIGHUP, and ends on SIGTERM or SIGINT after a drain. Knows nothing of requests.
+//! with the files; it reads its configuration again on SIGHUP, ends on SIGTERM, SIGINT or SIGQUIT after a drain, and without it on a
+//! second one. Knows nothing of requests.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, LogFormat};
@@ -34,9 +36,16 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(CANNOT_START);
         }
     };
+    let runtime = match signals() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            messages.say(&format!("portcullis: cannot start: {error}"));
+            return ExitCode::from(CANNOT_START);
+        }
+    };
     // Dropped last: what the end has to say is said.
     match start(config.clone(), &messages) {
-        Ok(gateway) => serve(gateway, path, &messages),
+        Ok(gateway) => runtime.block_on(serve(gateway, path, &messages)),
         Err(reason) => {
             say_mistakes(&config, path, &messages);
             messages.say(&format!("portcullis: cannot start: {reason}"));
@@ -57,39 +66,72 @@ fn start(config: Config, messages: &Messages) -> Result<Gateway, String> {
     startup::start(setup).map_err(|error| chain(&error))
 }
 
-fn serve(gateway: Gateway, path: &Path, messages: &Messages) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+/// Where signals are waited for. Those that other servers reopen their logs on end nobody, from the first moment on.
+fn signals() -> io::Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let entered = runtime.enter();
+    // Whatever becomes of what is made here: the system no longer ends the process for them.
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(signal(kind)?);
+    }
+    drop(entered);
+    Ok(runtime)
+}
+
+async fn serve(gateway: Gateway, path: &Path, messages: &Messages) -> ExitCode {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
         Err(error) => {
-            messages.say(&format!("portcullis: cannot start: {error}"));
+            messages.say(&format!("portcullis: signals cannot be received: {error}"));
             return ExitCode::from(CANNOT_START);
         }
     };
-    let waited = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        // Said only now: whoever reads it may send a signal at once.
-        announce(&gateway, messages);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                // The terminal is gone; or, where there is none, the file is to be read again.
-                _ = hangup.recv() => match std::io::stdin().is_terminal() {
-                    true => break,
-                    false => reload(&gateway, path, messages),
-                },
-            }
-        }
-        Ok::<_, std::io::Error>(())
-    });
-    if let Err(error) = waited {
-        messages.say(&format!("portcullis: signals cannot be received: {error}"));
+    // Said only now: whoever reads it may send a signal at once.
+    announce(&gateway, messages);
+    while let Asked::Reload = signals.next().await {
+        reload(&gateway, path, messages);
     }
-    messages.say("portcullis: stopping; requests on their way may finish");
-    gateway.stop();
-    ExitCode::SUCCESS
+    messages.say("portcullis: stopping; requests on their way may finish, or end with a second signal");
+    let hurry = gateway.hurry();
+    let mut stopping = tokio::task::spawn_blocking(move || gateway.stop());
+    loop {
+        tokio::select! {
+            stopped = &mut stopping => return stopped.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+            asked = signals.next() => if let Asked::Stop = asked {
+                messages.say("portcullis: stopping at once");
+                hurry.now();
+            },
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    stop: [Signal; 3],
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?];
+        Ok(Signals { stop, hangup: signal(SignalKind::hangup())? })
+    }
+
+    async fn next(&mut self) -> Asked {
+        let [terminate, interrupt, quit] = &mut self.stop;
+        tokio::select! {
+            _ = terminate.recv() => Asked::Stop,
+            _ = interrupt.recv() => Asked::Stop,
+            _ = quit.recv() => Asked::Stop,
+            // The terminal is gone; or, where there is none, the file is to be read again.
+            _ = self.hangup.recv() => if io::stdin().is_terminal() { Asked::Stop } else { Asked::Reload },
+        }
+    }
 }
 
 /// Read the file again, and say in one line what came of it, after what is wrong with it.

@@ -23,8 +23,29 @@ use super::{ACCEPT_BACKOFF, Limits, Serving, listen, plain};
 
 /// What tunnels get to end by themselves, while requests get theirs: few ever do, so no stop waits longer for them alone.
 const TUNNEL_GRACE: Duration = Duration::from_secs(5);
-/// What their close frames get to be sent.
+/// What their close frames get to be sent, and what requests changed to be kept, when everything has to end.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// Ends a drain that is under way, or is yet to begin.
+#[derive(Clone, Debug, Default)]
+pub struct Hurry(CancellationToken);
+
+impl Hurry {
+    /// From now on nothing is waited for that has no end of its own in sight.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+
+    /// Waits until it is said.
+    pub async fn said(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Wait for something, no longer than this, nor when it was said.
+    async fn within(&self, limit: Duration, what: impl Future<Output = ()>) {
+        let _ = self.0.run_until_cancelled(tokio::time::timeout(limit, what)).await;
+    }
+}
 
 /// Where a gateway listens.
 #[derive(Clone, Debug)]
@@ -76,6 +97,7 @@ struct Shared {
     proxy_protocol: bool,
     port: u16,
     drain: CancellationToken,
+    hurry: Hurry,
     open: Arc<AtomicUsize>,
     addresses: Addresses,
     counters: Arc<Counters>,
@@ -99,6 +121,7 @@ impl Workers {
         tls: &Arc<rustls::ServerConfig>,
         current: &Arc<Current>,
         limits: &Limits,
+        hurry: &Hurry,
     ) -> Result<Workers, (SocketAddr, io::Error)> {
         let at = |address: SocketAddr| move |error| (address, error);
         let listeners = listen(listening.address, listening.workers).map_err(at(listening.address))?;
@@ -111,6 +134,7 @@ impl Workers {
             proxy_protocol: listening.proxy_protocol,
             port: address.port(),
             drain: CancellationToken::new(),
+            hurry: hurry.clone(),
             open: Arc::default(),
             addresses: Addresses::default(),
             counters: Arc::default(),
@@ -187,7 +211,7 @@ fn run(serving: Serving, own: Own, shared: Shared) {
     runtime.block_on(async move {
         let Own { place, tunnels, cut } = own;
         let acts = place.worker().acts.clone();
-        let Shared { limits, proxy_protocol, port, drain, open, addresses, counters } = shared;
+        let Shared { limits, proxy_protocol, port, drain, hurry, open, addresses, counters } = shared;
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker could not listen"),
@@ -209,15 +233,20 @@ fn run(serving: Serving, own: Own, shared: Shared) {
             acts.close();
             acts.wait().await;
         };
-        let requests = tokio::time::timeout(drain_timeout, requests);
-        let sockets = tokio::time::timeout(drain_timeout.min(TUNNEL_GRACE), tunnels.wait());
-        let _ = tokio::join!(requests, sockets);
-        let (connections, sockets, acts) = (connections.len(), tunnels.len(), acts.len());
-        if connections + sockets + acts > 0 {
-            tracing::warn!(connections, sockets, acts, "cut at the end of the drain");
+        // Whatever else is open: a page that is told may connect elsewhere.
+        let sockets = async {
+            hurry.within(drain_timeout.min(TUNNEL_GRACE), tunnels.wait()).await;
+            let left = tunnels.len();
+            cut.cancel();
+            left
+        };
+        let ((), sockets) = tokio::join!(hurry.within(drain_timeout, requests), sockets);
+        let (connections, unfinished) = (connections.len(), acts.len());
+        if connections + sockets + unfinished > 0 {
+            tracing::warn!(connections, sockets, acts = unfinished, "cut by the stop");
         }
-        cut.cancel();
-        let _ = tokio::time::timeout(CLOSE_GRACE, tunnels.wait()).await;
+        acts.close();
+        let _ = tokio::time::timeout(CLOSE_GRACE, async { tokio::join!(tunnels.wait(), acts.wait()) }).await;
     });
 }
 

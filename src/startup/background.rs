@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -10,10 +11,13 @@ use crate::clock::Clock;
 use crate::login::Audit;
 use crate::login::oidc::follow_open;
 use crate::proxy::{AuditLine, Current, Records, Runtime, audit};
-use crate::server::Certificates;
+use crate::server::{Certificates, Hurry};
 use crate::upstream;
 
 use super::runtime::Lasting;
+
+/// What is under way gets so long where the stop was told to hurry.
+const HURRIED: Duration = Duration::from_secs(1);
 
 /// The thread. Dropping it ends it.
 pub(super) struct Background {
@@ -29,6 +33,7 @@ impl Background {
         lasting: &Lasting,
         current: Arc<Current>,
         certificates: Arc<Certificates>,
+        hurry: Hurry,
     ) -> io::Result<Background> {
         let stop = CancellationToken::new();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,7 +51,14 @@ impl Background {
                     ring.maintain(&*clock, &stopped).await;
                 }
             };
-            tokio::join!(maintain, users, open, certificates, ring);
+            let hurried = async {
+                tokio::join!(hurry.said(), stopped.cancelled());
+                tokio::time::sleep(HURRIED).await;
+            };
+            tokio::select! {
+                _ = async { tokio::join!(maintain, users, open, certificates, ring) } => {}
+                () = hurried => tracing::warn!("cut by the stop: refreshes of tokens, or what was owed to the store"),
+            }
             if let Err(error) = sessions.flush().await {
                 tracing::warn!(%error, "the last activity of some sessions was not written");
             }

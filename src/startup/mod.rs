@@ -28,7 +28,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Store};
 use crate::login::{self, LocalUsers, Login, People};
 use crate::proxy::{Current, Records, Runtime};
-use crate::server::{self, Certificates, Counters, Listening, Workers, tls};
+use crate::server::{self, Certificates, Counters, Hurry, Listening, Workers, tls};
 use crate::session::coherence::Refused;
 use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
@@ -177,6 +177,7 @@ pub struct Gateway {
     workers: Option<Workers>,
     admin: Option<Listener>,
     draining: Draining,
+    hurry: Hurry,
     background: Option<Background>,
     demo: Option<Demo>,
     lasting: Lasting,
@@ -235,10 +236,12 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
     warn(&config, &runtime.login);
     let current = Current::new(runtime.clone());
-    let background = Background::start(&lasting, current.clone(), certificates.clone()).map_err(StartError::Thread)?;
+    let hurry = Hurry::default();
+    let background = Background::start(&lasting, current.clone(), certificates.clone(), hurry.clone())
+        .map_err(StartError::Thread)?;
     let attended = background.attend(&runtime);
     settle(&lasting.sessions)?;
-    let workers = Workers::start(&listening(&config), &tls, &current, &limits(&config))
+    let workers = Workers::start(&listening(&config), &tls, &current, &limits(&config), &hurry)
         .map_err(|(address, source)| StartError::Listen { address, source })?;
     let (draining, reloads) = (Draining::default(), Arc::new(Reloads::new(clock.now())));
     let admin = socket.map(|socket| {
@@ -260,7 +263,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let standing = Mutex::new(Standing { config, attended, whoami });
     let (workers, background) = (Some(workers), Some(background));
     let demo = first.and_then(FirstUser::stays);
-    Ok(Gateway { workers, admin, draining, background, demo, lasting, current, certificates, reloads, standing })
+    Ok(Gateway { workers, admin, draining, hurry, background, demo, lasting, current, certificates, reloads, standing })
 }
 
 fn open_sessions(
@@ -351,6 +354,11 @@ impl Gateway {
     /// The live sessions, for an embedding program and for tests.
     pub fn sessions(&self) -> &Arc<Sessions> {
         &self.lasting.sessions
+    }
+
+    /// What makes a stop, one that is under way as well, wait no longer for what is open.
+    pub fn hurry(&self) -> Hurry {
+        self.hurry.clone()
     }
 
     /// Let requests finish, write what is queued, and end.

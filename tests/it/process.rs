@@ -18,6 +18,9 @@ use crate::support::{Running, between, run_in, shipped};
 use crate::tools::Service;
 use crate::wire::{Application, Client, connect, fed, soon, whole};
 
+type Secure = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+type Socket = tokio_tungstenite::WebSocketStream<Secure>;
+
 pub struct Program {
     child: Child,
     pub port: u16,
@@ -282,23 +285,24 @@ fn the_gateway_ends_when_it_is_told_to_stop() {
     }
 }
 
-/// Requests and WebSockets that outlast the drain are cut, the sockets with a close frame, and the log says how many.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_the_drain_cuts_is_reported() {
-    let application = Application::on_streams(|stream| async move {
+/// An application whose WebSockets and answers never end.
+fn endless() -> Application {
+    Application::on_streams(|stream| async move {
         let mut head = [0; 5];
         stream.peek(&mut head).await.unwrap();
         let socket = if &head == b"GET /" { tokio_tungstenite::accept_async(stream).await.ok() } else { None };
         std::future::pending::<()>().await;
         drop(socket);
-    });
-    let folder = tempfile::tempdir().unwrap();
+    })
+}
+
+/// A gateway in front of it with two WebSockets and half a request, which never ends by itself.
+async fn with_what_never_ends(folder: &Path, application: &Application, drain: &str) -> (Service, Vec<Socket>, Secure) {
     let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
     let text = text.replace("[server]", "[server]\nworkers = 1").replace("\"authenticated\"", "\"public\"");
-    std::fs::write(folder.path().join("gateway.toml"), format!("{text}\n[limits]\ndrain_timeout = \"300ms\"\n"))
-        .unwrap();
+    std::fs::write(folder.join("gateway.toml"), format!("{text}\n[limits]\ndrain_timeout = \"{drain}\"\n")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    let service = Service::start(command.arg("--config").arg(folder.path().join("gateway.toml")));
+    let service = Service::start(command.arg("--config").arg(folder.join("gateway.toml")));
     let port = tokio::task::block_in_place(|| service.says_port("https://localhost:"));
     let mut sockets = Vec::new();
     for _ in 0..2 {
@@ -306,19 +310,61 @@ async fn what_the_drain_cuts_is_reported() {
         let stream = connect(port, "http/1.1").await;
         sockets.push(soon(tokio_tungstenite::client_async(request, stream)).await.unwrap().0);
     }
-    // Half a body: it never ends by itself.
     let mut half = connect(port, "http/1.1").await;
     half.write_all(b"POST /half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx").await.unwrap();
     half.flush().await.unwrap();
     // The gateway has read it when it answers what came after.
     Client::both(port).await[0].ask(Request::get("/"), "/.portcullis/login", whole("")).await;
-    service.terminate();
-    let said = tokio::task::block_in_place(|| service.says("cut at the end of the drain "));
-    assert_eq!(said, "connections=1 sockets=2 acts=0");
-    for mut socket in sockets {
+    (service, sockets, half)
+}
+
+/// A close frame of a gateway that goes away.
+async fn are_told(sockets: &mut [Socket]) {
+    for socket in sockets {
         let message = soon(socket.next()).await.unwrap().unwrap();
         assert!(matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1001));
     }
+}
+
+/// Requests and WebSockets that outlast the drain are cut, the sockets with a close frame, and the log says how many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_the_drain_cuts_is_reported() {
+    let (application, folder) = (endless(), tempfile::tempdir().unwrap());
+    let (service, mut sockets, _half) = with_what_never_ends(folder.path(), &application, "300ms").await;
+    service.terminate();
+    let said = tokio::task::block_in_place(|| service.says("cut by the stop "));
+    assert_eq!(said, "connections=1 sockets=2 acts=0");
+    are_told(&mut sockets).await;
+}
+
+/// The drain would take an hour. WebSockets wait for no request; and nothing waits for one when a second signal says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sockets_are_told_while_requests_go_on_and_a_second_signal_ends_those() {
+    for second in ["-TERM", "-INT"] {
+        let (application, folder) = (endless(), tempfile::tempdir().unwrap());
+        let (service, mut sockets, _half) = with_what_never_ends(folder.path(), &application, "1h").await;
+        service.terminate();
+        are_told(&mut sockets).await;
+        service.signal(second);
+        let (code, said) = tokio::task::block_in_place(|| service.ends());
+        assert!(code == Some(0) && said.contains("cut by the stop connections=1 sockets=2 acts=0"), "{second}: {said}");
+        assert!(said.contains("\"path\":\"/half\""), "{said}");
+    }
+}
+
+/// What other servers reopen their logs on ends nobody; what asks for a stop is one.
+#[test]
+fn signals_that_mean_something_elsewhere_end_no_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = start_text(folder.path(), &shipped("memory"));
+    let kill =
+        |name: &str, pid: u32| assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    for name in ["-USR1", "-USR2"] {
+        kill(name, program.id());
+        assert!(program.curl(&folder.path().join("jar"), "/public", &[]).contains(" 200"), "{name}");
+    }
+    kill("-QUIT", program.id());
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
 }
 
 /// Out of descriptors (EMFILE): accepting fails, and goes on when there are some again.

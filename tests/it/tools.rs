@@ -140,12 +140,25 @@ impl Service {
         self.child.id()
     }
 
+    /// Waits until it has ended by itself; its exit code, and what it said that was not returned yet.
+    pub fn ends(mut self) -> (Option<i32>, String) {
+        let (until, mut said) = (Instant::now() + STARTS, String::new());
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => said.extend([line.as_str(), "\n"]),
+                Err(RecvTimeoutError::Timeout) => panic!("it did not end, but said\n{said}"),
+                Err(RecvTimeoutError::Disconnected) => return (self.child.wait().unwrap().code(), said),
+            }
+        }
+    }
+
     /// Ask it to read its file again.
     pub fn hang_up(&self) {
         self.signal("-HUP");
     }
 
-    fn signal(&self, name: &str) {
+    /// Send it a signal.
+    pub fn signal(&self, name: &str) {
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args([name, "--", &group]).stderr(Stdio::null()).status();
     }
