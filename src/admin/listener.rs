@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{Admin, router};
 
 /// Connections at once; more are closed.
-const CONNECTIONS: usize = 64;
+pub const PLACES: usize = 64;
 /// For a head, and between two requests: longer than a scraper's usual minute.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// After an accept that failed.
@@ -85,7 +85,7 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToke
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
-            Ok((stream, _)) if connections.len() < CONNECTIONS => stream,
+            Ok((stream, _)) if connections.len() < PLACES => stream,
             Ok(_) => continue,
             Err(error) => {
                 tracing::warn!(%error, "accept failed on the admin listener");

@@ -22,7 +22,7 @@ use crate::proxy::{Current, Runtime};
 use crate::server::{Counters, Open};
 use crate::session::Sessions;
 
-pub use listener::{Listener, Socket};
+pub use listener::{Listener, PLACES, Socket};
 pub use ready::{Check, CheckFuture};
 pub use reloads::Reloads;
 pub use token::{Token, TokenError};

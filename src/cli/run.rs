@@ -43,6 +43,7 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(CANNOT_START);
         }
     };
+    startup::raise_descriptors();
     // Dropped last: what the end has to say is said.
     match start(config.clone(), &messages) {
         Ok(gateway) => runtime.block_on(serve(gateway, path, &messages)),

@@ -21,7 +21,7 @@ macro_rules! counters {
 counters! {
     /// Connections accepted.
     accepted,
-    /// Refused because `limits.connections` were open.
+    /// Refused because `limits.connections` were open, or as many as there are descriptors for.
     refused_full,
     /// Refused because `limits.connections_per_address` of one address were open.
     refused_address,

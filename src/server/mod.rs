@@ -27,6 +27,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 pub use certificates::{CertificateFiles, Certificates, Flaw, Shown, Wrong};
 pub use counters::Counters;
+pub use plain::PLACES as PLAIN_PLACES;
 pub use worker::{Hurry, Listening, Open, Workers};
 
 /// Bounds on connections, as plain values.

@@ -18,7 +18,7 @@ use super::worker::told;
 use super::{ACCEPT_BACKOFF, Limits};
 
 /// Connections at once. More are closed: nobody stays here.
-const CONNECTIONS: usize = 256;
+pub const PLACES: usize = 256;
 
 /// Redirect until told to stop; `port` is where TLS is spoken.
 pub(super) async fn serve(
@@ -31,7 +31,7 @@ pub(super) async fn serve(
     let connections = TaskTracker::new();
     while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
-            Ok((stream, _)) if connections.len() < CONNECTIONS => stream,
+            Ok((stream, _)) if connections.len() < PLACES => stream,
             Ok(_) => {
                 counters.refused_full.add();
                 continue;

@@ -23,7 +23,7 @@ use super::redis::redis_options;
 use super::secrets::readable;
 use super::tokens::verifier;
 use super::upstreams::{is_secure, live_upstream};
-use super::{StartError, oidc};
+use super::{StartError, descriptors, oidc, worker_count};
 
 /// Something wrong beyond the text.
 #[derive(Clone, Debug)]
@@ -48,6 +48,10 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     config.local.iter().for_each(|local| looking.users(local));
     for (key, message) in readable(config) {
         looking.say(&key, message, false);
+    }
+    let (_, doubt) = descriptors::clients(config, worker_count(config), descriptors::at_most());
+    if let Some(doubt) = doubt {
+        looking.say("limits.connections", doubt, false);
     }
     looking.flaws.extend(config.doubts().into_iter().map(|at| Flaw { at, is_fatal: false }));
     looking.flaws.sort_by(|one, other| one.at.cmp(&other.at));

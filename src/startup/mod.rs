@@ -3,6 +3,7 @@
 
 mod background;
 mod check;
+mod descriptors;
 mod files;
 mod oidc;
 mod redis;
@@ -38,6 +39,7 @@ use crate::whoami::Whoami;
 
 use check::warn;
 pub use check::{Flaw, check};
+pub use descriptors::raise_descriptors;
 pub use files::operator_token;
 pub use reload::ReloadError;
 
@@ -235,13 +237,17 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let lasting = Lasting { sessions, carrier, ring, records, traffic: Arc::default(), clock: clock.clone() };
     let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
     warn(&config, &runtime.login);
+    let (clients, doubt) = descriptors::clients(&config, worker_count(&config), descriptors::now());
+    if let Some(doubt) = doubt {
+        tracing::warn!("limits.connections: {doubt}");
+    }
     let current = Current::new(runtime.clone());
     let hurry = Hurry::default();
     let background = Background::start(&lasting, current.clone(), certificates.clone(), hurry.clone())
         .map_err(StartError::Thread)?;
     let attended = background.attend(&runtime);
     settle(&lasting.sessions)?;
-    let workers = Workers::start(&listening(&config), &tls, &current, &limits(&config), &hurry)
+    let workers = Workers::start(&listening(&config), &tls, &current, &limits(&config, clients), &hurry)
         .map_err(|(address, source)| StartError::Listen { address, source })?;
     let (draining, reloads) = (Draining::default(), Arc::new(Reloads::new(clock.now())));
     let admin = socket.map(|socket| {
@@ -418,9 +424,9 @@ fn worker_count(config: &Config) -> usize {
     config.server.workers.map_or_else(cores, std::num::NonZero::get)
 }
 
-fn limits(config: &Config) -> server::Limits {
+fn limits(config: &Config, connections: usize) -> server::Limits {
     server::Limits {
-        connections: config.limits.connections,
+        connections,
         connections_per_address: config.limits.connections_per_address,
         handshake_timeout: config.limits.handshake_timeout,
         header_timeout: config.limits.header_timeout,

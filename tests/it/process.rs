@@ -367,6 +367,57 @@ fn signals_that_mean_something_elsewhere_end_no_gateway() {
     assert_eq!(program.child.wait().unwrap().code(), Some(0));
 }
 
+/// The program under limits of descriptors, soft and hard.
+fn limited(folder: &Path, soft: u64, hard: u64) -> Service {
+    let text = shipped("memory").replace("[server]\n", "[server]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n");
+    std::fs::write(folder.join("gateway.toml"), text).unwrap();
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={soft}:{hard}")).args([env!("CARGO_BIN_EXE_portcullis"), "--config"]);
+    Service::start(command.arg(folder.join("gateway.toml")))
+}
+
+/// attacks: connections that say nothing, until no descriptor is left for anybody
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = limited(folder.path(), 300, 400);
+    let says = |words: &str| tokio::task::block_in_place(|| service.says(words));
+    let says_port = |words: &str| tokio::task::block_in_place(|| service.says_port(words));
+    let said = says("limits.connections: 10000 connections may need ");
+    assert!(said.contains("this process gets 400: 100 are accepted"), "the soft limit was raised: {said}");
+    let check = "prlimit --nofile=400:400 \"$0\" check --config \"$1\" 2>&1";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", check, env!("CARGO_BIN_EXE_portcullis")]).arg(folder.path().join("gateway.toml"));
+    let checked = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    assert!(checked.contains("gateway.toml:1: limits.connections: warning: 10000 connections may need "), "{checked}");
+    let admin = says_port("the operator's listener is http://127.0.0.1:");
+    let port = says_port("listening on https://localhost:");
+    let curl = |address: String| {
+        let mut curl = Command::new("curl");
+        let output = tokio::task::block_in_place(|| curl.args(["-sk", "--max-time", "20", &address]).output());
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    // They stand, and nothing was asked of the application yet.
+    let (mut clients, mut held) = (Client::both(port).await, Vec::new());
+    let until = Instant::now() + Duration::from_secs(20);
+    let refused = || {
+        let metrics = curl(format!("http://127.0.0.1:{admin}/metrics"));
+        between(&metrics, "connection_events_total{event=\"refused_full\"} ", "\n").parse::<u64>().unwrap()
+    };
+    while refused() < 300 {
+        held.extend((0..50).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()));
+        assert!(Instant::now() < until, "{} were refused", refused());
+    }
+    assert!(curl(format!("http://127.0.0.1:{admin}/readyz")).starts_with("ready\n"));
+    for client in &mut clients {
+        assert_eq!(client.ask(Request::get("/"), "/public", whole("")).await.status(), 200);
+    }
+    held.clear();
+    while !curl(format!("https://localhost:{port}/public")).contains("GET /public") {
+        assert!(Instant::now() < until + Duration::from_secs(20), "it does not accept again");
+    }
+}
+
 /// Out of descriptors (EMFILE): accepting fails, and goes on when there are some again.
 #[test]
 fn accept_errors_do_not_end_the_process() {
