@@ -1,6 +1,6 @@
-//! The listener itself. One decision: a thread of its own with few places, for an operator and a scraper; it is bound before
-//! anything is served, so that a wrong address is found at the start, and outlives the workers, so that a drain can be
-//! watched. Knows nothing of paths.
+//! The listener itself. One decision: a thread of its own with few places, for an operator and a scraper, and none of them for
+//! whoever only sits there; it is bound before anything is served, so that a wrong address is found at the start, and outlives the
+//! workers, so that a drain can be watched. Knows nothing of paths.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,16 +12,20 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::sparing::Sparing;
+
+use super::seats::{Seat, Seats};
 use super::{Admin, router};
 
-/// Connections at once; more are closed.
+/// Connections at once.
 pub const PLACES: usize = 64;
 /// For a head, and between two requests: longer than a scraper's usual minute.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// For the first head: whoever connects has something to ask.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an accept that failed.
 const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -82,26 +86,57 @@ impl Drop for Listener {
 }
 
 async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
-    let connections = TaskTracker::new();
+    static SAID: Sparing = Sparing::new();
+    let (seats, mut number) = (Seats::new(PLACES), 0);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
-            Ok((stream, _)) if connections.len() < PLACES => stream,
-            Ok(_) => continue,
+            Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept failed on the admin listener");
+                if let Some(unsaid) = SAID.ask(&error.to_string()) {
+                    tracing::warn!(%error, unsaid, "accept failed on the admin listener");
+                }
                 tokio::time::sleep(BACKOFF).await;
                 continue;
             }
         };
-        let admin = admin.clone();
-        let service = service_fn(move |request| {
-            let admin = admin.clone();
-            async move { Ok::<_, Infallible>(router::answer(&admin, request).await) }
-        });
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        connections.spawn(stop.clone().run_until_cancelled_owned(serving));
+        number += 1;
+        let Some((seat, is_for_another)) = seats.take(number) else {
+            admin.counters.admin_refused.add();
+            continue;
+        };
+        if is_for_another {
+            admin.counters.admin_idle_closed.add();
+        }
+        tokio::spawn(stop.clone().run_until_cancelled_owned(serve(stream, seat, admin.clone())));
+    }
+}
+
+/// Answer until the client leaves, asks for nothing, or has to give up its place.
+async fn serve(stream: TcpStream, seat: Seat, admin: Arc<Admin>) {
+    let seat = Arc::new(seat);
+    let (of_requests, asked) = (seat.clone(), admin.clone());
+    let service = service_fn(move |request| {
+        let (seat, admin) = (of_requests.clone(), asked.clone());
+        async move {
+            seat.asks();
+            let answer = router::answer(&admin, request).await;
+            seat.rests();
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let first = async {
+        tokio::time::sleep(FIRST_TIMEOUT).await;
+        if seat.has_asked() {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        _ = serving => {}
+        () = seat.leave.cancelled() => {}
+        () = first => admin.counters.admin_idle_closed.add(),
     }
 }

@@ -10,6 +10,7 @@ mod people;
 mod ready;
 mod reloads;
 mod router;
+mod seats;
 mod sessions;
 mod token;
 mod tokens;

@@ -1,5 +1,6 @@
 //! The operator's listener, asked as a scraper, a load balancer and an operator ask it: with the real curl over plain HTTP.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -232,3 +233,41 @@ fn a_token_that_others_can_read_or_guess_stops_the_start() {
     assert!(start("an-operators-token-of-some-length", 0o644).contains("others can read it"));
     assert!(start("short", 0o600).contains("at least 22 characters; this one has 5"));
 }
+
+/// attacks: connections that take every place and ask for nothing, while a session is to be revoked
+#[test]
+fn idle_connections_keep_no_operator_out() {
+    let running = run_text(tempfile::tempdir().unwrap(), &with_admin("memory"));
+    let port = running.gateway.admin_address().unwrap().port();
+    let connect = || {
+        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    };
+    // A scraper that keeps its connection, and is not the longest idle one.
+    let idle: Vec<_> = (0..40).map(|_| connect()).collect();
+    let mut scraper = connect();
+    let mut scrape = || {
+        scraper.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"alive\n") {
+            let mut some = [0; 512];
+            let read = scraper.read(&mut some).unwrap();
+            assert!(read > 0, "the scraper was closed");
+            said.extend_from_slice(&some[..read]);
+        }
+    };
+    scrape();
+    let more: Vec<_> = (0..40).map(|_| connect()).collect();
+    assert_eq!(ask(&running, "/readyz", &[]).status, 200);
+    scrape();
+    let closed: u64 = sample(&ask(&running, "/metrics", &[]).body, IDLE_CLOSED).parse().unwrap();
+    assert!(closed >= 18, "81 and two of ours for 64 places: {closed}");
+    // Who never asks goes soon, whether there is a place or not; long before who asked once does.
+    for mut stream in idle.into_iter().chain(more) {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0);
+    }
+    scrape();
+}
+
+const IDLE_CLOSED: &str = "portcullis_connection_events_total{event=\"admin_idle_closed\"}";
