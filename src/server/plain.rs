@@ -2,61 +2,74 @@
 //! routes.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::redirect;
 
-use super::counters::Counters;
+use super::accept::Serve;
 use super::worker::told;
-use super::{ACCEPT_BACKOFF, Limits};
+use super::{ACCEPT_BACKOFF, proxy_protocol};
 
 /// Connections at once. More are closed: nobody stays here.
 pub const PLACES: usize = 256;
 
 /// Redirect until told to stop; `port` is where TLS is spoken.
-pub(super) async fn serve(
-    listener: TcpListener,
-    port: u16,
-    limits: Limits,
-    counters: Arc<Counters>,
-    drain: CancellationToken,
-) {
+pub(super) async fn serve(listener: TcpListener, port: u16, serve: Arc<Serve>) {
     let connections = TaskTracker::new();
-    while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) if connections.len() < PLACES => stream,
+    while let Some(accepted) = serve.drain.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) if connections.len() < PLACES => accepted,
             Ok(_) => {
-                counters.refused_full.add();
+                serve.counters.refused_full.add();
                 continue;
             }
             Err(error) => {
-                counters.accept_failed.add();
+                serve.counters.accept_failed.add();
                 told(&error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
-        let counters = counters.clone();
-        let service = service_fn(move |request| {
-            counters.plain.add();
-            std::future::ready(Ok::<_, Infallible>(redirect(request, port)))
-        });
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.handshake_timeout)
-            .keep_alive(false)
-            .max_headers(limits.header_count)
-            .max_buf_size(limits.header_bytes)
-            .serve_connection(TokioIo::new(stream), service);
         // Half a minute for one short answer: a reader that takes longer is no reader.
-        let bounded = tokio::time::timeout(3 * limits.handshake_timeout, serving);
-        connections.spawn(drain.clone().run_until_cancelled_owned(bounded));
+        let bounded = tokio::time::timeout(3 * serve.limits.handshake_timeout, one(serve.clone(), stream, peer, port));
+        connections.spawn(serve.drain.clone().run_until_cancelled_owned(bounded));
     }
+}
+
+async fn one(serve: Arc<Serve>, mut stream: TcpStream, peer: SocketAddr, port: u16) {
+    if let Err(error) = pass_header(&serve, &mut stream, peer).await {
+        serve.counters.proxy_header_malformed.add();
+        return tracing::debug!(%peer, %error, "no PROXY header from a listed proxy");
+    }
+    let counters = serve.counters.clone();
+    let service = service_fn(move |request| {
+        counters.plain.add();
+        std::future::ready(Ok::<_, Infallible>(redirect(request, port)))
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(serve.limits.handshake_timeout)
+        .keep_alive(false)
+        .max_headers(serve.limits.header_count)
+        .max_buf_size(serve.limits.header_bytes)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = serving.await;
+}
+
+/// Listed proxies send a PROXY header here as well, or not, as they are set for this port: nothing here depends on whom it names.
+async fn pass_header(serve: &Serve, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<()> {
+    let worker = serve.place.worker();
+    let may_send = serve.proxy_protocol && worker.runtime.forwarding.trusts(peer.ip().to_canonical());
+    if may_send && proxy_protocol::is_next(stream).await? {
+        proxy_protocol::read(stream).await?;
+    }
+    Ok(())
 }

@@ -1,11 +1,12 @@
-//! The PROXY protocol of load balancers. One decision: it is read only from listed addresses and has to be there then; from
-//! anybody else the same bytes are a broken TLS handshake. Knows nothing of what the address is used for.
+//! The PROXY protocol of load balancers. One decision: it is read only from listed addresses and has to be there then, but for plain
+//! HTTP; from anybody else the same bytes are a broken TLS handshake. Knows nothing of what the address is used for.
 
 use std::io;
 use std::net::SocketAddr;
 
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 /// HAProxy, "The PROXY protocol", §2.2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -47,6 +48,16 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
         return Err(malformed());
     }
     Ok(header.proxied_address().map(|addresses| addresses.source))
+}
+
+/// Whether a header comes next, where none has to: its sender hands it over in one piece (§2).
+///
+/// # Errors
+/// What the connection says.
+pub(super) async fn is_next(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; 6];
+    let length = stream.peek(&mut first).await?;
+    Ok(first[..length] == *b"PROXY " || first[..length] == SIGNATURE[..6])
 }
 
 fn malformed() -> io::Error {

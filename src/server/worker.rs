@@ -216,12 +216,12 @@ fn run(serving: Serving, own: Own, shared: Shared) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker could not listen"),
         };
-        if let Some(plain) = serving.plain.and_then(|plain| TcpListener::from_std(plain).ok()) {
-            tokio::spawn(plain::serve(plain, port, limits.clone(), counters.clone(), drain.clone()));
-        }
         let drain_timeout = limits.drain_timeout;
         let tls = TlsAcceptor::from(serving.tls);
         let serve = Arc::new(Serve { place, tls, limits, proxy_protocol, drain, addresses, counters });
+        if let Some(plain) = serving.plain.and_then(|plain| TcpListener::from_std(plain).ok()) {
+            tokio::spawn(plain::serve(plain, port, serve.clone()));
+        }
         let connections = TaskTracker::new();
         accept(&listener, &serve, &connections, &open).await;
         drop(listener);

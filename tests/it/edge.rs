@@ -94,6 +94,34 @@ async fn a_proxy_header_is_read_from_listed_addresses_alone() {
     assert_eq!(count(&unlisted, "handshake_failed"), 1);
 }
 
+/// A load balancer sends it on every port that it is set for, and checks of its own without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn plain_http_understands_the_proxy_header_of_listed_proxies() {
+    let ask = async |running: &Running, header: &[u8]| {
+        let plain = running.gateway.plain_address().unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", plain.port())).await.unwrap();
+        let request = b"GET /a?b=c HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n";
+        stream.write_all(&[header, request].concat()).await.unwrap();
+        let mut said = String::new();
+        soon(stream.read_to_string(&mut said)).await.unwrap_or_default();
+        said.lines().next().unwrap_or_default().to_owned()
+    };
+    let leads = "HTTP/1.1 308 Permanent Redirect";
+    let one = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n";
+    let two = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x67\0\x50";
+    let wrong = b"PROXY TCP4 a b c d\r\n";
+    let plain = "redirect_http = \"127.0.0.1:0\"\nproxy_protocol = true\ntrusted_proxies";
+    let listed = with(&format!("{plain} = [\"127.0.0.1\"]"), "");
+    for (header, expected) in [(&one[..], leads), (&two[..], leads), (b"", leads), (wrong, "")] {
+        assert_eq!(ask(&listed, header).await, expected, "{header:?}");
+    }
+    assert_eq!(count(&listed, "proxy_header_malformed"), 1);
+    let unlisted = with(&format!("{plain} = [\"10.0.0.0/8\"]"), "");
+    for (header, expected) in [(&one[..], "HTTP/1.1 400 Bad Request"), (b"", leads)] {
+        assert_eq!(ask(&unlisted, header).await, expected, "{header:?}");
+    }
+}
+
 #[test]
 fn plain_http_leads_people_to_tls_and_nobody_else() {
     let running = with("redirect_http = \"127.0.0.1:0\"", "");
