@@ -386,7 +386,10 @@ fn is_forwarding(name: &str) -> bool {
 /// `HTTP_PROXY` to CGI, and with it everything that the application asks for goes where the client likes. The others tell the client's
 /// address to whoever looks there; a proxy before us that writes one passes the rest on, so that no proxy's word counts for them.
 fn is_misread(name: &str) -> bool {
-    // Most names have another length.
+    // Most names begin otherwise, or have another length.
+    if !matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'x')) {
+        return false;
+    }
     let known: &[&str] = match name.len() {
         5 => &["proxy"],
         9 => &["client-ip"],
