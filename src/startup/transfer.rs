@@ -37,6 +37,9 @@ pub enum TransferError {
     /// A line is not one.
     #[error("line {0} is not of an export of this version")]
     Line(usize, #[source] serde_json::Error),
+    /// It is not all of an export.
+    #[error("this breaks off: its last line is missing; what was read in before stands, and may be read in again")]
+    BreaksOff,
     /// What was revoked where it is read in may be forgotten by now.
     #[error("this was written out more than {} days ago, or by another version; write it out again", EXPORTS_COUNT.as_secs() / 86_400)]
     Old,
@@ -72,6 +75,8 @@ enum Line {
         until: Timestamp,
         bytes: Vec<u8>,
     },
+    /// The last one: what a full disk or a broken pipe cut at the end of a line looks whole without it.
+    End,
 }
 
 /// Write out the store of a gateway that does not run; answers how many sessions it had.
@@ -105,6 +110,7 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
     for (key, kept) in all.shelf {
         write(&Line::Shelf { key: key.0, until: kept.until, bytes: kept.bytes })?;
     }
+    write(&Line::End)?;
     to.flush()?;
     Ok(sessions)
 }
@@ -117,16 +123,17 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
 pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<Imported, TransferError> {
     let store = open_store(config, || load_keys(config))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut imported = Imported::default();
+    let (mut imported, mut ended) = (Imported::default(), false);
     for (index, text) in from.lines().enumerate() {
         let line: Line = serde_json::from_str(&text?).map_err(|error| TransferError::Line(index + 1, error))?;
         let counts = matches!(line, Line::Written(at) if now < at.plus(EXPORTS_COUNT));
         if index == 0 && !counts {
             return Err(TransferError::Old);
         }
+        ended = matches!(line, Line::End);
         tokio.block_on(read_in(&*store, line, now, &mut imported))?;
     }
-    Ok(imported)
+    if ended { Ok(imported) } else { Err(TransferError::BreaksOff) }
 }
 
 async fn read_in(
@@ -136,7 +143,7 @@ async fn read_in(
     imported: &mut Imported,
 ) -> Result<(), StoreError> {
     match line {
-        Line::Written(_) => {}
+        Line::Written(_) | Line::End => {}
         Line::Revoked(event) => store.repeat(event).await?,
         Line::Session { key, record } => {
             if record.due() > now {

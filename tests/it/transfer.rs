@@ -94,6 +94,10 @@ fn what_was_written_out_long_ago_is_not_read_in() {
     let (code, lines, _) = portcullis(folder.path(), &["sessions", "export"], "");
     assert_eq!(code, 0);
     assert_eq!(portcullis(folder.path(), &["sessions", "import"], &lines).0, 0);
+    for cut in [lines.trim_end().rsplit_once('\n').unwrap().0, ""] {
+        let (code, _, said) = portcullis(folder.path(), &["sessions", "import"], cut);
+        assert!(code == 1 && said.contains("this breaks off: its last line is missing"), "{cut}: {said}");
+    }
     let days = |days: u64| format!("{{\"written\":{}}}\n", SystemClock.now().0 - days * 86_400_000);
     for (first, expected) in [(days(28), 0), (days(30), 1), (String::new(), 1)] {
         let rest = lines.split_once('\n').unwrap().1;
