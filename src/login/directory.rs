@@ -1,10 +1,11 @@
 //! The local users, as the running gateway knows them. One decision: the last file that could be read counts; one that is
-//! broken for a moment, because somebody edits it, signs nobody out. Knows nothing of passwords.
+//! broken for a moment, because somebody edits it, signs nobody out; one that cannot be read is tried until it can, and lets nobody in
+//! meanwhile. Knows nothing of passwords.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Mutex as Turns, Notify, oneshot};
 
@@ -29,6 +30,7 @@ pub(super) enum Change {
 const LOOK: Duration = Duration::from_secs(2);
 /// What was written so short before it was read may be written once more in the same tick of the disk's clock, and look the same.
 const SETTLED: Duration = Duration::from_secs(1);
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The user file as it was last read.
 pub struct LocalUsers {
@@ -49,9 +51,36 @@ pub(super) enum Unseen {
     /// The system gave no thread to look on.
     #[error("no thread to look at the user file on")]
     Thread(#[source] std::io::Error),
+    /// What it was last may be true no longer, and nobody knows.
+    #[error("the user file cannot be read")]
+    Unread(#[from] UsersError),
     /// The thread that looked panicked.
     #[error("the thread that looked at the user file is gone")]
     Gone,
+}
+
+/// What is said while nobody can: at first, as long as it lasts once a minute, and that it is over.
+#[derive(Default)]
+pub(super) struct Blind {
+    told: Option<(String, Instant)>,
+}
+
+impl Blind {
+    pub(super) fn looked(&mut self, looked: Result<(), Unseen>) {
+        match looked {
+            Ok(()) if self.told.take().is_some() => tracing::info!("the user file is seen again"),
+            Ok(()) => {}
+            Err(error) => {
+                let why = format!("{error:?}");
+                let known = self.told.as_ref().is_some_and(|(said, at)| *said == why && at.elapsed() < TOLD_EVERY);
+                if !known {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "the users are those of the last look, and no local user can sign in");
+                    self.told = Some((why, Instant::now()));
+                }
+            }
+        }
+    }
 }
 
 struct Read {
@@ -117,23 +146,22 @@ impl LocalUsers {
             let work = move || {
                 // Held until the disk answered, also when nobody waits any more: of threads that hang there is one.
                 let _turn = turn;
-                users.read_again();
-                let _ = tell.send(());
+                let _ = tell.send(users.read_again());
             };
             std::thread::Builder::new().name("users".to_owned()).spawn(work).map_err(Unseen::Thread)?;
-            told.await.map_err(|_| Unseen::Gone)
+            Ok(told.await.map_err(|_| Unseen::Gone)??)
         };
         tokio::time::timeout(LOOK, look).await.map_err(|_| Unseen::Late)?
     }
 
     /// Read the file again if it changed.
-    fn read_again(&self) {
+    fn read_again(&self) -> Result<(), UsersError> {
         let stamp = stamp(&self.path);
         if self.lock().known_by == Some(stamp) {
-            return;
+            return Ok(());
         }
         let known_by = known_by(stamp);
-        match Users::read(&self.path) {
+        match Users::read_after(&self.users(), &self.path) {
             Ok(users) => {
                 let old = std::mem::replace(&mut *self.lock(), Read { known_by, users: Arc::new(users.clone()) });
                 let changes = changes(&old.users, &users);
@@ -142,11 +170,17 @@ impl LocalUsers {
                     self.found.notify_one();
                 }
             }
+            // Not marked as seen: it may be for want of a descriptor, and nothing about the file will change when there is one again.
+            Err(error @ (UsersError::File { .. } | UsersError::Empty(_))) => {
+                self.lock().known_by = None;
+                return Err(error);
+            }
             Err(error) => {
                 self.lock().known_by = known_by;
                 tracing::error!(error = &error as &dyn std::error::Error, "the user file is kept as it was last read");
             }
         }
+        Ok(())
     }
 
     /// Who changed since this was asked last.

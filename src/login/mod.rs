@@ -43,7 +43,7 @@ pub use wanted::Wanted;
 pub use oidc::LoginError;
 
 use departed::Departed;
-use directory::Change;
+use directory::{Blind, Change};
 use oidc::{Oidc, Provider};
 use pages::Pages;
 use password::Passwords;
@@ -279,6 +279,7 @@ impl Login {
             let (Some(users), mut departed) = (users, Departed::default()) else { return };
             // Who was disabled while nothing ran has their sessions yet, and would find them when enabled again.
             users.disabled().into_iter().for_each(|(name, left)| departed.owe(name, left));
+            let mut blind = Blind::default();
             let turn = async || {
                 let looked = async {
                     tokio::time::sleep(LOOK_EVERY).await;
@@ -290,9 +291,7 @@ impl Login {
                 }
             };
             while let Some(looked) = stop.run_until_cancelled(turn()).await {
-                if let Err(error) = looked {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the users are those of the last look");
-                }
+                blind.looked(looked);
                 for (name, change) in users.changes() {
                     sessions.refresh(UserKey::of(LOCAL, &name));
                     if let Change::Left(left) = change {

@@ -29,6 +29,7 @@ const DEVICE_LIFE: Duration = Duration::from_secs(180 * 86_400);
 const WRONG: &str = "The user name or the password is not right.";
 const STALE: &str = "This page was open for too long, or your browser refused its cookie. Please try again.";
 const BUSY: &str = "Many people are signing in at this moment. Please try again in a few seconds.";
+const UNSEEN: &str = "Nobody can sign in here at this moment. Please try again in a minute.";
 const CHANGED: &str = "What is known of you was changed at this moment. Please try again.";
 const DEVICE_LABEL: usize = 80;
 /// A user whose entry is another one at every look is being changed all the time: nobody is let in by it.
@@ -170,22 +171,20 @@ impl Login {
 
     fn unproven(&self, ask: &Ask<'_>, back: &ReturnTo, typed: &str, error: &Unproven) -> Answer {
         let later = |wait: u64| format!("Too many attempts. Please wait {wait} seconds and try again.");
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let (status, event, reason, wait, told) = match error {
             Unproven::Throttled(wait) => {
                 let wait = wait.as_secs().max(1);
                 (StatusCode::TOO_MANY_REQUESTS, "sign_in_throttled", "too_many_failures", wait, later(wait))
             }
-            Unproven::Changing => {
-                (StatusCode::SERVICE_UNAVAILABLE, "sign_in_refused", "user_changed", 3, CHANGED.into())
-            }
-            Unproven::Password(_) | Unproven::Unseen(_) => {
-                if !matches!(error, Unproven::Password(PasswordError::Busy)) {
-                    tracing::error!(
-                        error = error as &dyn std::error::Error,
-                        "nobody knows whether somebody may sign in"
-                    );
+            Unproven::Changing => (unavailable, "sign_in_refused", "user_changed", 3, CHANGED.into()),
+            // The log has it from whoever looks at the file from time to time.
+            Unproven::Unseen(_) => (unavailable, "sign_in_refused", "user_file_unseen", 30, UNSEEN.into()),
+            Unproven::Password(error) => {
+                if !matches!(error, PasswordError::Busy) {
+                    tracing::error!(error = error as &dyn std::error::Error, "a password could not be checked");
                 }
-                (StatusCode::SERVICE_UNAVAILABLE, "sign_in_refused", "busy", 3, BUSY.into())
+                (unavailable, "sign_in_refused", "busy", 3, BUSY.into())
             }
         };
         let mut response = self.form(ask, status, &Wanted::back_to(back), typed.to_owned(), Some(&told));

@@ -42,6 +42,9 @@ pub enum UsersError {
         #[source]
         source: io::Error,
     },
+    /// Nothing stands in it, where users did: an editor, a copy or a full disk has cut it, and will write it or not.
+    #[error("{0}: is empty; where no user is left, write a comment into it")]
+    Empty(PathBuf),
     /// Not a user file. The place alone is told: the line may hold a hash, and what is said here stands in logs.
     #[error("{path}:{line}:{column}: is not a user file: {message}")]
     Malformed {
@@ -164,8 +167,21 @@ impl Users {
     /// # Errors
     /// [`UsersError`], naming file and user.
     pub fn read(path: &Path) -> Result<Users, UsersError> {
-        let text = fs::read_to_string(path).map_err(|source| UsersError::File { path: path.to_owned(), source })?;
-        let users: Users = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
+        Users::of(&text(path)?, path)
+    }
+
+    /// The same where users were known: it is not emptied in between.
+    ///
+    /// # Errors
+    /// [`UsersError`].
+    pub(super) fn read_after(known: &Users, path: &Path) -> Result<Users, UsersError> {
+        let text = text(path)?;
+        let is_cut = text.trim().is_empty() && !known.user.is_empty();
+        if is_cut { Err(UsersError::Empty(path.to_owned())) } else { Users::of(&text, path) }
+    }
+
+    fn of(text: &str, path: &Path) -> Result<Users, UsersError> {
+        let users: Users = toml::from_str(text).map_err(|error| malformed(path, text, &error))?;
         for (name, user) in &users.user {
             if canonical(name).as_ref() != Some(name) {
                 return Err(UsersError::Name { path: path.to_owned(), name: name.clone() });
@@ -215,6 +231,10 @@ impl Users {
         });
         written.inspect_err(|_| drop(fs::remove_file(&half)))
     }
+}
+
+fn text(path: &Path) -> Result<String, UsersError> {
+    fs::read_to_string(path).map_err(|source| UsersError::File { path: path.to_owned(), source })
 }
 
 /// What is wrong, and where. `toml` itself quotes the line, and of what should have been something else, all of it.

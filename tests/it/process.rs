@@ -108,6 +108,62 @@ impl Program {
     }
 }
 
+/// How many descriptors the program may have; `None`: many again.
+fn descriptors(program: &Program, most: Option<u64>) {
+    let limit = format!("--nofile={}:", most.unwrap_or(1024));
+    assert!(Command::new("prlimit").args(["--pid", &program.id().to_string(), &limit]).status().unwrap().success());
+}
+
+/// For want of a descriptor the user file cannot be read, which anybody can bring about: whoever was removed then goes all the same
+/// when there is one again, though nothing about the file changes any more, and nobody is let in meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_user_file_that_could_not_be_read_for_a_while_counts_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, jar, users) = (start(folder.path()), folder.path().join("jar"), folder.path().join("users.toml"));
+    tokio::task::block_in_place(|| program.sign_in(&jar));
+    // Connections that stand need no descriptor.
+    let [mut client, _] = Client::both(program.port).await;
+    let page = client.ask(Request::get("/"), "/.portcullis/login", whole("")).await;
+    let cookie = page.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let body = soon(page.into_body().collect()).await.unwrap().to_bytes();
+    let state = between(std::str::from_utf8(&body).unwrap(), "name=\"state\" value=\"", "\"").to_owned();
+    descriptors(&program, Some(4));
+    std::fs::write(folder.path().join("users.new"), "# Nobody is left.\n").unwrap();
+    std::fs::rename(folder.path().join("users.new"), &users).unwrap();
+    let form = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("user", "demo"), ("state", &state), ("password", &program.password)])
+        .finish();
+    let post = Request::post("/")
+        .header("cookie", cookie)
+        .header("origin", "https://localhost")
+        .header("content-type", "application/x-www-form-urlencoded");
+    let said = client.ask(post, "/.portcullis/login", whole(form)).await;
+    assert_eq!(said.status(), 503);
+    let page = soon(said.into_body().collect()).await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&page).contains("Nobody can sign in here at this moment"));
+    descriptors(&program, None);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !tokio::task::block_in_place(|| program.curl(&jar, "/", &[])).contains(" 401") {
+        assert!(Instant::now() < until, "whoever was removed is still known");
+    }
+}
+
+/// An editor that cuts the file before it writes it, or a disk that was full, signs nobody out.
+#[test]
+fn a_user_file_cut_to_nothing_signs_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, jar, users) = (start(folder.path()), folder.path().join("jar"), folder.path().join("users.toml"));
+    program.sign_in(&jar);
+    let text = std::fs::read_to_string(&users).unwrap();
+    std::fs::write(&users, "").unwrap();
+    // It was looked at when this is answered.
+    assert!(program.try_sign_in(&folder.path().join("other")).contains(" 503"));
+    assert!(program.curl(&jar, "/", &[]).contains(" 200"));
+    std::fs::write(&users, text).unwrap();
+    program.sign_in(&folder.path().join("other"));
+    assert!(program.curl(&jar, "/", &[]).contains(" 200"), "the session outlived it");
+}
+
 /// A full disk behind standard output is no reason not to serve, and none to be silent.
 #[test]
 fn lines_that_cannot_be_written_are_counted_and_said() {
