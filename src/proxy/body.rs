@@ -281,6 +281,8 @@ pub enum ResponseError {
 pub struct ResponseBody {
     kind: Kind,
     recorder: Option<Recorder>,
+    /// It broke, and what came before has to leave first.
+    broken: Option<ResponseError>,
 }
 
 enum Kind {
@@ -303,7 +305,7 @@ struct Answer {
 impl ResponseBody {
     /// What is here already: the gateway's own words, or an answer that came in one piece.
     pub fn whole(bytes: Bytes) -> ResponseBody {
-        ResponseBody { kind: Kind::Whole(bytes), recorder: None }
+        ResponseBody { kind: Kind::Whole(bytes), recorder: None, broken: None }
     }
 
     /// Let go of what is here, where that is anything; its bytes.
@@ -317,7 +319,7 @@ impl ResponseBody {
     /// The application's, whose trailers are held to these rules.
     pub fn application(body: PooledBody, rules: NamedFields, watch: Watch, events: Option<Events>) -> ResponseBody {
         let answer = Answer { body, watch, events, rules };
-        ResponseBody { kind: Kind::Application(Box::new(answer)), recorder: None }
+        ResponseBody { kind: Kind::Application(Box::new(answer)), recorder: None, broken: None }
     }
 
     /// Who writes the record when the body is done.
@@ -337,7 +339,19 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let frame = ready!(this.kind.poll(this.recorder.as_ref(), cx));
+        let frame = match this.broken.take() {
+            Some(error) => Some(Err(error)),
+            None => match ready!(this.kind.poll(this.recorder.as_ref(), cx)) {
+                // One turn later: the library throws away what it has not sent when it hears of an error. A client that got nothing of
+                // an answer takes its connection for one that was idle, and sends the request again, a POST as well.
+                Some(Err(error)) => {
+                    this.broken = Some(error);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                frame => frame,
+            },
+        };
         if let Some(recorder) = &mut this.recorder {
             if let Some(Ok(frame)) = &frame {
                 recorder.count(frame.data_ref().map_or(0, |data| data.len() as u64));

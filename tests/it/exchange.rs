@@ -104,6 +104,29 @@ async fn a_piece_is_forwarded_while_the_rest_is_still_to_come() {
     }
 }
 
+/// A client that gets nothing at all of an answer takes a kept connection for one that was closed idle, and sends its request again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_came_of_an_answer_that_breaks_off_arrives() {
+    let application = Application::on_streams(|mut stream| async move {
+        let (mut head, mut chunk) = (Vec::new(), [0; 1024]);
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+            let Ok(read @ 1..) = stream.read(&mut chunk).await else { return };
+            head.extend_from_slice(&chunk[..read]);
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun").await;
+    });
+    let running = open(application.port, "");
+    for _ in 0..20 {
+        for mut client in Client::both(port(&running)).await {
+            let answer = client.ask(Request::post("/"), "/", whole("")).await;
+            assert_eq!(answer.status(), 200);
+            let mut body = answer.into_body();
+            assert_eq!(soon(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "begun");
+            assert!(soon(body.frame()).await.unwrap().is_err(), "and it is not taken for complete");
+        }
+    }
+}
+
 /// attacks: policy 11. What an application leaves unread must not become the head of the next request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_early_answer_arrives_and_its_connection_is_not_used_again() {
