@@ -227,6 +227,9 @@ impl Streamed {
         };
         let Poll::Ready(polled) = polled else { return self.wait(cx) };
         self.stall.moved();
+        if let Some(rest) = &self.upload.rest {
+            rest.taken();
+        }
         let frame = match polled {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),

@@ -15,6 +15,7 @@ pub struct Busy(Arc<State>);
 struct State {
     count: AtomicUsize,
     begun: AtomicUsize,
+    taken: AtomicUsize,
     changed: Notify,
 }
 
@@ -29,6 +30,16 @@ impl Busy {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_one();
         Exchange(self.0.clone())
+    }
+
+    /// Somebody took a piece of a request's body.
+    pub(super) fn taken(&self) {
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that is another one when something began, or was taken, since.
+    pub fn moves(&self) -> usize {
+        self.0.begun.load(Ordering::Relaxed).wrapping_add(self.0.taken.load(Ordering::Relaxed))
     }
 
     /// Waits until one ended and no other was there for so long, or up to twice as long: it looks from time to time and costs

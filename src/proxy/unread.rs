@@ -105,6 +105,11 @@ impl Rest {
         }
     }
 
+    /// Somebody reads what it is the rest of.
+    pub(super) fn taken(&self) {
+        self.connection.taken();
+    }
+
     /// Nobody wants this any more. Its connection is not at rest before what is read of it is.
     pub(super) fn let_go(&self, body: Incoming) {
         let small = !body.is_end_stream() && self.is_small(&body);

@@ -1,18 +1,29 @@
-//! What a connection says in one turn of its task, in one piece. One decision: HTTP/2's library asks for a flush after every
-//! larger DATA frame; here a flush waits for the end of the turn, so that the answers of ten streams are one TLS record and
-//! one system call and not ten. Knows nothing of frames.
+//! A connection's turns. One decision: what it says in one turn of its task leaves in one piece – HTTP/2's library asks for a flush after
+//! every larger DATA frame; here it waits for the end of the turn, so that the answers of ten streams are one TLS record and one system
+//! call and not ten – and what it hears in one is bounded: the library reads on as long as something is there, and of small frames that
+//! pile up before anybody had the chance to take them it makes a flood. Knows nothing of frames.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::proxy::Busy;
 
 use super::stream::ClientStream;
 
 /// A TLS record holds so much; more is not gathered.
 const MOST: usize = 16 * 1024;
+/// What is read in a turn.
+const MOST_READ: usize = 16 * 1024;
+/// Read without anybody taking a piece of a body or a request beginning: whoever is to take it may be connecting yet.
+const MOST_UNTAKEN: usize = 64 * 1024;
+/// From there on a turn waits so long.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A connection, lent to HTTP/2; whoever polls that ends each turn. Its lock is never contended.
 #[derive(Clone)]
@@ -24,14 +35,23 @@ struct State {
     /// Bytes that were gathered in the turn before, for which room is taken at once, and in this one.
     before: usize,
     gathered: usize,
+    /// Bytes that were read in this turn, and since [`Busy::moves`] was this number.
+    read: usize,
+    untaken: usize,
+    moves: usize,
+    busy: Busy,
+    pause: Option<Pin<Box<Sleep>>>,
     /// Told to HTTP/2 at its next step.
     failed: Option<io::Error>,
 }
 
 impl Gathered {
-    /// Gather what is written to this one.
-    pub(super) fn new(stream: ClientStream) -> Gathered {
-        Gathered(Arc::new(Mutex::new(State { stream, waiting: Vec::new(), before: 0, gathered: 0, failed: None })))
+    /// Gather what is written to this one, and read from it what `busy` takes.
+    pub(super) fn new(stream: ClientStream, busy: Busy) -> Gathered {
+        let (waiting, before, gathered, failed) = (Vec::new(), 0, 0, None);
+        let (read, untaken, moves, pause) = (0, 0, busy.moves(), None);
+        let state = State { stream, waiting, before, gathered, read, untaken, moves, busy, pause, failed };
+        Gathered(Arc::new(Mutex::new(state)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -41,6 +61,7 @@ impl Gathered {
     /// The turn is over: send what was written in it. Ready where that failed, and HTTP/2 has to be told.
     pub(super) fn end_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
+        state.read = 0;
         match ready!(state.poll_out(cx)) {
             Ok(()) => Poll::Pending,
             Err(error) => {
@@ -78,6 +99,26 @@ impl State {
         Poll::Ready(Ok(written - waited))
     }
 
+    /// Whether there may be read more in this turn; another one begins by itself.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        if self.read < MOST_READ {
+            return Poll::Ready(());
+        }
+        let moves = self.busy.moves();
+        if std::mem::replace(&mut self.moves, moves) != moves {
+            self.untaken = 0;
+        }
+        if self.untaken < MOST_UNTAKEN {
+            // Behind what the system has to tell, too: a connection to the application may stand by then.
+            return pin!(tokio::task::yield_now()).poll(cx);
+        }
+        self.pause.insert(Box::pin(sleep(PAUSE))).as_mut().poll(cx)
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
@@ -103,10 +144,16 @@ impl State {
 impl AsyncRead for Gathered {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
-        match state.failed.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Pin::new(&mut state.stream).poll_read(cx, buffer),
+        if let Some(error) = state.failed.take() {
+            return Poll::Ready(Err(error));
         }
+        ready!(state.poll_turn(cx));
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut state.stream).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        state.read += read;
+        state.untaken += read;
+        Poll::Ready(Ok(()))
     }
 }
 

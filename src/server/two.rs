@@ -23,6 +23,9 @@ const PENDING_RESETS: usize = 20;
 /// An HTTP/2 connection that does not answer a ping for so long is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// What all uploads of a connection may have here that nobody reads yet; one may have a quarter. The library's own would let a single one
+/// that stands still hold up all others, and takes two thousand small frames that wait for a flood; so it is eight thousand.
+const UPLOADS: u32 = 4 * 1024 * 1024;
 /// What a peer without requests gets to answer the GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
@@ -36,7 +39,7 @@ pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
         // Apart: on its way into a task of its own it is moved several times, and it is large.
         Box::pin(async move { answered.await.map(|answer| answer.map(|body| begun.answer(body))) })
     });
-    let stream = Gathered::new(stream);
+    let stream = Gathered::new(stream, busy.clone());
     let connection = http2::Builder::new(paces)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
@@ -44,6 +47,7 @@ pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
         .enable_connect_protocol()
         .max_concurrent_streams(serve.limits.streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
+        .initial_connection_window_size(UPLOADS)
         .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))
         .serve_connection(TokioIo::new(stream.clone()), service);
     let mut connection = pin!(connection);

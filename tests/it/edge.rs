@@ -1,6 +1,7 @@
 //! Where clients come in: proxies before us, certificates, plain HTTP, and clients that are silent, slow or too many.
 
 use std::net::TcpStream as Blocking;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{Running, run_text, shipped};
-use crate::wire::{Application, Client, connect, greet, soon, two, whole};
+use crate::wire::{Application, Client, connect, greet, serve, soon, two, whole};
 
 /// The shipped configuration with lines added to `[server]` and sections at the end.
 fn with(server: &str, more: &str) -> Running {
@@ -383,6 +384,48 @@ async fn floods_hurt_nobody_else() {
     })
     .await;
     served().await;
+}
+
+/// A call that streams many small messages, a frame each, is no flood: they are taken as they come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn many_small_frames_that_are_read_are_no_flood() {
+    let all = 60_000 * b"a short message.".len();
+    let application = Application::on_streams(move |stream| {
+        let answer = move |request: Request<hyper::body::Incoming>| async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body.len(), all);
+            http::Response::new(whole(""))
+        };
+        serve(stream, Arc::new(answer), false)
+    });
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port));
+    let text = text.replace("methods  = [\"GET\", \"HEAD\"]\n", "");
+    let running = run_text(tempfile::tempdir().unwrap(), &text);
+    let mut stream = connect(running.port(), "h2").await;
+    let mut post = vec![0x83, 0x87, 0x41, 9];
+    post.extend(b"localhost");
+    post.extend([0x44, 7]);
+    post.extend(b"/public");
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([frame(4, 0, 0, &[]), frame(1, 4, 1, &post)].concat());
+    bytes.extend(frame(0, 0, 1, b"a short message.").repeat(59_999));
+    bytes.extend(frame(0, 1, 1, b"a short message."));
+    let (mut read, mut write) = tokio::io::split(&mut stream);
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            soon(read.read_exact(&mut head)).await.expect("the connection stands until it is answered");
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            soon(read.read_exact(&mut payload)).await.unwrap();
+            assert_ne!(head[3], 7, "GOAWAY {}", String::from_utf8_lossy(&payload));
+            if head[3] == 1 {
+                // `:status: 200` from the static table.
+                return assert_eq!(payload[0], 0x88);
+            }
+        }
+    };
+    let (written, ()) = tokio::join!(write.write_all(&bytes), answered);
+    written.unwrap();
 }
 
 /// What clients leave behind is given back: descriptors are where they were.
