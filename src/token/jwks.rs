@@ -18,6 +18,7 @@ use crate::policy::BadToken;
 
 use super::asks::{Asks, EVERY};
 use super::keys::{Algorithm, Key, KeyError, KeySet};
+use super::turns::in_turn;
 use super::verify::Presented;
 
 /// How long a server is left alone that failed. While none were ever had nobody can come in meanwhile.
@@ -202,24 +203,28 @@ impl Keys {
     pub async fn verify(
         self: &Arc<Self>,
         presented: &Presented<'_>,
+        may: &(dyn Fn() -> bool + Sync),
         now: Timestamp,
-    ) -> Result<Result<(), BadToken>, Away> {
+    ) -> Result<Option<Result<(), BadToken>>, Away> {
         // Not held while waiting: a guard keeps an old set alive for everybody.
         let judged = || {
-            let keys = self.current();
-            (presented.verify(&keys.set), keys.number)
+            in_turn(|| {
+                let keys = self.current();
+                may().then(|| (presented.verify(&keys.set), keys.number))
+            })
         };
-        match judged() {
-            (Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), number)
+        match judged().await {
+            Some((Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), number))
                 if !self.ask_for_unknown(presented.key_id(), number, now).await =>
             {
                 Err(Away)
             }
-            (Err(_), number) if number != self.generation() => Ok(judged().0),
-            (verdict, _) => {
+            Some((Err(_), number)) if number != self.generation() => Ok(judged().await.map(|(verdict, _)| verdict)),
+            Some((verdict, _)) => {
                 self.renew_beside(now);
-                Ok(verdict)
+                Ok(Some(verdict))
             }
+            None => Ok(None),
         }
     }
 

@@ -17,7 +17,7 @@ const FORGET_EVERY: u32 = 1024;
 
 /// The budgets of those who failed.
 #[derive(Default)]
-pub(super) struct Failing(Mutex<Budgets>);
+pub struct Failing(Mutex<Budgets>);
 
 #[derive(Default)]
 struct Budgets {
@@ -27,13 +27,16 @@ struct Budgets {
 }
 
 impl Failing {
+    /// How long whoever is blocked waits at least.
+    pub const WAIT: Duration = EACH;
+
     /// Whether a signature of this client's is not to be computed now.
-    pub(super) fn is_blocked(&self, client: IpAddr, now: Timestamp) -> bool {
+    pub fn is_blocked(&self, client: IpAddr, now: Timestamp) -> bool {
         self.budgets().full.get(&subscriber(client)).is_some_and(|full| owed(*full, now) > BUDGET)
     }
 
     /// One was bad.
-    pub(super) fn failed(&self, client: IpAddr, now: Timestamp) {
+    pub fn failed(&self, client: IpAddr, now: Timestamp) {
         let mut budgets = self.budgets();
         budgets.failures = budgets.failures.wrapping_add(1);
         if budgets.failures.is_multiple_of(FORGET_EVERY) {

@@ -29,7 +29,6 @@ use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
 use crate::session::{Bearer, Sessions, StoreError, TokenId, UserKey};
 
 use cache::{Cache, Digest, digest_of};
-use limit::Failing;
 use turns::in_turn;
 
 pub use assertion::{Assertion, AssertionKeyError};
@@ -37,6 +36,7 @@ pub use cache::Verified;
 pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
+pub use limit::Failing;
 pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, Tell, ring};
 pub use recent::Recent;
 pub use seal::Sealer;

@@ -179,13 +179,13 @@ fn bare(running: &Running, path: &str, cookie: &str) -> Said {
     Said::read(asked.unwrap())
 }
 
-fn changed(group: &str) -> Value {
+pub fn changed(group: &str) -> Value {
     let mut accounts = people();
     accounts["alice"]["groups"] = json!([group]);
     accounts
 }
 
-fn with_tokens(provider: &Provider, header: &str) -> String {
+pub fn with_tokens(provider: &Provider, header: &str) -> String {
     let route = format!("path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"{header}\"");
     let scopes = "scopes = [\"openid\", \"profile\", \"email\", \"offline_access\"]";
     text(&section("corp", &provider.issuer(), scopes)).replacen("path     = \"/\"", &route, 1)

@@ -52,6 +52,9 @@ pub enum ProviderError {
     /// An ID token that does not hold.
     #[error("the ID token does not hold: {}", .0.as_str())]
     IdToken(BadToken),
+    /// Its signature was not computed: too many that came with it were bad.
+    #[error("too many bad signatures")]
+    TooManyFailures,
     /// An ID token that is not for this attempt.
     #[error("the ID token is not for this sign-in: {0}")]
     Other(&'static str),
@@ -78,7 +81,11 @@ impl ProviderError {
         match self {
             ProviderError::Shared(error) => error.is_outage(),
             ProviderError::Fetch(FetchError::Redirect(..) | FetchError::TooLarge(_)) => false,
-            ProviderError::Fetch(_) | ProviderError::Failed | ProviderError::Keys | ProviderError::Busy => true,
+            ProviderError::Fetch(_)
+            | ProviderError::Failed
+            | ProviderError::Keys
+            | ProviderError::Busy
+            | ProviderError::TooManyFailures => true,
             ProviderError::Status(status) => is_away(*status),
             ProviderError::Refused(code) => matches!(code.as_str(), "temporarily_unavailable" | "server_error"),
             _ => false,
@@ -126,6 +133,7 @@ impl ProviderError {
             },
             ProviderError::Assertion => "assertion",
             ProviderError::Busy => "provider_busy",
+            ProviderError::TooManyFailures => "too_many_failures",
             ProviderError::Random => "random",
         }
     }

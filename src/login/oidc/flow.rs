@@ -222,7 +222,7 @@ impl Login {
         (state, attempt): (&State, &Attempt),
     ) -> Result<Identified, Stopped> {
         let token = tokens.id.as_ref().ok_or(ProviderError::NoIdToken)?;
-        let (claims, algorithm) = provider.verify(known, token, &["JWT"], ask.now).await?;
+        let (claims, algorithm) = provider.verify(known, token, &["JWT"], &|| true, ask.now).await?;
         let wanted = &state.way.wanted;
         let asked = Asked {
             client_id: &provider.settings.client_id,

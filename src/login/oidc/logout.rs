@@ -10,7 +10,9 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::policy::BadToken;
 use crate::session::{Activity, Revocation, SessionKey, StoreError, UserKey, View, Wait, Who};
+use crate::token::Failing;
 
 use super::super::form::field;
 use super::super::{Answer, Ask, Audit, Login};
@@ -66,9 +68,17 @@ impl Login {
         let refused = |reason| refused(provider, reason);
         let Some(token) = field(&ask.body, "logout_token") else { return Ok(refused("logout_token_missing")) };
         let known = provider.known(ask.now).await.map_err(failed)?;
-        let verified = provider.verify(&known, &token, &["logout+jwt"], ask.now).await;
+        // Anybody may bring tokens here. Only signatures that do not hold count, of tokens that say that this provider made them for us:
+        // whoever makes it send others to us does not have its own address kept waiting.
+        let (failing, peer) = (&self.oidc.failing, ask.peer);
+        let may = || !failing.is_blocked(peer, ask.now);
+        let verified = provider.verify(&known, &token, &["logout+jwt"], &may, ask.now).await;
+        if matches!(verified, Err(ProviderError::IdToken(BadToken::Signature))) {
+            failing.failed(peer, ask.now);
+        }
         let claims = match verified {
             Ok((claims, _)) => claims,
+            Err(ProviderError::TooManyFailures) => return Ok(blocked(provider)),
             Err(ProviderError::IdToken(bad)) => return Ok(refused(bad.as_str())),
             Err(away) => return Err(failed(away)),
         };
@@ -236,6 +246,15 @@ impl Heard {
         }
         Ok(Heard { subject, sid, at: Some(at) })
     }
+}
+
+/// Too many were bad.
+fn blocked(provider: &Provider) -> Answer {
+    let mut answer = refused(provider, "too_many_failures");
+    *answer.response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let wait = HeaderValue::from(Failing::WAIT.as_secs());
+    answer.response.headers_mut().insert(header::RETRY_AFTER, wait);
+    answer
 }
 
 /// §2.8: 400, and why, for whoever looks after the provider.

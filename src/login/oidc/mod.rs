@@ -36,7 +36,7 @@ pub use person::Rules;
 pub use provider::{ClientAuth, Provider, ProviderSettings};
 pub use tokens::{AccessToken, Followed, Needs};
 
-use crate::token::Sealer;
+use crate::token::{Failing, Sealer};
 
 /// All providers.
 pub struct Oidc {
@@ -45,6 +45,8 @@ pub struct Oidc {
     cache: Arc<Cache>,
     /// Values of role claims that led to no declared role.
     dropped_roles: Arc<AtomicU64>,
+    /// Who brought logout tokens with bad signatures.
+    failing: Arc<Failing>,
 }
 
 impl Oidc {
@@ -52,7 +54,7 @@ impl Oidc {
     pub fn new(providers: Vec<Provider>, cache: Arc<Cache>, keys: &SessionKeys) -> Oidc {
         let sealer = Arc::new(Sealer::new(&keys.derive("portcullis/oidc/1")));
         let providers = providers.into_iter().map(Arc::new).collect();
-        Oidc { providers, sealer, cache, dropped_roles: Arc::default() }
+        Oidc { providers, sealer, cache, dropped_roles: Arc::default(), failing: Arc::default() }
     }
 
     /// Other providers in the same place: who is on the way to one that is still there comes back, and what was learnt of it is not
@@ -65,7 +67,7 @@ impl Oidc {
         }
         let providers = providers.into_iter().map(Arc::new).collect();
         let (sealer, cache, dropped_roles) = (self.sealer.clone(), self.cache.clone(), self.dropped_roles.clone());
-        Oidc { providers, sealer, cache, dropped_roles }
+        Oidc { providers, sealer, cache, dropped_roles, failing: self.failing.clone() }
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<Provider>> {

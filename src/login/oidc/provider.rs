@@ -291,7 +291,8 @@ impl Provider {
         }
     }
 
-    /// The claims of a token that it signed for us, of one of these kinds.
+    /// The claims of a token that it signed for us, of one of these kinds. Its signature is computed when it is its turn, where it `may`
+    /// be then.
     ///
     /// # Errors
     /// [`ProviderError::IdToken`], or that its keys could not be had.
@@ -300,6 +301,7 @@ impl Provider {
         known: &Known,
         token: &str,
         kinds: &[&str],
+        may: &(dyn Fn() -> bool + Sync),
         now: Timestamp,
     ) -> Result<(Claims, Algorithm), ProviderError> {
         let presented = Presented::parse(token).map_err(ProviderError::IdToken)?;
@@ -308,8 +310,8 @@ impl Provider {
             return Err(ProviderError::IdToken(crate::policy::BadToken::Kind));
         }
         let claims = presented.judge(&self.expected(), now).map_err(ProviderError::IdToken)?;
-        let verified = known.keys.verify(&presented, now).await.map_err(|_| ProviderError::Keys)?;
-        verified.map_err(ProviderError::IdToken)?;
+        let verified = known.keys.verify(&presented, may, now).await.map_err(|_| ProviderError::Keys)?;
+        verified.ok_or(ProviderError::TooManyFailures)?.map_err(ProviderError::IdToken)?;
         Ok((claims, presented.algorithm()))
     }
 }
