@@ -127,6 +127,9 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin, runtime: &Runtim
     let missed = admin.sessions.missed();
     let help = "Parts of the store whose revocations this node does not hear of: it answers for nobody there";
     single(encoder, "session_store_parts_missed", help, MetricType::Gauge, missed as u64)?;
+    let refuses = u64::from(!admin.sessions.takes_writes());
+    let help = "1 where the last write to the store of this process failed: nobody can sign in or out";
+    single(encoder, "session_store_writes_refused", help, MetricType::Gauge, refuses)?;
     let dropped = runtime.login.oidc().dropped_roles();
     let help = "Values of providers' role claims that led to no declared role";
     single(encoder, "oidc_roles_dropped", help, MetricType::Counter, dropped)?;

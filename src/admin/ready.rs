@@ -35,6 +35,10 @@ impl Check for Arc<Sessions> {
     fn ask(&self) -> CheckFuture<'_> {
         Box::pin(async {
             let missed = self.probe().await?;
+            // Whoever is signed in is answered here, and nowhere else: out of a balancer nobody would be.
+            if !self.takes_writes() {
+                return Ok(Some("it takes no writes; signing in and out and revoking get 503".to_owned()));
+            }
             Ok((missed > 0).then(|| format!("{missed} parts of it are away; sessions in them get 503")))
         })
     }

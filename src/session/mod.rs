@@ -205,6 +205,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// never past it. Durable when it returns.
     fn repeat(&self, event: Event) -> StoreFuture<'_, ()>;
 
+    /// Whether the last write was taken, as far as a store of one process knows. A shared one that takes none answers nothing either.
+    fn takes_writes(&self) -> bool {
+        true
+    }
+
     /// The log by which nodes learn from each other; `None` where one process has the store for itself.
     fn shared(&self) -> Option<Arc<dyn shared::SharedLog>> {
         None

@@ -185,6 +185,11 @@ impl Sessions {
         self.parts().iter().filter(|part| self.hears(part.index).is_err()).count()
     }
 
+    /// Whether the store took the last write. One that does not, as where its disk is full, still answers for those who are signed in.
+    pub fn takes_writes(&self) -> bool {
+        self.store.takes_writes()
+    }
+
     /// Why this node may not share the store with those that run on it now; `None`: it may.
     pub fn refused(&self) -> Option<Refused> {
         self.coherence.as_ref().and_then(|coherence| coherence.refused())

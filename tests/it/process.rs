@@ -295,14 +295,17 @@ fn a_hangup_ends_no_gateway_that_has_no_terminal() {
     assert!(program.child.try_wait().unwrap().is_none());
 }
 
-/// A disk without space is an outage, and over when there is space again. Here it is a limit on files, which needs no disk.
+/// A disk without space is an outage of what has to be written, said once, and over when there is space again. Here it is a limit on
+/// files, which needs no disk.
 #[test]
 fn a_disk_that_was_full_is_an_outage_that_ends() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("gateway.toml"), shipped("embedded:data")).unwrap();
+    let text = shipped("embedded:data").replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
     let mut command = Command::new("bash");
     // Without the signal a write past the limit is an error, as one to a full disk is.
-    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "-", env!("CARGO_BIN_EXE_portcullis"), "--config"]);
+    let kept = "trap '' XFSZ; exec \"$@\" 2> >(tee -p said >&2)";
+    command.args(["-c", kept, "-", env!("CARGO_BIN_EXE_portcullis"), "--config"]).current_dir(folder.path());
     command.arg(folder.path().join("gateway.toml")).stdout(Stdio::null()).stderr(Stdio::piped());
     let program = listening(command.spawn().unwrap());
     let jar = folder.path().join("jar");
@@ -311,17 +314,43 @@ fn a_disk_that_was_full_is_an_outage_that_ends() {
         let pid = program.id().to_string();
         assert!(prlimit.args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status().unwrap().success());
     };
+    let admin = between(&program.said, "the operator's listener is http://127.0.0.1:", "/").to_owned();
+    let operator = |path: &str| {
+        let address = format!("http://127.0.0.1:{admin}{path}");
+        String::from_utf8(Command::new("curl").args(["-si", "--max-time", "20", &address]).output().unwrap().stdout)
+            .unwrap()
+    };
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(40);
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let said = |what: &str| std::fs::read_to_string(folder.path().join("said")).unwrap().matches(what).count();
+    let [begins, ends] = ["the session store takes no writes", "the session store takes writes again"];
+    let refused =
+        |count: u8| operator("/metrics").contains(&format!("\nportcullis_session_store_writes_refused {count}\n"));
     program.sign_in(&jar);
+    assert!(refused(0) && !operator("/readyz").contains("takes no writes"));
     limit("4096");
-    assert!(program.try_sign_in(&folder.path().join("other")).contains(" 503"));
-    assert!(program.curl(&jar, "/", &[]).contains(" 200"), "who is known goes on");
-    limit("unlimited");
-    let until = Instant::now() + Duration::from_secs(40);
-    while !program.try_sign_in(&folder.path().join("other")).contains(" 303") {
-        assert!(Instant::now() < until, "it never wrote again");
-        std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..3 {
+        assert!(program.try_sign_in(&folder.path().join("other")).contains(" 503"));
     }
+    assert!(program.curl(&jar, "/", &[]).contains(" 200"), "who is known goes on");
+    until("it is told", &|| said(begins) > 0);
+    let ready = operator("/readyz");
+    assert!(
+        ready.contains(" 200") && ready.contains("store: it takes no writes"),
+        "nobody else has the sessions: {ready}"
+    );
+    assert!(refused(1));
+    limit("unlimited");
+    until("it never wrote again", &|| program.try_sign_in(&folder.path().join("other")).contains(" 303"));
     assert!(program.curl(&jar, "/", &[]).contains(" 200"));
+    until("its end is told", &|| said(ends) > 0);
+    assert_eq!((said(begins), said(ends)), (1, 1), "once each");
+    assert!(refused(0) && !operator("/readyz").contains("takes no writes"));
 }
 
 #[test]

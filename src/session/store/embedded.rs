@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -54,6 +55,8 @@ const REOPEN: Duration = Duration::from_secs(1);
 struct File {
     path: PathBuf,
     open: RwLock<Option<Database>>,
+    /// The last write that was to be on the disk is not.
+    refuses: AtomicBool,
 }
 
 impl File {
@@ -67,6 +70,19 @@ impl File {
     fn with<T>(&self, what: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         what(open.as_ref().ok_or(redb::Error::PreviousIo)?)
+    }
+
+    /// Say when writes begin to fail, and when they are taken again: once, however many fail between.
+    fn wrote(&self, failure: Option<&redb::Error>) {
+        match (failure, self.refuses.swap(failure.is_some(), Ordering::AcqRel)) {
+            (Some(error), false) => tracing::error!(
+                %error,
+                "the session store takes no writes; sessions that stand go on, signing in and out and revoking get 503 until it does"
+            ),
+            (Some(error), true) => tracing::debug!(%error, "the session store still takes no writes"),
+            (None, true) => tracing::warn!("the session store takes writes again"),
+            (None, false) => {}
+        }
     }
 
     fn reopen(&self) {
@@ -133,7 +149,11 @@ impl Embedded {
             transaction.commit().map_err(redb::Error::from)
         });
         prepared.map_err(|error| OpenError::Database(Box::new(error)))?;
-        let file = Arc::new(File { path: path.to_owned(), open: RwLock::new(Some(database)) });
+        let file = Arc::new(File {
+            path: path.to_owned(),
+            open: RwLock::new(Some(database)),
+            refuses: AtomicBool::new(false),
+        });
         let (queue, jobs) = channel();
         let theirs = file.clone();
         let writer = std::thread::Builder::new()
@@ -268,6 +288,10 @@ impl SessionStore for Embedded {
     fn discard(&self, key: ShelfKey, over: u64) -> StoreFuture<'_, bool> {
         self.ask(|reply| Job::Discard(key, over, reply))
     }
+
+    fn takes_writes(&self) -> bool {
+        !self.file.refuses.load(Ordering::Acquire)
+    }
 }
 
 fn unavailable(error: redb::Error) -> StoreError {
@@ -319,11 +343,13 @@ fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
 
 /// An empty durable commit makes every commit before it durable.
 fn settle(file: &File) -> Result<(), redb::Error> {
-    file.with(|database| {
+    let settled = file.with(|database| {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         Ok(transaction.commit()?)
-    })
+    });
+    file.wrote(settled.as_ref().err());
+    settled
 }
 
 /// Whether nothing more is to be had of a database that failed so.
@@ -346,8 +372,9 @@ fn commit(file: &File, batch: Vec<Job>, durable: bool) -> Result<(), Arc<redb::E
         Ok::<_, redb::Error>(transaction.commit()?)
     };
     let failure = file.with(committed).err().map(Arc::new);
-    if let Some(error) = &failure {
-        tracing::error!(%error, "the session store could not write");
+    // What is not on the disk yet proves nothing.
+    if durable || failure.is_some() {
+        file.wrote(failure.as_deref());
     }
     settled.into_iter().for_each(|tell| tell(failure.as_ref()));
     failure.map_or(Ok(()), Err)
