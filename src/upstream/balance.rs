@@ -55,9 +55,9 @@ mod tests {
     fn a_failing_server_is_left_alone_until_nothing_else_is_left() {
         let servers = servers(&[1, 1]);
         let ejection = Ejection { after: 2, first: Duration::from_secs(60) };
-        servers[0].failed(ejection);
+        servers[0].begin().failed(ejection);
         assert!(servers[0].is_available(), "once is no reason");
-        servers[0].failed(ejection);
+        servers[0].begin().failed(ejection);
         assert!((0..4).all(|turn| choose(&servers, &[], turn) == Some(1)));
         assert_eq!(choose(&servers, &[1], 0), Some(0), "the last resort");
         assert_eq!(choose(&servers, &[0, 1], 0), None);

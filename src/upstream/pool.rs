@@ -3,7 +3,7 @@
 //! Knows nothing of what is sent; repeats connects that failed, what was not sent at all, and once what may be said twice and was sent on
 //! a kept connection that the server was closing at that moment.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use super::connect::{Connected, connect};
 use super::one::{Answer, One, Sendable, Unanswered};
 use super::pooled::{PooledBody, Return, Sending, Upload};
 use super::request::Head;
-use super::server::{Protocol, Server};
+use super::server::{InFlight, Protocol, Server};
 use super::shared::{Place, Shared};
 use super::wire::Two;
 use super::{ForwardError, Upstream, balance};
@@ -40,27 +40,32 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// Which server may have seen something of a request: known as well to whoever gives it up.
 #[derive(Debug)]
-pub struct Reached(AtomicUsize);
+pub struct Reached {
+    server: AtomicUsize,
+    /// After so many of its outages.
+    began: AtomicU32,
+}
 
 impl Default for Reached {
     fn default() -> Reached {
-        Reached(AtomicUsize::new(usize::MAX))
+        Reached { server: AtomicUsize::new(usize::MAX), began: AtomicU32::new(0) }
     }
 }
 
 impl Reached {
     /// Whether it was any.
     pub fn is_any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != usize::MAX
+        self.server.load(Ordering::Relaxed) != usize::MAX
     }
 
-    fn set(&self, index: usize) {
-        self.0.store(index, Ordering::Relaxed);
+    fn set(&self, index: usize, began: u32) {
+        self.server.store(index, Ordering::Relaxed);
+        self.began.store(began, Ordering::Relaxed);
     }
 
     /// Nothing was sent after all.
     fn unset(&self) {
-        self.set(usize::MAX);
+        self.server.store(usize::MAX, Ordering::Relaxed);
     }
 }
 
@@ -186,9 +191,9 @@ impl<B: Sendable> Pool<B> {
         let answered = answered.unwrap_or_else(|_| {
             // A server that takes requests and says nothing is no better than one that refuses them; while the client still sends,
             // it may be the client that is slow.
-            let silent = self.upstream.servers.get(reached.0.load(Ordering::Relaxed));
+            let silent = self.upstream.servers.get(reached.server.load(Ordering::Relaxed));
             if let Some(server) = silent.filter(|_| sent.is_none_or(|upload| upload.is_done())) {
-                server.failed(self.upstream.ejection);
+                server.failed(reached.began.load(Ordering::Relaxed), self.upstream.ejection);
             }
             Err(ForwardError::ResponseTimeout)
         });
@@ -218,20 +223,20 @@ impl<B: Sendable> Pool<B> {
                 Ok(wire) => wire,
                 Err(error) => {
                     if error.is_failure() {
-                        server.failed(self.upstream.ejection);
+                        running.failed(self.upstream.ejection);
                     }
                     tried.push(index);
                     failure = Some(error);
                     continue;
                 }
             };
-            reached.set(index);
+            reached.set(index, running.began());
             let sent = std::mem::take(&mut body);
             let lost = match wire {
                 Wire::One { one, opened, reused } => {
                     match over_one(one, (head, sent), once_more && !repeated && reused).await {
                         Ok(answered) => {
-                            server.answered();
+                            running.answered();
                             let back = Return::new(self.wires[index].idle.clone(), opened);
                             return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
                         }
@@ -241,7 +246,7 @@ impl<B: Sendable> Pool<B> {
                 Wire::Two { sender, place, reused } => {
                     match over_two(sender, (head, sent), (server, reached), once_more && !repeated, reused).await {
                         Ok(answered) => {
-                            server.answered();
+                            running.answered();
                             return Ok(answered.map(|body| PooledBody::two(body, place, sending, running)));
                         }
                         Err(lost) => lost,
@@ -257,19 +262,19 @@ impl<B: Sendable> Pool<B> {
                     tracing::debug!(server = %server.address, error = causes::line(&error), "a kept connection was closing: asked once more");
                     repeated = true;
                 }
-                Lost::Failed(error) => return Err(self.failed(server, &sending, reached, error)),
+                Lost::Failed(error) => return Err(self.failed(&running, &sending, reached, error)),
             }
         }
         Err(failure.unwrap_or_else(|| ForwardError::ConnectTimeout(self.upstream.name.clone())))
     }
 
     /// What is held against a server. A client that breaks its upload off must not be able to take one out.
-    fn failed(&self, server: &Server, sending: &Sending, reached: &Reached, error: ForwardError) -> ForwardError {
+    fn failed(&self, running: &InFlight, sending: &Sending, reached: &Reached, error: ForwardError) -> ForwardError {
         if error.is_unsent() || matches!(error, ForwardError::Full(_)) {
             reached.unset();
         }
         if !sending.is_broken() && !error.is_broken_upload() && error.is_failure() {
-            server.failed(self.upstream.ejection);
+            running.failed(self.upstream.ejection);
         }
         error
     }

@@ -1,6 +1,6 @@
 //! One server of an upstream, and what is known of its state. One decision: the state is a few atomics shared by all workers;
-//! a server that fails again and again is left alone for a while that doubles, and never longer than a minute. Knows nothing
-//! of connections.
+//! a server that fails again and again is left alone for a while that doubles, and never longer than a minute. What began before
+//! it was left alone tells of that same outage: many requests on their way are one reason, not many. Knows nothing of connections.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +64,10 @@ pub struct Server {
     failures: AtomicU32,
     /// Milliseconds since `began` until which it is left alone.
     ejected_until: AtomicU64,
+    /// In a row, without an answer between them.
     ejections: AtomicU32,
+    /// How often it was left alone at all.
+    outages: AtomicU32,
     well: AtomicBool,
 }
 
@@ -80,6 +83,7 @@ impl Server {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
+            outages: AtomicU32::new(0),
             well: AtomicBool::new(true),
         }
     }
@@ -98,8 +102,12 @@ impl Server {
 
     /// Whether requests should go to it.
     pub fn is_available(&self) -> bool {
+        self.well.load(Ordering::Relaxed) && !self.is_ejected()
+    }
+
+    fn is_ejected(&self) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
-        self.well.load(Ordering::Relaxed) && (until == 0 || self.now() >= until)
+        until != 0 && self.now() < until
     }
 
     /// Requests on their way, over all workers.
@@ -110,21 +118,33 @@ impl Server {
     /// A request goes there; it is over when the answer is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight { server: self.clone(), began: self.outages.load(Ordering::Relaxed) }
     }
 
-    /// It answered.
-    pub(super) fn answered(&self) {
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.ejections.store(0, Ordering::Relaxed);
+    /// It answered what `began` after so many outages. What began before the last one does not tell that it is over.
+    pub(super) fn answered(&self, began: u32) {
+        if self.failures.load(Ordering::Relaxed) == 0 || self.outages.load(Ordering::Relaxed) != began {
+            return;
         }
+        self.failures.store(0, Ordering::Relaxed);
+        self.ejections.store(0, Ordering::Relaxed);
+        self.take_back();
     }
 
-    /// It did not. One failure more than allowed ejects it, and after its time each further one does at once.
-    pub(super) fn failed(&self, ejection: Ejection) {
+    /// It did not. One failure more than allowed ejects it, and after its time each further one does at once. Where all are unwell
+    /// it is asked meanwhile: that it still fails is nothing new.
+    pub(super) fn failed(&self, began: u32, ejection: Ejection) {
+        if ejection.after == 0 || self.outages.load(Ordering::Relaxed) != began || self.is_ejected() {
+            return;
+        }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if ejection.after == 0 || failures < ejection.after {
+        // One of those that fail at the same moment.
+        let ejects = failures >= ejection.after
+            && self
+                .outages
+                .compare_exchange(began, began.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !ejects {
             return;
         }
         let turn = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
@@ -140,7 +160,13 @@ impl Server {
             tracing::warn!(server = %self.address, well, "a server's health changed");
         }
         if well {
-            self.ejected_until.store(0, Ordering::Relaxed);
+            self.take_back();
+        }
+    }
+
+    fn take_back(&self) {
+        if self.ejected_until.swap(0, Ordering::Relaxed) != 0 {
+            tracing::warn!(server = %self.address, "a server is available again");
         }
     }
 
@@ -150,10 +176,30 @@ impl Server {
 }
 
 /// A request on its way to a server.
-pub(super) struct InFlight(Arc<Server>);
+pub(super) struct InFlight {
+    server: Arc<Server>,
+    began: u32,
+}
+
+impl InFlight {
+    /// After how many outages of its server.
+    pub(super) fn began(&self) -> u32 {
+        self.began
+    }
+
+    /// See [`Server::answered`].
+    pub(super) fn answered(&self) {
+        self.server.answered(self.began);
+    }
+
+    /// See [`Server::failed`].
+    pub(super) fn failed(&self, ejection: Ejection) {
+        self.server.failed(self.began, ejection);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,7 @@
 //! Upstreams of every kind: HTTP/2, TLS, Unix sockets, several servers of which some fail.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,8 +11,10 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Running, run_text, shipped};
+use crate::tools::Service;
 use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, two, whole};
 
 /// The shipped configuration, open to all, with this upstream.
@@ -341,6 +344,112 @@ async fn a_server_that_does_not_answer_in_time_is_left_alone() {
         }
         let timeouts = asked.iter().filter(|status| **status == StatusCode::GATEWAY_TIMEOUT).count();
         assert!(timeouts == 2 && asked[6..].iter().all(|status| *status == StatusCode::OK), "{scheme}: {asked:?}");
+    }
+}
+
+/// An outage that many requests meet at once is one: the server is asked again after the first time, not after what each doubles.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_outage_counts_once_for_all_that_were_on_their_way() {
+    const EACH: usize = 12;
+    let (arrived, outage) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let (waiting, over) = (arrived.clone(), outage.clone());
+    let broken = Application::on_streams(move |stream| {
+        let (waiting, over) = (waiting.clone(), over.clone());
+        async move {
+            if over.is_cancelled() {
+                return serve(stream, Arc::new(|_| async { Response::new(whole("broken")) }), false).await;
+            }
+            let silent = Arc::new(move |_| {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<Response<Frames>>()
+            });
+            tokio::select! {
+                () = serve(stream, silent, false) => {}
+                () = over.cancelled() => {}
+            }
+        }
+    });
+    let (waiting, over) = (arrived.clone(), outage.clone());
+    let fine = Application::start(move |_| {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        let over = over.clone();
+        async move {
+            over.cancelled().await;
+            Response::new(whole("fine"))
+        }
+    });
+    let servers = format!("servers = [\"http://127.0.0.1:{}\", \"http://127.0.0.1:{}\"]", broken.port, fine.port);
+    let running = behind(tempfile::tempdir().unwrap(), &format!("{servers}\neject_for = \"100ms\""));
+    let client = two(port(&running)).await;
+    let post = || Request::post("https://localhost/").body(whole("x")).unwrap();
+    let asked: Vec<_> = (0..2 * EACH).map(|_| tokio::spawn(client.clone().send_request(post()))).collect();
+    let until = Instant::now() + Duration::from_secs(20);
+    while arrived.load(Ordering::SeqCst) < 2 * EACH {
+        assert!(Instant::now() < until, "{} arrived", arrived.load(Ordering::SeqCst));
+        tokio::task::yield_now().await;
+    }
+    outage.cancel();
+    let mut lost = 0;
+    for answer in asked {
+        lost += usize::from(soon(answer).await.unwrap().unwrap().status() == StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(lost, EACH);
+    // Ten times doubled it would be most of a minute.
+    while text(soon(client.clone().send_request(post())).await.unwrap()).await.0 != "broken" {
+        assert!(Instant::now() < until, "it is never asked again");
+    }
+}
+
+/// attacks: whoever asks again and again while an application is away must not be able to fill the disk with it.
+#[test]
+fn that_a_server_is_left_alone_is_told_once_and_not_with_every_request() {
+    let (folder, one, other) = (tempfile::tempdir().unwrap(), Nobody::new(), Nobody::new());
+    let servers = format!("\"http://127.0.0.1:{}\", \"http://127.0.0.1:{}\"", one.port(), other.port());
+    let text = shipped("memory").replace("\"builtin:whoami\"", &servers);
+    let text = text.replace("[upstream.app]", "[upstream.app]\neject_for = \"1h\"");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let service = Service::start(command.arg("--config").arg(folder.path().join("gateway.toml")));
+    let address = format!("https://localhost:{}/public?[1-40]", service.says_port("https://localhost:"));
+    let mut curl = Command::new("curl");
+    let asked = curl.args(["-sk", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code} ", &address]).output();
+    assert_eq!(String::from_utf8(asked.unwrap().stdout).unwrap(), "502 ".repeat(40));
+    service.terminate();
+    let (_, said) = service.ends();
+    assert!(said.contains("could not be answered") && said.contains("Connection refused"), "{said}");
+    assert_eq!(said.matches("a server is left alone").count(), 2, "{said}");
+}
+
+/// Where all are away all are asked, and the first that answers gets everything: the other one is left alone as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_answers_after_an_outage_of_all_is_asked_again_at_once() {
+    let back = Arc::new(AtomicBool::new(false));
+    let away = |is_back: Option<Arc<AtomicBool>>| {
+        Application::on_streams(move |stream| {
+            let up = is_back.as_ref().is_some_and(|back| back.load(Ordering::SeqCst));
+            async move {
+                if up {
+                    serve(stream, Arc::new(|_| async { Response::new(whole("back")) }), false).await;
+                }
+            }
+        })
+    };
+    let (one, other) = (away(Some(back.clone())), away(None));
+    let servers = format!("servers = [\"http://127.0.0.1:{}\", \"http://127.0.0.1:{}\"]", one.port, other.port);
+    let running = behind(tempfile::tempdir().unwrap(), &format!("{servers}\neject_after = 1\neject_for = \"1h\""));
+    let [mut client, _] = Client::both(port(&running)).await;
+    let mut ask = async || client.ask(Request::post("/"), "/", whole("x")).await.status();
+    for _ in 0..6 {
+        assert_eq!(ask().await, StatusCode::BAD_GATEWAY);
+    }
+    back.store(true, Ordering::SeqCst);
+    let mut tries = 0;
+    while ask().await != StatusCode::OK {
+        tries += 1;
+        assert!(tries < 6, "all are asked");
+    }
+    for _ in 0..10 {
+        assert_eq!(ask().await, StatusCode::OK, "who is still away is asked meanwhile");
     }
 }
 
