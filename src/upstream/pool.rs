@@ -88,21 +88,22 @@ struct Wires<B: Sendable> {
 }
 
 /// What a burst needed beyond the idle connections that are kept is closed after this: the next wave of the same burst would only
-/// open it again, which costs both sides more than a request.
+/// open it again, which costs both sides more than a request. How often connections that are not used are looked at.
 pub(super) const SURPLUS: Duration = Duration::from_secs(1);
 
 /// Connections that wait for a request.
 pub(super) struct IdleWires {
     list: Mutex<List>,
     most: usize,
+    timeout: Duration,
 }
 
 #[derive(Default)]
 struct List {
     /// The one used last stands last.
     idle: Vec<Idle>,
-    /// There are more than are kept, and they will be closed.
-    surplus: bool,
+    /// Somebody looks after them.
+    tended: bool,
     /// No request will come any more: none is kept.
     retired: bool,
 }
@@ -123,8 +124,12 @@ impl<B: Sendable> Pool<B> {
     /// An empty pool.
     pub fn new(upstream: Upstream) -> Pool<B> {
         let wires = || Wires {
-            idle: Arc::new(IdleWires { list: Mutex::default(), most: upstream.idle_connections }),
-            shared: Shared::default(),
+            idle: Arc::new(IdleWires {
+                list: Mutex::default(),
+                most: upstream.idle_connections,
+                timeout: upstream.idle_timeout,
+            }),
+            shared: Shared::new(upstream.idle_timeout),
         };
         let wires = upstream.servers.iter().map(|_| wires()).collect();
         Pool { upstream, wires, turn: AtomicUsize::new(0) }
@@ -287,7 +292,7 @@ impl<B: Sendable> Pool<B> {
         from: Instant,
     ) -> Result<Wire<B>, ForwardError> {
         let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
-        if !repeated && let Some(Idle { one, opened, .. }) = wires.idle.take(self.upstream.idle_timeout, from) {
+        if !repeated && let Some(Idle { one, opened, .. }) = wires.idle.take(from) {
             return Ok(Wire::One { one, opened, reused: true });
         }
         if http1 || matches!(server.protocol, Protocol::Http1) {
@@ -413,10 +418,10 @@ impl IdleWires {
     }
 
     /// The connection used last is the likeliest to live; the stale ones below it go with the first stale one found.
-    fn take(&self, idle_timeout: Duration, now: Instant) -> Option<Idle> {
+    fn take(&self, now: Instant) -> Option<Idle> {
         let mut list = self.lock();
         while let Some(mut found) = list.idle.pop() {
-            if now.duration_since(found.since) > idle_timeout {
+            if now.duration_since(found.since) > self.timeout {
                 list.idle.clear();
                 return None;
             }
@@ -438,29 +443,31 @@ impl IdleWires {
             return;
         }
         list.idle.push(Idle { one, opened, since: now });
-        if list.idle.len() > self.most && !list.surplus {
-            list.surplus = true;
-            tokio::spawn(close_surplus(Arc::downgrade(self)));
+        if !list.tended {
+            list.tended = true;
+            tokio::spawn(tend(Arc::downgrade(self)));
         }
     }
 
-    /// Close what is not used any more, the oldest first, down to what is kept; whether that is reached.
+    /// Close what the server closed or spoke on, what idled too long, and of what is not used any more the oldest down to what is kept;
+    /// whether there is one left. An application that serves one connection at a time waits for the end of each.
     fn trim(&self) -> bool {
         let mut list = self.lock();
         let now = Instant::now();
+        list.idle.retain_mut(|idle| now.duration_since(idle.since) <= self.timeout && idle.one.is_usable());
         let unused = list.idle.partition_point(|idle| now.duration_since(idle.since) >= SURPLUS);
         let closed = unused.min(list.idle.len().saturating_sub(self.most));
         list.idle.drain(..closed);
-        list.surplus = list.idle.len() > self.most;
-        !list.surplus
+        list.tended = !list.idle.is_empty();
+        list.tended
     }
 }
 
-/// Waits until a burst is over.
-async fn close_surplus(wires: Weak<IdleWires>) {
+/// Looks after connections that are not used, while there are any.
+async fn tend(wires: Weak<IdleWires>) {
     loop {
         tokio::time::sleep(SURPLUS).await;
-        if wires.upgrade().is_none_or(|wires| wires.trim()) {
+        if !wires.upgrade().is_some_and(|wires| wires.trim()) {
             return;
         }
     }

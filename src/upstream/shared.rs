@@ -1,10 +1,11 @@
 //! A worker's HTTP/2 connections to one server. One decision: a connection carries no more requests than the server said and than its
 //! windows were made for; beyond that another one is opened, up to a bound, and beyond the bound a request waits here, where it is
-//! known that nothing of it was sent. Knows nothing of what is sent.
+//! known that nothing of it was sent. One that carries nothing is closed after a while: who is at the other end may be gone without a
+//! word. Knows nothing of what is sent.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
 use tokio::sync::Notify;
@@ -30,16 +31,18 @@ pub(super) struct Shared<B: Sendable> {
 
 struct List<B: Sendable> {
     open: Vec<Open<B>>,
-    /// Surplus ones are looked for.
-    trimmed: bool,
+    /// Somebody looks after them.
+    tended: bool,
+    /// How long one may carry nothing.
+    idle_timeout: Duration,
 }
 
 struct Open<B: Sendable> {
     two: Two<B>,
     opened: Instant,
     carries: Arc<AtomicUsize>,
-    /// It carried nothing when it was looked at last.
-    unused: bool,
+    /// It was first seen then to carry nothing since its last request.
+    unused: Option<Instant>,
 }
 
 /// What all of them carry.
@@ -66,14 +69,13 @@ impl Drop for Place {
 /// A place, and what sends there.
 pub(super) type Taken<B> = (http2::SendRequest<B>, Place);
 
-impl<B: Sendable> Default for Shared<B> {
-    fn default() -> Shared<B> {
-        let list = Arc::new(Mutex::new(List { open: Vec::new(), trimmed: false }));
+impl<B: Sendable> Shared<B> {
+    /// None yet; one that carries nothing for so long is closed.
+    pub(super) fn new(idle_timeout: Duration) -> Shared<B> {
+        let list = Arc::new(Mutex::new(List { open: Vec::new(), tended: false, idle_timeout }));
         Shared { list, all: Arc::default(), making: tokio::sync::Mutex::new(()), chose_one: AtomicBool::new(false) }
     }
-}
 
-impl<B: Sendable> Shared<B> {
     fn lock(&self) -> MutexGuard<'_, List<B>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,11 +86,12 @@ impl<B: Sendable> Shared<B> {
         let now = Instant::now();
         let has_room = self.all.requests.load(Ordering::Relaxed) < MOST_REQUESTS;
         let mut taken = None;
-        list.open.retain(|open| {
+        list.open.retain_mut(|open| {
             let Some(limit) = open.two.limit().filter(|_| now.duration_since(open.opened) < OLDEST) else {
                 return false;
             };
             if taken.is_none() && has_room && open.carries.load(Ordering::Relaxed) < limit.min(MOST_STREAMS) {
+                open.unused = None;
                 taken = Some((open.two.sender(), self.place(&open.carries)));
             }
             true
@@ -123,10 +126,10 @@ impl<B: Sendable> Shared<B> {
             return None;
         }
         let taken = (limit > 0).then(|| (two.sender(), self.place(&carries)));
-        list.open.push(Open { two, opened: Instant::now(), carries, unused: false });
-        if list.open.len() > 1 && !list.trimmed {
-            list.trimmed = true;
-            tokio::spawn(close_surplus(Arc::downgrade(&self.list)));
+        list.open.push(Open { two, opened: Instant::now(), carries, unused: None });
+        if !list.tended {
+            list.tended = true;
+            tokio::spawn(tend(Arc::downgrade(&self.list)));
         }
         taken
     }
@@ -144,27 +147,29 @@ impl<B: Sendable> Shared<B> {
 }
 
 impl<B: Sendable> List<B> {
-    /// Close what carried nothing for some time, but for one; whether there is one left at most.
+    /// Close what takes none any more, what carried nothing for long, and but for one what carried nothing for some time; whether there
+    /// is one left.
     fn trim(&mut self) -> bool {
-        let mut left = self.open.len();
+        let (now, mut left, timeout) = (Instant::now(), self.open.len(), self.idle_timeout);
         self.open.retain_mut(|open| {
-            let unused = open.carries.load(Ordering::Relaxed) == 0;
-            let surplus = unused && std::mem::replace(&mut open.unused, unused) && left > 1;
-            open.unused = unused;
-            left -= usize::from(surplus);
-            !surplus
+            let is_unused = open.carries.load(Ordering::Relaxed) == 0;
+            open.unused = is_unused.then(|| open.unused.unwrap_or(now));
+            let unused = open.unused.map_or(Duration::ZERO, |since| now.duration_since(since));
+            let kept = open.two.limit().is_some() && unused < timeout && (unused < SURPLUS || left == 1);
+            left -= usize::from(!kept);
+            kept
         });
-        self.trimmed = self.open.len() > 1;
-        !self.trimmed
+        self.tended = !self.open.is_empty();
+        self.tended
     }
 }
 
-/// Waits until a burst is over.
-async fn close_surplus<B: Sendable>(list: Weak<Mutex<List<B>>>) {
+/// Looks after connections, while there are any.
+async fn tend<B: Sendable>(list: Weak<Mutex<List<B>>>) {
     loop {
         tokio::time::sleep(SURPLUS).await;
         let Some(list) = list.upgrade() else { return };
-        if list.lock().unwrap_or_else(PoisonError::into_inner).trim() {
+        if !list.lock().unwrap_or_else(PoisonError::into_inner).trim() {
             return;
         }
     }

@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Running, run_text, shipped};
@@ -512,4 +513,62 @@ async fn a_burst_keeps_its_connections_while_it_lasts_and_no_longer() {
         tokio::task::yield_now().await;
     }
     assert_eq!(open.load(Ordering::SeqCst), 2);
+}
+
+/// An application that serves one connection at a time waits for the end of each, and so may whoever counts its connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_connection_that_idles_is_closed_without_another_request() {
+    for two in [false, true] {
+        let open = Arc::new(AtomicUsize::new(0));
+        let living = open.clone();
+        let application = Application::on_streams(move |stream| {
+            living.fetch_add(1, Ordering::SeqCst);
+            let open = Open(living.clone());
+            async move {
+                serve(stream, Arc::new(|_| async { Response::new(whole("ok")) }), two).await;
+                drop(open);
+            }
+        });
+        let scheme = if two { "h2c" } else { "http" };
+        let server = format!("servers = [\"{scheme}://127.0.0.1:{}\"]", application.port);
+        let limits = "[limits]\nupstream_idle_timeout = \"100ms\"";
+        let running = behind(tempfile::tempdir().unwrap(), &format!("{server}\n{limits}"));
+        let [mut client, _] = Client::both(port(&running)).await;
+        // Once more after its end: there is somebody again who looks after it.
+        for _ in 0..2 {
+            assert_eq!(text(client.ask(Request::get("/"), "/", whole("")).await).await.0, "ok");
+            let until = Instant::now() + Duration::from_secs(20);
+            while open.load(Ordering::SeqCst) > 0 {
+                assert!(Instant::now() < until, "{scheme}: it stays open");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_kept_connection_that_its_application_closed_is_closed_here_too() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = closed.clone();
+    let application = Application::on_streams(move |mut stream| {
+        let count = count.clone();
+        async move {
+            let mut read = [0; 4096];
+            let _ = stream.read(&mut read).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            stream.shutdown().await.unwrap();
+            while matches!(stream.read(&mut read).await, Ok(1..)) {}
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let server = format!("servers = [\"http://127.0.0.1:{}\"]", application.port);
+    let limits = "[limits]\nupstream_idle_timeout = \"1h\"";
+    let running = behind(tempfile::tempdir().unwrap(), &format!("{server}\n{limits}"));
+    let [mut client, _] = Client::both(port(&running)).await;
+    assert_eq!(text(client.ask(Request::get("/"), "/", whole("")).await).await.0, "ok");
+    let until = Instant::now() + Duration::from_secs(20);
+    while closed.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < until, "it stays half open");
+        tokio::task::yield_now().await;
+    }
 }
