@@ -1,6 +1,6 @@
 //! One connection against a server that is a script.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
+use tokio::task::coop;
 
 use super::super::request::{Head, Value};
 use super::framing::{Decoder, Framing, Step};
@@ -257,6 +258,15 @@ async fn an_idle_connection_on_which_the_server_spoke_or_left_is_not_used() {
     let (mut one, server) = connected();
     drop(server);
     assert!(!one.is_usable());
+    // Also by a task that has done as much as it may in one turn.
+    std::future::poll_fn(|cx| {
+        while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+        Poll::Ready(())
+    })
+    .await;
+    assert!(!coop::has_budget_remaining() && !one.is_usable());
+    let (mut one, _server) = connected();
+    assert!(one.is_usable());
 }
 
 /// A body fed by a test.
