@@ -2,10 +2,10 @@
 //! to see each frame: the byte limit, the names in trailers, the count for the record. Knows nothing of routes.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -73,6 +73,11 @@ struct Shared {
     /// What becomes of it then; `None`: it is dropped.
     rest: Option<Rest>,
     abandoned: CancellationToken,
+    began: Instant,
+    /// Milliseconds since then until the client's last piece was taken.
+    moved: AtomicU64,
+    /// It is the client that is waited for.
+    waits: AtomicBool,
     done: AtomicBool,
     broken: AtomicBool,
     too_large: AtomicBool,
@@ -83,6 +88,13 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A piece was taken, or the end.
+    fn moved(&self) {
+        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(at, Ordering::Release);
+        self.waits.store(false, Ordering::Release);
     }
 
     fn let_go(&self) {
@@ -107,6 +119,13 @@ impl Upload for Shared {
 
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    fn waited_until(&self) -> Instant {
+        if self.waits.load(Ordering::Acquire) {
+            return Instant::now();
+        }
+        self.began + Duration::from_millis(self.moved.load(Ordering::Acquire))
     }
 
     fn abandon(&self) {
@@ -167,6 +186,9 @@ impl RequestBody {
             body: Mutex::new(Some(body)),
             rest,
             abandoned: abandoned.clone(),
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             done: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
@@ -226,6 +248,7 @@ impl Streamed {
             Some(body) => (Pin::new(&mut *body).poll_frame(cx), body.is_end_stream()),
         };
         let Poll::Ready(polled) = polled else { return self.wait(cx) };
+        self.upload.moved();
         self.stall.moved();
         if let Some(rest) = &self.upload.rest {
             rest.taken();
@@ -258,6 +281,7 @@ impl Streamed {
 
     /// The client is waited for. A client that stops half-way holds a connection here and one to the application.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.upload.waits.store(true, Ordering::Release);
         loop {
             ready!(self.stall.poll_stalled(cx));
             if !self.upload.answered.swap(false, Ordering::AcqRel) {

@@ -39,7 +39,7 @@ pub struct Upstream {
     pub servers: Vec<Arc<Server>>,
     /// Until a connection stands, TLS included.
     pub connect_timeout: Duration,
-    /// From the request's start until the response head.
+    /// From the request's start, or from where its body moved last, until the response head; not while the client is waited for.
     pub response_timeout: Duration,
     /// Idle connections kept (per server and worker).
     pub idle_connections: usize,

@@ -3,6 +3,7 @@
 //! Knows nothing of what is sent; repeats connects that failed, what was not sent at all, and once what may be said twice and was sent on
 //! a kept connection that the server was closing at that moment.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
 use crate::causes;
@@ -176,28 +178,33 @@ impl<B: Sendable> Pool<B> {
     {
         let Waiting { from, limit, beside, reached } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
-        let end = |limit| tokio::time::Instant::from_std(from + limit);
         let outcome = self.upstream.outcomes.begin();
         let sent = upload.clone();
+        // A client that sends slowly, or stops, has limits of its own.
+        let end = || sent.as_ref().map_or(from, |upload| upload.waited_until().max(from)) + limit;
         let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from, reached));
         // One timer for both: most are answered before either is needed.
         let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
-        let mut answered = timeout_at(end(first), exchange.as_mut()).await;
-        if let (true, Some(beside)) = (answered.is_err() && first < limit, beside) {
+        let mut answered = timeout_at((from + first).into(), exchange.as_mut()).await;
+        if answered.is_err() {
             // Apart, because it is rare: every connection keeps room for what is awaited in place.
             answered = Box::pin(async {
+                let beside = async {
+                    match beside {
+                        Some(beside) => beside().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
-                    answered = timeout_at(end(limit), exchange) => Ok(answered),
-                    came = beside() => Err(came),
+                    answered = by(end, exchange) => Ok(answered),
+                    came = beside => Err(came),
                 }
             })
             .await?;
         }
         let answered = answered.unwrap_or_else(|_| {
-            // A server that takes requests and says nothing is no better than one that refuses them; while the client still sends,
-            // it may be the client that is slow.
-            let silent = self.upstream.servers.get(reached.server.load(Ordering::Relaxed));
-            if let Some(server) = silent.filter(|_| sent.is_none_or(|upload| upload.is_done())) {
+            // A server that takes requests and says nothing, or takes nothing, is no better than one that refuses them.
+            if let Some(server) = self.upstream.servers.get(reached.server.load(Ordering::Relaxed)) {
                 server.failed(reached.began.load(Ordering::Relaxed), self.upstream.ejection);
             }
             Err(ForwardError::ResponseTimeout)
@@ -264,7 +271,7 @@ impl<B: Sendable> Pool<B> {
                     body = unsent;
                 }
                 Lost::Unanswered(error) => {
-                    tracing::debug!(server = %server.address, error = causes::line(&error), "a kept connection was closing: asked once more");
+                    tracing::debug!(server = %server.address, error = causes::line(&error), "a connection was closing: asked once more");
                     repeated = true;
                 }
                 Lost::Failed(error) => return Err(self.failed(&running, &sending, reached, error)),

@@ -22,6 +22,8 @@ pub trait Upload: Send + Sync {
     fn is_done(&self) -> bool;
     /// It ended in an error, which is no fault of the server's.
     fn is_broken(&self) -> bool;
+    /// Until when the client is, or was, what is waited for; then it was what takes the body.
+    fn waited_until(&self) -> Instant;
     /// Nobody wants the rest: let go of it, even where whoever sends it does not ask for more.
     fn abandon(&self);
 }

@@ -21,6 +21,7 @@ use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, t
 /// The shipped configuration, open to all, with this upstream.
 fn behind(folder: tempfile::TempDir, upstream: &str) -> Running {
     let text = shipped("memory").replace("access   = \"authenticated\"", "access   = \"public\"");
+    let text = text.replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n");
     let (before, after) = text.split_once("[upstream.app]").unwrap();
     let (_, routes) = after.split_once("[[route]]").unwrap();
     run_text(folder, &format!("{before}[upstream.app]\n{upstream}\n[[route]]{routes}"))
@@ -329,7 +330,7 @@ async fn a_server_that_does_not_answer_in_time_is_left_alone() {
         let servers =
             format!("servers = [\"{scheme}://127.0.0.1:{}\", \"{scheme}://127.0.0.1:{}\"]", silent.port, fine.port);
         let upstream = format!("{servers}\nresponse_timeout = \"300ms\"\neject_after = 2\neject_for = \"1h\"");
-        let running = behind(tempfile::tempdir().unwrap(), &upstream);
+        let running = behind(tempfile::tempdir().unwrap(), &format!("{upstream}\n[limits]\nbody_timeout = \"300ms\""));
         let [_, mut client] = Client::both(port(&running)).await;
         let mut feeds = Vec::new();
         for _ in 0..8 {
@@ -337,8 +338,11 @@ async fn a_server_that_does_not_answer_in_time_is_left_alone() {
             let answer = client.ask(Request::post("/"), "/", body).await;
             feeds.push((feed, answer.status()));
         }
-        let timeouts = feeds.iter().filter(|(_, status)| *status == StatusCode::GATEWAY_TIMEOUT).count();
-        assert!(timeouts > 2, "{scheme}: {timeouts} uploads");
+        let waits = feeds.iter().filter(|(_, status)| *status == StatusCode::REQUEST_TIMEOUT).count();
+        assert!(
+            waits > 2 && feeds.iter().all(|(_, status)| *status != StatusCode::GATEWAY_TIMEOUT),
+            "{scheme}: {waits}"
+        );
         let mut asked = Vec::new();
         for _ in 0..12 {
             asked.push(client.ask(Request::get("/"), "/", whole("")).await.status());
@@ -451,6 +455,79 @@ async fn who_answers_after_an_outage_of_all_is_asked_again_at_once() {
     }
     for _ in 0..10 {
         assert_eq!(ask().await, StatusCode::OK, "who is still away is asked meanwhile");
+    }
+}
+
+/// A body may take as long as it moves. When it does not, it is told who was waited for, and held against whoever it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_upload_ends_by_the_fault_of_whoever_is_waited_for() {
+    for two in [false, true] {
+        let (taken, unread) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, ignored) = (taken.clone(), unread.clone());
+        let answer = move |request: Request<hyper::body::Incoming>| {
+            let (count, ignored) = (count.clone(), ignored.clone());
+            async move {
+                if request.uri().path() == "/unread" {
+                    ignored.fetch_add(1, Ordering::SeqCst);
+                    let _kept = request;
+                    std::future::pending::<()>().await;
+                    unreachable!()
+                }
+                let mut body = request.into_body();
+                while let Some(Ok(frame)) = body.frame().await {
+                    count.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::SeqCst);
+                }
+                Response::new(whole("all"))
+            }
+        };
+        let start = || if two { Application::start_two(answer.clone()) } else { Application::start(answer.clone()) };
+        let (one, other) = (start(), start());
+        let scheme = if two { "h2c" } else { "http" };
+        let servers =
+            format!("servers = [\"{scheme}://127.0.0.1:{}\", \"{scheme}://127.0.0.1:{}\"]", one.port, other.port);
+        let upstream = format!("{servers}\nresponse_timeout = \"500ms\"\neject_after = 1\neject_for = \"1h\"");
+        let running = behind(tempfile::tempdir().unwrap(), &format!("{upstream}\n[limits]\nbody_timeout = \"2s\""));
+        for mut client in Client::both(port(&running)).await {
+            // Three times what an answer may take, and as much as the client may rest in between.
+            let (mut feed, body) = fed();
+            let taken = taken.clone();
+            let feeding = tokio::spawn(async move {
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_millis(1500) {
+                    let before = taken.load(Ordering::SeqCst);
+                    feed.send_data(Bytes::from_static(b"piece")).await.unwrap();
+                    while taken.load(Ordering::SeqCst) == before {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            let answer = client.ask(Request::post("/"), "/", body).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{scheme}");
+            text(answer).await;
+            soon(feeding).await.unwrap();
+            // The client rests for longer than an answer may take, and for longer than itself may.
+            let (mut feed, body) = fed();
+            feed.send_data(Bytes::from_static(b"piece")).await.unwrap();
+            let answer = client.ask(Request::post("/"), "/", body).await;
+            assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT, "{scheme}");
+            drop(feed);
+        }
+        // The application takes nothing, and is not asked again: once each.
+        for mut client in Client::both(port(&running)).await {
+            let (mut feed, body) = fed();
+            let feeding = tokio::spawn(async move { while feed.send_data(vec![b'x'; 65_536].into()).await.is_ok() {} });
+            let answer = client.ask(Request::post("/"), "/unread", body).await;
+            assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT, "{scheme}");
+            drop((answer, client));
+            soon(feeding).await.unwrap();
+        }
+        let metrics = tokio::task::block_in_place(|| crate::admin::ask(&running, "/metrics", &[])).body;
+        for port in [one.port, other.port] {
+            let server =
+                format!("portcullis_upstream_server_available{{upstream=\"app\",server=\"127.0.0.1:{port}\"}}");
+            assert_eq!(crate::admin::sample(&metrics, &server), "0", "{scheme}");
+        }
+        assert_eq!(unread.load(Ordering::SeqCst), 2);
     }
 }
 
