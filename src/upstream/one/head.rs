@@ -157,8 +157,13 @@ impl Said {
         match *name {
             header::CONNECTION => return Ok(self.hear_options(value)),
             header::CONTENT_LENGTH => {
+                let length = length(value.as_bytes()).ok_or(Malformed::Length)?;
+                // RFC 9110 §8.6: the same once more says the same, and is handed on once.
+                if self.length == Some(length) {
+                    return Ok(false);
+                }
                 self.lengths += 1;
-                self.length = Some(length(value.as_bytes()).ok_or(Malformed::Length)?);
+                self.length = Some(length);
             }
             header::TRANSFER_ENCODING => {
                 self.codings += 1;
