@@ -109,6 +109,13 @@ impl ForwardError {
         causes::of(self).any(|cause| cause.is::<std::io::Error>() || cause.downcast_ref().is_some_and(ended))
     }
 
+    /// Whether the server said of an exchange over HTTP/2 that it processed nothing of it: that stream stands above the last one which its
+    /// GOAWAY names (RFC 9113 §6.8), and whatever was asked may be asked again.
+    fn is_unprocessed(&self) -> bool {
+        let named = |cause: &h2::Error| cause.is_go_away() && cause.is_remote();
+        causes::of(self).any(|cause| cause.downcast_ref().is_some_and(named))
+    }
+
     /// Whether nothing of the request was sent, because its own body broke off before.
     fn is_unsent(&self) -> bool {
         matches!(self, ForwardError::Exchange(BrokenOff::One(Broken::Unsent(_))))

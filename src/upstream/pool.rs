@@ -1,7 +1,7 @@
 //! A worker's connections to one upstream. One decision: connections are kept by the worker that opened them, so a request
 //! never changes threads and the locks around the idle lists are never contended.
-//! Knows nothing of what is sent; repeats connects that failed, what was not sent at all, and once what may be said twice and was sent on
-//! a kept connection that the server was closing at that moment.
+//! Knows nothing of what is sent; repeats connects that failed, what was not sent at all, and once what the server says it did not process,
+//! or what may be said twice and was sent on a kept connection that the server was closing at that moment.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -225,8 +225,10 @@ impl<B: Sendable> Pool<B> {
         B: Default,
     {
         let (mut tried, mut failure, mut repeated) = (Vec::new(), None, false);
+        // Nothing of the request goes with a connection that is lost.
+        let is_whole = body.is_end_stream();
         // RFC 9110 §9.2.2: what changes nothing may be said twice; RFC 9112 §9.3.1: where the connection closed before it was answered.
-        let once_more = head.method.is_safe() && body.is_end_stream();
+        let once_more = head.method.is_safe() && is_whole;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         while let Some(index) = balance::choose(&self.upstream.servers, &tried, turn) {
             let server = &self.upstream.servers[index];
@@ -256,7 +258,9 @@ impl<B: Sendable> Pool<B> {
                     }
                 }
                 Wire::Two { sender, place, reused } => {
-                    match over_two(sender, (head, sent), (server, reached), once_more && !repeated, reused).await {
+                    let again =
+                        Again { unanswered: once_more && reused && !repeated, unprocessed: is_whole && !repeated };
+                    match over_two(sender, (head, sent), (server, reached), again, reused).await {
                         Ok(answered) => {
                             running.answered();
                             return Ok(answered.map(|body| PooledBody::two(body, place, sending, running)));
@@ -372,11 +376,22 @@ impl<B: Sendable> Pool<B> {
     }
 }
 
+/// Wait to an end that moves while one waits.
+async fn by<F: Future>(end: impl Fn() -> Instant, mut what: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+    loop {
+        let until = end();
+        match timeout_at(until.into(), what.as_mut()).await {
+            Err(_) if end() > until => {}
+            ended => return ended,
+        }
+    }
+}
+
 /// What a request came to that has no answer.
 enum Lost<B> {
     /// Not a byte was written: the server closed the connection before we used it.
     Unwritten(B),
-    /// The connection closed before any of the answer came, and the request may be said twice.
+    /// The connection closed before any of the answer came, and the request may be said once more.
     Unanswered(ForwardError),
     /// That was it.
     Failed(ForwardError),
@@ -398,22 +413,33 @@ async fn over_one<B: Sendable>(
     })
 }
 
+/// When a request may be said once more.
+#[derive(Clone, Copy)]
+struct Again {
+    /// Where its connection ended before it was answered.
+    unanswered: bool,
+    /// Where the server says that it processed nothing of it.
+    unprocessed: bool,
+}
+
 async fn over_two<B: Sendable>(
     mut sender: http2::SendRequest<B>,
     (head, body): (&Head<'_>, B),
     (server, reached): (&Server, &Reached),
-    once_more: bool,
+    again: Again,
     reused: bool,
 ) -> Result<Response<Incoming>, Lost<B>> {
     let sent = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
     sender.try_send_request(sent).await.map_err(|mut error| match error.take_message() {
         Some(unsent) if reused => Lost::Unwritten(unsent.into_body()),
         unsent => {
-            if unsent.is_some() {
+            let error = ForwardError::of_two(error.into_error(), server);
+            let is_unprocessed = error.is_unprocessed();
+            if unsent.is_some() || is_unprocessed {
                 reached.unset();
             }
-            let error = ForwardError::of_two(error.into_error(), server);
-            let may_repeat = reused && once_more && unsent.is_none() && error.is_of_connection();
+            let may_repeat = unsent.is_none()
+                && (again.unprocessed && is_unprocessed || again.unanswered && error.is_of_connection());
             if may_repeat { Lost::Unanswered(error) } else { Lost::Failed(error) }
         }
     })
