@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::sparing::Sparing;
+
 use super::tls::ClientTls;
 
 /// A server that recovered is found again within it.
@@ -151,7 +153,12 @@ impl Server {
         let time = ejection.first.saturating_mul(1 << turn).min(LONGEST_EJECTION);
         let until = self.now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.ejected_until.store(until, Ordering::Relaxed);
-        tracing::warn!(server = %self.address, failures, seconds = time.as_secs_f64(), "a server is left alone");
+        // Where every server is unwell all are tried, and each request is such a failure.
+        static SAID: Sparing = Sparing::new();
+        if let Some(unsaid) = SAID.ask(&self.address.to_string()) {
+            let seconds = time.as_secs_f64();
+            tracing::warn!(server = %self.address, failures, seconds, unsaid, "a server is left alone");
+        }
     }
 
     /// What an active check found.

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("socket", &[]),
     ("trust", &[]),
     ("fetch", &["trust"]),
-    ("upstream", &["causes", "counter", "socket", "trust"]),
+    ("upstream", &["causes", "counter", "socket", "sparing", "trust"]),
     ("whoami", &[]),
     ("config", &["policy"]),
     ("session", &["causes", "clock", "counter", "memory", "places", "policy"]),

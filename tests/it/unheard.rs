@@ -169,6 +169,6 @@ fn requests_that_cannot_be_answered_are_no_flood_on_standard_error() {
     let Program { out, err, .. } = &mut program;
     let [out, err] = [out, err].map(|output| std::mem::replace(output, Output::new()).rest());
     assert_eq!(out.matches("\"status\":502").count(), 200);
-    let said = err.matches("a request could not be answered").count();
-    assert!((1..100).contains(&said), "{said} in {err}");
+    assert!(err.contains("a request could not be answered") && err.contains("a server is left alone"), "{err}");
+    assert!(err.lines().count() < 100, "{err}");
 }
