@@ -153,12 +153,17 @@ impl Server {
         let time = ejection.first.saturating_mul(1 << turn).min(LONGEST_EJECTION);
         let until = self.now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.ejected_until.store(until, Ordering::Relaxed);
-        // Where every server is unwell all are tried, and each request is such a failure.
-        static SAID: Sparing = Sparing::new();
-        if let Some(unsaid) = SAID.ask(&self.address.to_string()) {
+        if let Some(unsaid) = self.ask() {
             let seconds = time.as_secs_f64();
             tracing::warn!(server = %self.address, failures, seconds, unsaid, "a server is left alone");
         }
+    }
+
+    /// Whether to say of it that it comes or goes. Who knows what makes it fail makes it answer in between, and could have both said as
+    /// often as they like.
+    fn ask(&self) -> Option<u64> {
+        static SAID: Sparing = Sparing::new();
+        SAID.ask(&self.address.to_string())
     }
 
     /// What an active check found.
@@ -172,8 +177,10 @@ impl Server {
     }
 
     fn take_back(&self) {
-        if self.ejected_until.swap(0, Ordering::Relaxed) != 0 {
-            tracing::warn!(server = %self.address, "a server is available again");
+        if self.ejected_until.swap(0, Ordering::Relaxed) != 0
+            && let Some(unsaid) = self.ask()
+        {
+            tracing::warn!(server = %self.address, unsaid, "a server is available again");
         }
     }
 

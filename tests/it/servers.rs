@@ -425,6 +425,35 @@ fn that_a_server_is_left_alone_is_told_once_and_not_with_every_request() {
     assert_eq!(said.matches("a server is left alone").count(), 2, "{said}");
 }
 
+/// attacks: the same by whoever knows what makes it fail, and has it answer in between.
+#[test]
+fn a_server_that_comes_and_goes_is_no_flood_either() {
+    let application = Application::on_streams(|mut stream| async move {
+        let mut read = [0; 4096];
+        let read = stream.read(&mut read).await.map(|length| String::from_utf8_lossy(&read[..length]).into_owned());
+        if !read.unwrap().contains("/fail") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await.unwrap();
+        }
+    });
+    let server = format!("\"http://127.0.0.1:{}\"", application.port);
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("\"builtin:whoami\"", &server);
+    let text = text.replace("[upstream.app]", "[upstream.app]\neject_after = 1");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let service = Service::start(command.arg("--config").arg(folder.path().join("gateway.toml")));
+    let address = format!("https://localhost:{}/public", service.says_port("https://localhost:"));
+    let paths = (0..60).flat_map(|_| [format!("{address}/fail"), format!("{address}/fine")]);
+    let mut curl = Command::new("curl");
+    let asked = curl.args(["-sk", "--max-time", "30", "-w", " %{http_code} "]).args(paths).output();
+    let asked = String::from_utf8(asked.unwrap().stdout).unwrap();
+    assert_eq!((asked.matches(" 502 ").count(), asked.matches(" 200 ").count()), (60, 60), "{asked}");
+    service.terminate();
+    let (_, said) = service.ends();
+    let [gone, back] = ["a server is left alone", "a server is available again"].map(|what| said.matches(what).count());
+    assert!(gone > 0 && back > 0 && gone + back < 60, "{gone} {back}");
+}
+
 /// Where all are away all are asked, and the first that answers gets everything: the other one is left alone as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_answers_after_an_outage_of_all_is_asked_again_at_once() {
