@@ -118,6 +118,11 @@ impl Attempt {
         Some(URL_SAFE_NO_PAD.encode(sealed))
     }
 
+    /// When the browser was sent to the provider.
+    pub(super) fn left(&self) -> Timestamp {
+        Timestamp(self.issued)
+    }
+
     /// The attempt of a cookie that this gateway made, unless it is too old.
     fn open(sealer: &Sealer, cookie: &str, value: &str, now: Timestamp) -> Option<Attempt> {
         let sealed = URL_SAFE_NO_PAD.decode(value).ok()?;

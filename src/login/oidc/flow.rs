@@ -65,8 +65,8 @@ struct Identified {
     proven: Proven,
     person: Person,
     tokens: Tokens,
-    /// When the provider signed it, by its clock.
-    issued: Timestamp,
+    /// When the browser left for the provider, and when that signed it, by its own clock.
+    moments: (Timestamp, Timestamp),
 }
 
 impl Login {
@@ -243,7 +243,7 @@ impl Login {
         };
         let person = self.person_of(provider, known, (claims.all, &proven.subject), &tokens).await;
         let person = person.map_err(|stopped| stopped.of(Some(&proven.subject)))?;
-        Ok(Identified { proven, person, tokens, issued: claims.issued })
+        Ok(Identified { proven, person, tokens, moments: (attempt.left(), claims.issued) })
     }
 
     /// Who this subject is here.
@@ -275,7 +275,7 @@ impl Login {
         identified: Identified,
         wanted: &Wanted,
     ) -> Result<Answer, LoginError> {
-        let Identified { proven, person, tokens, issued } = identified;
+        let Identified { proven, person, tokens, moments } = identified;
         let who = Who::new(&provider.settings.issuer, &proven.subject, &person.user);
         let new = NewSession {
             provider: provider.settings.issuer.clone(),
@@ -297,7 +297,7 @@ impl Login {
         let unfinished = |error| Audit::of(who.clone(), "sign_in_unfinished", None).unfinished(error);
         let begun = self.sessions.begin(new, ask.session_cookie, ask.now).await.map_err(unfinished)?;
         self.remember(provider, &begun.view, tokens, ask.now).await.map_err(unfinished)?;
-        if self.ended_since(provider, &begun.view, issued, ask.now).await.map_err(unfinished)? {
+        if self.ended_since(provider, &begun.view, moments, ask.now).await.map_err(unfinished)? {
             let ended = self.sessions.revoke(Revocation::Session(begun.view.key), Wait::BROWSER, ask.now).await;
             ended.map_err(unfinished)?;
             let Answer { response, audit } = self.problem(ask, Problem::Stale, provider, wanted, "signed_out_there");

@@ -105,11 +105,11 @@ impl Login {
         for _ in 0..WRITES {
             let kept = self.sessions.kept(key, now).await?;
             let over = kept.as_ref().map(|kept| kept.version);
-            if kept.is_some_and(|kept| moment(&kept.bytes) >= at) {
+            if kept.is_some_and(|kept| End::read(&kept.bytes).at > at) {
                 return Ok(());
             }
             // Of a sign-in that takes longer nobody knows any more what page it was for.
-            let keep = Keep { key, over, bytes: at.0.to_be_bytes().to_vec(), until: now.plus(LIFE * 2) };
+            let keep = Keep { key, over, bytes: End { at, noted: now }.bytes(), until: now.plus(LIFE * 2) };
             if self.sessions.keep(keep, now).await?.is_some() {
                 return Ok(());
             }
@@ -117,13 +117,14 @@ impl Login {
         Err(StoreError::Unavailable("other writes were faster every time".into()))
     }
 
-    /// Whether the provider ended what this session began in after it had signed `issued` that it stands. Asked when the session is
-    /// in the index: either whoever ends it finds it there, or this finds what they noted before they looked.
+    /// Whether the provider ended what this session began in after it had signed, at `issued`, that it stands; the browser was sent
+    /// there at `left`. Asked when the session is in the index: either whoever ends it finds it there, or this finds what they noted
+    /// before they looked.
     pub(super) async fn ended_since(
         &self,
         provider: &Provider,
         view: &View,
-        issued: Timestamp,
+        (left, issued): (Timestamp, Timestamp),
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let who = view.who();
@@ -131,8 +132,7 @@ impl Login {
         let all = [Some(Ended::Person(&who.subject)), sid.as_deref().map(Ended::Session)];
         for what in all.into_iter().flatten() {
             let kept = self.sessions.kept(what.key(provider), now).await?;
-            // Both in whole seconds: of the same one nobody knows which was first.
-            if kept.is_some_and(|kept| moment(&kept.bytes) >= issued) {
+            if kept.is_some_and(|kept| End::read(&kept.bytes).is_of(left, issued)) {
                 return Ok(true);
             }
         }
@@ -170,11 +170,59 @@ impl Ended<'_> {
     }
 }
 
-fn moment(bytes: &[u8]) -> Timestamp {
-    // What cannot be read ends everything: it was written to end something.
-    Timestamp(bytes.first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes)))
+/// A provider's end of something.
+struct End {
+    /// By its clock.
+    at: Timestamp,
+    /// By ours, when it was heard of.
+    noted: Timestamp,
+}
+
+impl End {
+    fn bytes(&self) -> Vec<u8> {
+        [self.at, self.noted].map(|moment| moment.0.to_be_bytes()).concat()
+    }
+
+    /// What cannot be read ends everything: it was written to end something.
+    fn read(bytes: &[u8]) -> End {
+        let moment = |bytes: Option<&[u8; 8]>| Timestamp(bytes.map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes)));
+        let rest = bytes.get(8..).and_then(<[u8]>::first_chunk);
+        End { at: moment(bytes.first_chunk()), noted: moment(rest) }
+    }
+
+    /// Whether it ended what the provider signed at `issued` for a browser that left for it at `left`. Both clocks have to say so: the
+    /// provider's counts in whole seconds and may be ahead, and whoever left when this was known here signed in after it, be it a page that
+    /// signs out and in again; ours say nothing of when it was signed.
+    fn is_of(&self, left: Timestamp, issued: Timestamp) -> bool {
+        self.at >= issued && self.noted >= left
+    }
 }
 
 fn sessions(bytes: &[u8]) -> Vec<SessionKey> {
     bytes.chunks_exact(16).filter_map(|key| Some(SessionKey(key.try_into().ok()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::End;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn an_end_is_of_what_was_signed_before_it_and_of_nobody_who_left_after_it() {
+        let end = End { at: Timestamp(5_000), noted: Timestamp(5_400) };
+        let end = End::read(&end.bytes());
+        for (left, issued, is_of) in [
+            (1_000, 4_000, true),
+            (1_000, 5_000, true),
+            (5_400, 5_000, true),
+            (5_401, 5_000, false),
+            (5_401, 4_000, false),
+            (1_000, 6_000, false),
+        ] {
+            assert_eq!(end.is_of(Timestamp(left), Timestamp(issued)), is_of, "{left} {issued}");
+        }
+        for broken in [&[][..], &[0; 8], &[0; 15]] {
+            assert!(End::read(broken).is_of(Timestamp(u64::MAX), Timestamp(0)), "{broken:?}");
+        }
+    }
 }
