@@ -3,7 +3,7 @@
 //! session and counts on every node. Knows nothing of protocols.
 
 use crate::clock::Timestamp;
-use crate::session::{Keep, SessionKey, ShelfKey, StoreError, View};
+use crate::session::{Keep, Kept, SessionKey, ShelfKey, StoreError, View};
 
 use super::super::Login;
 use super::attempt::{LIFE, State};
@@ -76,15 +76,28 @@ impl Login {
 
     /// Add a session to a list.
     async fn index(&self, key: ShelfKey, view: &View, now: Timestamp) -> Result<(), StoreError> {
-        for _ in 0..WRITES {
-            let kept = self.sessions.kept(key, now).await?;
-            let (mut list, over, until) = match &kept {
-                Some(kept) => (sessions(&kept.bytes), Some(kept.version), kept.until.max(view.limits().ends)),
-                None => (Vec::new(), None, view.limits().ends),
-            };
+        let ends = view.limits().ends;
+        let add = |kept: Option<&Kept>| {
+            let mut list = kept.map(|kept| sessions(&kept.bytes)).unwrap_or_default();
             list.push(view.key);
             let from = list.len().saturating_sub(SESSIONS);
             let bytes = list[from..].iter().flat_map(|key| key.0).collect();
+            Some((bytes, kept.map_or(ends, |kept| kept.until.max(ends))))
+        };
+        self.change(key, now, add).await
+    }
+
+    /// Write over what lies there, or where nothing does, what is made of it and until when it counts; `None` where it is to stay as it is.
+    async fn change(
+        &self,
+        key: ShelfKey,
+        now: Timestamp,
+        make: impl Fn(Option<&Kept>) -> Option<(Vec<u8>, Timestamp)>,
+    ) -> Result<(), StoreError> {
+        for _ in 0..WRITES {
+            let kept = self.sessions.kept(key, now).await?;
+            let Some((bytes, until)) = make(kept.as_ref()) else { return Ok(()) };
+            let over = kept.map(|kept| kept.version);
             if self.sessions.keep(Keep { key, over, bytes, until }, now).await?.is_some() {
                 return Ok(());
             }
@@ -101,20 +114,12 @@ impl Login {
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let key = what.key(provider);
-        for _ in 0..WRITES {
-            let kept = self.sessions.kept(key, now).await?;
-            let over = kept.as_ref().map(|kept| kept.version);
-            if kept.is_some_and(|kept| End::read(&kept.bytes).at > at) {
-                return Ok(());
-            }
+        let later = |kept: Option<&Kept>| {
+            let is_known = kept.is_some_and(|kept| End::read(&kept.bytes).at > at);
             // Of a sign-in that takes longer nobody knows any more what page it was for.
-            let keep = Keep { key, over, bytes: End { at, noted: now }.bytes(), until: now.plus(LIFE * 2) };
-            if self.sessions.keep(keep, now).await?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Unavailable("other writes were faster every time".into()))
+            (!is_known).then(|| (End { at, noted: now }.bytes(), now.plus(LIFE * 2)))
+        };
+        self.change(what.key(provider), now, later).await
     }
 
     /// Whether the provider ended what this session began in after it had signed, at `issued`, that it stands; the browser was sent
