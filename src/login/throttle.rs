@@ -165,7 +165,7 @@ impl Throttle {
             None => {}
         }
         for (key, limit) in &keys {
-            let budget = budgets.by_key.entry(key.clone()).or_insert(Budget { full: now, under_way: 0 });
+            let budget = budgets.of(key.clone(), now);
             budget.take(*limit, now);
             budget.under_way += 1;
         }
@@ -189,7 +189,7 @@ impl Throttle {
         let now = self.clock.now();
         let mut budgets = self.budgets();
         budgets.tidy(now);
-        budgets.by_key.entry(answers(address)).or_insert(Budget { full: now, under_way: 0 }).take(PER_ADDRESS, now);
+        budgets.of(answers(address), now).take(PER_ADDRESS, now);
     }
 
     /// Whether something is written down for whoever asks from this address, known to nobody.
@@ -197,8 +197,7 @@ impl Throttle {
         let now = self.clock.now();
         let mut budgets = self.budgets();
         budgets.tidy(now);
-        let noted = format!("noted {}", network(address));
-        let budget = budgets.by_key.entry(noted).or_insert(Budget { full: now, under_way: 0 });
+        let budget = budgets.of(format!("noted {}", network(address)), now);
         let may = budget.wait(PER_ADDRESS, now).is_none();
         if may {
             budget.take(PER_ADDRESS, now);
@@ -212,6 +211,11 @@ impl Throttle {
 }
 
 impl Budgets {
+    /// A budget; one that nobody took from is full.
+    fn of(&mut self, key: String, now: Timestamp) -> &mut Budget {
+        self.by_key.entry(key).or_insert(Budget { full: now, under_way: 0 })
+    }
+
     fn tidy(&mut self, now: Timestamp) {
         self.taken = self.taken.wrapping_add(1);
         if self.taken.is_multiple_of(FORGET_EVERY) {
