@@ -53,7 +53,11 @@ upstream = "app"
 "#;
 
 fn config() -> Config {
-    Config::parse(ROUTES, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"))
+    parsed(ROUTES)
+}
+
+fn parsed(text: &str) -> Config {
+    Config::parse(text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn parts(method: &str, host: &str, path: &str) -> http::request::Parts {
@@ -67,7 +71,11 @@ fn found(config: &Config, method: &str, host: &str, path: &str) -> String {
         Ok(head) => head,
         Err(error) => return error.as_str().to_owned(),
     };
-    match config.routes.find(&head) {
+    named(config.routes.find(&head))
+}
+
+fn named(found: Found<'_>) -> String {
+    match found {
         Found::Route(matched) => matched.route.name.clone(),
         Found::Nothing => "nothing".to_owned(),
         Found::Method(_) => "method".to_owned(),
@@ -117,8 +125,7 @@ fn a_path_with_two_readings_is_refused() {
 #[test]
 fn a_prefix_with_capitals_is_reached_and_not_passed_by() {
     let text = ROUTES.replace("path = \"/admin\"\nmethods", "path = \"/Admin\"\nmethods");
-    let config =
-        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = parsed(&text);
     let rows = [("/Admin", "admin"), ("/Admin/x", "admin"), ("/Admin/X", "admin"), ("/x", "root"), ("/X", "root")];
     for (path, expected) in
         rows.into_iter().chain(["/admin", "/ADMIN", "/Admin.", "/admin/x"].map(|path| (path, "ambiguous")))
@@ -136,7 +143,7 @@ fn lax() -> Config {
     for name in ["root", "static"] {
         text = text.replace(&format!("name = \"{name}\"\n"), &format!("name = \"{name}\"\nencoded_slashes = true\n"));
     }
-    Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"))
+    parsed(&text)
 }
 
 /// attacks: policy 1: what a route takes on request leads past no rule.
@@ -180,11 +187,9 @@ strip_prefix = true
 encoded_slashes = true
 "#;
     let text = format!("{ROUTES}{more}");
-    let one =
-        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    let one = parsed(&text);
     let text = format!("{}{more}", ROUTES.replace("name = \"root\"", "name = \"root\"\nencoded_slashes = true"));
-    let two =
-        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    let two = parsed(&text);
     for (path, of_one, of_two) in [
         ("/v1/a%2fb", "path_encoded_delimiter", "first"),
         ("/v1//a", "path_empty_segment", "first"),
@@ -234,8 +239,7 @@ upstream = "app"
 "#;
     let root = "access = \"authenticated\"\nupstream = \"app\"";
     let text = ROUTES.replacen(root, "access = \"public\"\nupstream = \"other\"", 1);
-    let config = Config::parse(&format!("{text}{more}"), "gateway.toml", std::path::Path::new("/"))
-        .unwrap_or_else(|errors| panic!("{errors}"));
+    let config = parsed(&format!("{text}{more}"));
     let also = |method: &str, path: &str| {
         let parts = parts(method, "localhost", path);
         let head = RequestHead::parse(&parts, None).unwrap();
@@ -267,8 +271,7 @@ fn a_rewritten_path_keeps_what_its_rule_reads() {
     let token = "[token]\nissuer = \"https://id.example\"\naudience = \"a\"\nalgorithms = [\"ES256\"]\njwks = \"https://id.example/k\"\n";
     let more = "[[route]]\nname = \"v1\"\npath = \"/v1\"\naccess = \"authenticated\"\naccept = [\"token\"]\nupstream = \"app\"\nstrip_prefix = true\n";
     let text = format!("{ROUTES}{more}").replace("[identity_headers]", &format!("{token}[identity_headers]"));
-    let config =
-        Config::parse(&text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = parsed(&text);
     for (path, expected) in
         [("/v1/static/x", "forward"), ("/v1/admin", "unauthenticated"), ("/v1/x", "unauthenticated")]
     {
@@ -287,8 +290,7 @@ fn a_rewritten_path_keeps_what_its_rule_reads() {
 fn a_rewrite_to_a_server_with_rules_of_another_name_is_told() {
     let more = "[upstream.twin]\nservers = [\"builtin:whoami\"]\n[[route]]\nname = \"v1\"\npath = \"/v1\"\naccess = \"public\"\nupstream = \"twin\"\nstrip_prefix = true\n";
     let told = |text: &str| {
-        let config =
-            Config::parse(text, "gateway.toml", std::path::Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+        let config = parsed(text);
         config.doubts().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let text = format!("{ROUTES}{more}");
@@ -521,13 +523,6 @@ proptest! {
         for method in [Method::GET, Method::POST] {
             let parts = parts(method.as_str(), host, &path);
             let head = RequestHead::parse(&parts, None).unwrap();
-            let named = |found: Found<'_>| match found {
-                Found::Route(matched) => matched.route.name.clone(),
-                Found::Nothing => "nothing".to_owned(),
-                Found::Method(_) => "method".to_owned(),
-                Found::Ambiguous => "ambiguous".to_owned(),
-                Found::Doubtful(doubt) => doubt.as_str().to_owned(),
-            };
             let (mine, theirs) = (named(table.find(&head)), named(turned.find(&head)));
             prop_assert_eq!(&mine, &theirs);
             prop_assert_eq!(&mine, &naive(&routes, &method, host, &path), "{} {} {}", method, host, path);
