@@ -80,12 +80,12 @@ const SINGLE: [Field; 4] = [Field::Authorization, Field::ContentLength, Field::C
 
 impl<'r> RequestHead<'r> {
     /// Read the head; `sni` is the server name of the TLS connection, where there was one.
-    pub fn parse(parts: &'r Parts, sni: Option<&str>) -> Result<RequestHead<'r>, HeadError> {
+    pub fn parse(parts: &'r Parts, sni: Option<&'r str>) -> Result<RequestHead<'r>, HeadError> {
         RequestHead::read(parts, &Fields::of(&parts.headers), sni)
     }
 
     /// The same where the head's own fields were gone through already.
-    pub fn read(parts: &'r Parts, fields: &Fields<'r>, sni: Option<&str>) -> Result<RequestHead<'r>, HeadError> {
+    pub fn read(parts: &'r Parts, fields: &Fields<'r>, sni: Option<&'r str>) -> Result<RequestHead<'r>, HeadError> {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(HeadError::Method);
         }
@@ -101,7 +101,7 @@ impl<'r> RequestHead<'r> {
         if parts.version == http::Version::HTTP_2 && parts.headers.values().any(has_outer_blank) {
             return Err(HeadError::Blank);
         }
-        let authority = authority(parts, fields)?;
+        let authority = authority(parts, fields, sni)?;
         let host = Host::parse(authority).map_err(HeadError::Authority)?;
         // A connection opened for one host does not serve another: a certificate, or a client certificate, that was
         // checked for the first must not vouch for the second (RFC 9110 §7.4).
@@ -119,8 +119,9 @@ impl<'r> RequestHead<'r> {
     }
 }
 
-/// The one authority: `Host` in HTTP/1.1, `:authority` in HTTP/2; an absolute-form target or a second name must agree.
-fn authority<'r>(parts: &'r Parts, fields: &Fields<'r>) -> Result<&'r str, HeadError> {
+/// The one authority: `Host` in HTTP/1.1, `:authority` in HTTP/2; an absolute-form target or a second name must agree. HTTP/1.0 need
+/// not name any (RFC 9112 §3.2): then it is the one that the connection was opened for, and no other would be served there.
+fn authority<'r>(parts: &'r Parts, fields: &Fields<'r>, sni: Option<&'r str>) -> Result<&'r str, HeadError> {
     if fields.repeats(Field::Host) {
         return Err(HeadError::Host);
     }
@@ -131,7 +132,7 @@ fn authority<'r>(parts: &'r Parts, fields: &Fields<'r>) -> Result<&'r str, HeadE
         // RFC 9112 §3.2: an HTTP/1.1 request names its host in `Host`, whatever its target says.
         (Some(_), None) if parts.version < http::Version::HTTP_2 => Err(HeadError::Host),
         (Some(authority), _) | (None, Some(authority)) => Ok(authority),
-        (None, None) => Err(HeadError::Host),
+        (None, None) => sni.filter(|_| parts.version == http::Version::HTTP_10).ok_or(HeadError::Host),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::oracle::{Seen, Witness, is_under};
 use crate::shared_store::eventually;
 use crate::support::{Running, between, run, run_text, shipped};
 use crate::tools::{Lines, program, python};
-use crate::wire::{Application, raw};
+use crate::wire::{Application, greet, raw, soon};
 
 /// The lines of a data file that are cases: the first `fields` words, and the rest.
 fn cases<'t>(text: &'t str, fields: usize) -> Vec<(Vec<&'t str>, &'t str)> {
@@ -23,13 +24,18 @@ fn cases<'t>(text: &'t str, fields: usize) -> Vec<(Vec<&'t str>, &'t str)> {
 
 /// An open route at `/`, a closed one at `/private`, and an application that keeps what it gets.
 fn witnessed() -> (Witness, Running) {
+    witnessed_with("")
+}
+
+/// The same with more to say of the closed one.
+fn witnessed_with(more: &str) -> (Witness, Running) {
     let witness = Witness::start();
     let text = shipped("memory")
         .replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", witness.application.port))
         .replace("access   = \"authenticated\"", "access   = \"public\"");
     let private =
         "[[route]]\nname = \"private\"\npath = \"/private\"\naccess = \"authenticated\"\nupstream = \"app\"\n";
-    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{private}"));
+    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{private}{more}"));
     (witness, running)
 }
 
@@ -142,6 +148,28 @@ async fn odd_heads_reach_the_application_in_one_reading() {
         let [seen] = &witness.judge(&running, None, closed)[..] else { panic!("not one request: {bytes}") };
         let seen = told(seen);
         assert!(seen.starts_with(sees) && !seen.contains(never), "{bytes}\n{seen}");
+    }
+}
+
+/// attacks: line 81. Where the connection was opened for a host that is the one, its rules included; elsewhere there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_that_need_not_name_its_host_means_the_one_of_its_connection() {
+    let (witness, running) = witnessed_with("host = \"localhost\"\n");
+    for (name, path, status) in [
+        ("localhost", "/a", "200"),
+        ("localhost", "/private", "401"),
+        ("other.example", "/a", "200"),
+        ("127.0.0.1", "/a", "400"),
+    ] {
+        let stream = TcpStream::connect(("127.0.0.1", running.port())).await.unwrap();
+        let mut stream = greet(stream, name, "http/1.1").await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut said = String::new();
+        soon(stream.read_to_string(&mut said)).await.unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.0 {status} ")), "{name} {path}: {said}");
+        let seen = tokio::task::block_in_place(|| witness.judge(&running, None, closed));
+        let hosts: Vec<_> = seen.iter().map(|seen| seen.headers["host"].to_str().unwrap()).collect();
+        assert_eq!(hosts, if status == "200" { vec![name] } else { vec![] }, "{path}");
     }
 }
 
