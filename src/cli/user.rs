@@ -36,7 +36,7 @@ pub(super) enum Command {
     },
     /// List all users.
     List,
-    /// Change a password.
+    /// Change a password; the running gateway ends the sessions of the one before within seconds.
     Passwd {
         /// Whose.
         name: String,
@@ -115,15 +115,13 @@ fn add(config: &Config, local: &LocalLogin, name: &str, user: User, stdin: bool)
 fn passwd(local: &LocalLogin, name: &str, stdin: bool) -> Result<(), String> {
     let name = named(name)?;
     let password = hashed(local, &name, stdin)?;
-    let changed =
-        Users::change(&local.users, |users| users.user.get_mut(&name).map(|user| user.password = password).is_some());
+    let changed = Users::change(&local.users, |users| {
+        users.user.get_mut(&name).map(|user| user.change_password(password)).is_some()
+    });
     match changed.map_err(|error| chain(&error))? {
         true => {
             // ASVS 7.4.3: whoever changes a password because somebody else knew it wants that one out.
-            let others = "sessions that are open go on";
-            say(&format!(
-                "changed the password of `{name}`; {others}: `portcullis sessions revoke --user {name}` ends them"
-            ));
+            say(&format!("changed the password of `{name}`; a running gateway ends their sessions within seconds"));
             Ok(())
         }
         false => Err(format!("there is no user `{name}`")),

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex as Turns, Notify, oneshot};
 
 use crate::authn::{Directory, Of, Standing};
 
-use super::departed::Left;
+use super::departed::{ANOTHER_PASSWORD, Left};
 use super::oidc::Cache;
 use super::users::{User, Users, UsersError, canonical};
 use super::{LOCAL, Login};
@@ -19,7 +19,7 @@ use super::{LOCAL, Login};
 /// What became of a user between two readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Removed or disabled, or somebody else has the name.
+    /// Removed or disabled, or somebody else has the name, or has another password.
     Left(Left),
     /// Other roles, name or e-mail; or there, or enabled, only now: another node may have known them before, and a session that was
     /// refused here may be theirs.
@@ -113,10 +113,10 @@ impl LocalUsers {
         self.lock().users.user.get(name).filter(|user| !user.disabled).cloned()
     }
 
-    /// The roles of a user who may sign in, if it is this entry of the name.
+    /// The roles of a user who may sign in, if this entry is theirs.
     fn roles(&self, name: &str, entry: u64) -> Option<Vec<String>> {
         let read = self.lock();
-        let user = read.users.user.get(name).filter(|user| !user.disabled && user.entry() == entry);
+        let user = read.users.user.get(name).filter(|user| !user.disabled && user.counts(entry));
         user.map(|user| user.roles.clone())
     }
 
@@ -204,14 +204,14 @@ fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
         let left = |why| Some(Change::Left(Left { entry: Some(before.entry()), why, seen: true }));
         let change = match new.user.get(name) {
             None => left("user_removed"),
-            Some(after) if after.entry() != before.entry() => left("user_replaced"),
+            Some(after) if before.precedes(after) => left(ANOTHER_PASSWORD),
+            // A copy from before the last password ends nothing: it is passing, and nobody gets in by it whom it does not know.
+            Some(after) if after.entry() != before.entry() && !after.precedes(before) => left("user_replaced"),
             Some(after) if after.disabled => left("user_disabled"),
-            Some(after)
-                if (&after.roles, &after.name, &after.email) == (&before.roles, &before.name, &before.email) =>
-            {
-                None
+            Some(after) => {
+                let told = |user: &User| (user.roles.clone(), user.name.clone(), user.email.clone(), user.entry());
+                (told(after) != told(before)).then_some(Change::Altered)
             }
-            Some(_) => Some(Change::Altered),
         };
         change.map(|change| (name.clone(), change))
     };
@@ -297,6 +297,34 @@ mod tests {
             )
         };
         Users { user: list.iter().map(user).collect() }
+    }
+
+    /// Of one user, whose entry changes.
+    #[test]
+    fn a_password_ends_what_came_before_it_and_an_old_copy_of_the_file_nothing() {
+        let of = |entry: Option<&str>, disabled: bool| {
+            let mut users = users(&[("a", &[], disabled)]);
+            users.user.values_mut().for_each(|user| user.entry = entry.map(str::to_owned));
+            users
+        };
+        for (old, new, why) in [
+            (None, Some(".1"), "password_changed"),
+            (Some("w"), Some("w.1"), "password_changed"),
+            (Some("w.9"), Some("w.10"), "password_changed"),
+            (Some("w.1"), Some("w"), ""),
+            (Some("w.10"), Some("w.9"), ""),
+            (Some("w.1"), Some("v.2"), "user_replaced"),
+            (Some("w"), Some("w.0"), "user_replaced"),
+            (Some("w.1"), None, "user_replaced"),
+        ] {
+            let (before, after) = (of(old, false), of(new, false));
+            let entry = Some(before.user["a"].entry());
+            let change = if why.is_empty() { Change::Altered } else { Change::Left(Left { entry, why, seen: true }) };
+            assert_eq!(changes(&before, &after), [("a".to_owned(), change)], "{old:?} to {new:?}");
+            let why = if why.is_empty() { "user_disabled" } else { why };
+            let left = Change::Left(Left { entry, why, seen: true });
+            assert_eq!(changes(&before, &of(new, true)), [("a".to_owned(), left)], "{old:?} to {new:?}, disabled");
+        }
     }
 
     #[test]

@@ -298,8 +298,7 @@ impl Login {
                         departed.owe(name, left);
                     }
                 }
-                let entry = |name: &str| users.user(name).map(|user| user.entry());
-                departed.pay(&sessions, entry, clock.now(), &tell).await;
+                departed.pay(&sessions, |name| users.user(name), clock.now(), &tell).await;
             }
         }
     }

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::password::{PasswordError, acceptable};
 
+/// So many changes of a password may a node's copy of the file be behind another's before it takes their sessions for somebody else's.
+const AHEAD: u32 = 16;
+
 /// Why there is no user file.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
@@ -112,6 +115,7 @@ pub struct User {
     pub disabled: bool,
     /// Which entry of this name it is: a random word of `user add`. A session counts for the entry that it was begun for, so that
     /// somebody new of an old name does not find the sessions of whoever had it before, however little anybody saw of the change.
+    /// What follows a dot is how often the password was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
 }
@@ -130,12 +134,46 @@ impl User {
 
     /// The entry as sessions know it; 0 where the file names none.
     pub fn entry(&self) -> u64 {
-        let of = |entry: &String| {
-            let digest = digest::digest(&digest::SHA256, entry.as_bytes());
-            digest.as_ref().first_chunk().map_or(1, |first| u64::from_be_bytes(*first).max(1))
-        };
-        self.entry.as_ref().map_or(0, of)
+        self.entry.as_deref().map_or(0, known_as)
     }
+
+    /// Another password, from now on. Counted instead of drawn: where the command is given at each node in place of a copy, all say the
+    /// same again.
+    pub fn change_password(&mut self, hash: String) {
+        let (word, passwords) = self.word();
+        // Where there is no next number, it is a word of its own.
+        let entry = passwords.checked_add(1).map(|passwords| format!("{word}.{passwords}"));
+        self.entry = entry.or_else(|| Some(format!("{word}.{passwords}.1")));
+        self.password = hash;
+    }
+
+    /// Whether a session that was begun for this entry is this user's: by the password of now, or by one that another node's copy
+    /// of the file has already. Of an earlier one it is nobody's: whoever knew it may have signed in where the copy was still old,
+    /// after a revocation that was to keep them out.
+    pub(super) fn counts(&self, entry: u64) -> bool {
+        let (word, passwords) = self.word();
+        let mut ahead = (1..=AHEAD).filter_map(|more| passwords.checked_add(more));
+        entry == self.entry() || ahead.any(|passwords| entry == known_as(&format!("{word}.{passwords}")))
+    }
+
+    /// Whether this is the same user with a password from before this one.
+    pub(super) fn precedes(&self, other: &User) -> bool {
+        let ((word, passwords), (other, others)) = (self.word(), other.word());
+        word == other && passwords < others
+    }
+
+    /// Which user it is, and how often the password was changed.
+    fn word(&self) -> (&str, u32) {
+        let entry = self.entry.as_deref().unwrap_or_default();
+        let counted = entry.rsplit_once('.').and_then(|(word, passwords)| Some((word, passwords.parse().ok()?)));
+        counted.unwrap_or((entry, 0))
+    }
+}
+
+/// An entry as sessions know it.
+fn known_as(entry: &str) -> u64 {
+    let digest = digest::digest(&digest::SHA256, entry.as_bytes());
+    digest.as_ref().first_chunk().map_or(1, |first| u64::from_be_bytes(*first).max(1))
 }
 
 /// All users, by canonical name.
@@ -309,6 +347,32 @@ mod tests {
         assert_eq!(canonical("a.b+c@example.com"), Some("a.b+c@example.com".into()));
         for name in ["", "a b", "a/b", "ä", "a\u{0}", &"a".repeat(129)] {
             assert_eq!(canonical(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_counts_for_the_password_of_now_and_those_to_come() {
+        for entry in [None, Some("word"), Some("a.word"), Some("word.4294967295")] {
+            let new = User { entry: entry.map(str::to_owned), ..User::new("x".into(), vec![]).unwrap() };
+            let mut users = vec![new];
+            for n in 0..18 {
+                let mut next = users[n].clone();
+                next.change_password(format!("password {n}"));
+                users.push(next);
+            }
+            // It counts no further, and lets in nobody of before.
+            if entry.is_some_and(|entry| entry.ends_with("95")) {
+                assert!(!users[1].counts(users[0].entry()) && users[1].counts(users[2].entry()));
+                continue;
+            }
+            for (n, user) in users.iter().enumerate() {
+                for (m, other) in users.iter().enumerate() {
+                    assert_eq!(user.counts(other.entry()), (n..=n + 16).contains(&m), "{entry:?}: {m} at {n}");
+                    assert_eq!(user.precedes(other), n < m, "{entry:?}: {n} before {m}");
+                }
+                let another = User { entry: Some("another.3".into()), ..user.clone() };
+                assert!(!user.counts(another.entry()) && !user.precedes(&another) && !another.precedes(user));
+            }
         }
     }
 

@@ -36,11 +36,16 @@ struct Stage {
 
 impl Stage {
     async fn start(nodes: usize) -> Stage {
+        let stage = Stage::with(nodes, Plan::default());
+        stage.fleet.ready().await;
+        stage
+    }
+
+    fn with(nodes: usize, plan: Plan<'_>) -> Stage {
         let (server, streaming, issuer) = (RedisServer::start(&[]), Streaming::start(), Arc::new(Issuer::es256()));
         let (token, keys) = (bearer::table(bearer::EXACT), bearer::set(&[("one", &issuer)]));
         let more = format!("{token}{}", streaming.routes("[\"session\", \"token\"]"));
-        let fleet = Fleet::start(nodes, &server, Plan { more: &more, keys: &keys, ..Plan::default() });
-        fleet.ready().await;
+        let fleet = Fleet::start(nodes, &server, Plan { more: &more, keys: &keys, ..plan });
         Stage { fleet, streaming, issuer, _server: server }
     }
 
@@ -59,9 +64,13 @@ impl Stage {
         open
     }
 
-    async fn status(&self, node: usize, (name, value): (&'static str, &str)) -> u16 {
+    async fn status(&self, node: usize, by: (&'static str, &str)) -> u16 {
+        self.status_of("/any", node, by).await
+    }
+
+    async fn status_of(&self, path: &str, node: usize, (name, value): (&'static str, &str)) -> u16 {
         let mut sender = one(self.fleet.nodes[node].port).await;
-        let request = Request::get("/any").method("HEAD").header("host", "localhost").header(name, value);
+        let request = Request::get(path).method("HEAD").header("host", "localhost").header(name, value);
         soon(sender.send_request(request.body(whole("")).unwrap())).await.unwrap().status().as_u16()
     }
 
@@ -115,10 +124,15 @@ impl Browser {
 
     /// Sign in as Alice; answers the session's cookie.
     fn sign_in(port: u16) -> (Browser, String) {
+        Browser::sign_in_by(port, PASSWORD)
+    }
+
+    /// The same by this password.
+    fn sign_in_by(port: u16, password: &str) -> (Browser, String) {
         let browser = Browser(tempfile::tempdir().unwrap());
         let page = browser.visit(port, "/.portcullis/login", &[]);
         let state = format!("state={}", between(&page.body, "name=\"state\" value=\"", "\""));
-        let password = format!("password={PASSWORD}");
+        let password = format!("password={password}");
         let form = ["-d", "user=alice", "--data-urlencode", &state, "--data-urlencode", &password];
         assert_eq!(browser.visit(port, "/.portcullis/login", &form).status, 303);
         let jar = std::fs::read_to_string(browser.jar()).unwrap();
@@ -218,4 +232,57 @@ async fn a_role_that_is_taken_away_ends_what_needs_it_at_every_gateway() {
     stage.fleet.edit_users("\"admin\"", "");
     ended(doomed, |kind| End::of(kind, 4401), Instant::now() + Duration::from_secs(15), "the change").await;
     assert_eq!(spared.next().await, None, "what asks for no role goes on");
+}
+
+/// Whoever knows a password that was changed may sign in where the copy of the user file is still old, after everybody was signed out
+/// by whom it was changed. It is worth nothing where the copy is new, and nothing anywhere once one more node has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_in_by_a_password_that_was_changed_is_over_with_the_next_copy() {
+    let stage = Stage::with(3, Plan { copies: true, ..Plan::default() });
+    let (fleet, ports) = (&stage.fleet, [0, 1, 2].map(|n| stage.fleet.nodes[n].port));
+    eventually("the nodes have caught up", async || {
+        let mut ready = Vec::new();
+        for node in &fleet.nodes {
+            ready.push(node.operator_page("/readyz").await.0);
+        }
+        ready == [200; 3]
+    })
+    .await;
+    let everywhere = async |what: &str, cookie: &str, expected: [u16; 3]| {
+        eventually(what, async || {
+            let mut said = [0; 3];
+            for (n, said) in said.iter_mut().enumerate() {
+                *said = stage.status(n, ("cookie", cookie)).await;
+            }
+            said == expected
+        })
+        .await;
+    };
+    let (_first, first) = block_in_place(|| Browser::sign_in(ports[1]));
+    everywhere("signed in", &first, [200; 3]).await;
+    let open = stage.open(2, "/any", ("cookie", &first)).await;
+    let old = block_in_place(|| fleet.passwd(0, "another horse battery"));
+    let soon_after = || Instant::now() + Duration::from_secs(15);
+    ended(open, |kind| End::of(kind, 1008), soon_after(), "the change").await;
+    everywhere("by the first password", &first, [401; 3]).await;
+    let revoked = fleet.revoke(0, serde_json::json!({ "user": "alice" })).await;
+    assert_eq!(revoked.json["everywhere"], true, "{revoked:?}");
+    let (_fresh, fresh) = block_in_place(|| Browser::sign_in_by(ports[0], "another horse battery"));
+    everywhere("by the new one, at nodes that know it not yet", &fresh, [200; 3]).await;
+    for node in [2, 1] {
+        let (_late, late) = block_in_place(|| Browser::sign_in(ports[1]));
+        everywhere("where the copy is old", &late, if node == 2 { [401, 200, 200] } else { [401, 200, 401] }).await;
+        let open = stage.open(1, "/any", ("cookie", &late)).await;
+        fleet.write_copy(node, &fleet.copy(0));
+        ended(open, |kind| End::of(kind, 1008), soon_after(), "the copy").await;
+        everywhere("the copy is there", &late, [401; 3]).await;
+    }
+    // An old copy that comes once more, and goes, ends nothing of the password that it does not know.
+    let old = old.replace("\"admin\"", "");
+    for (copy, status) in [(old.clone(), 403), (fleet.copy(0), 200), (old, 403), (fleet.copy(0), 200)] {
+        fleet.write_copy(1, &copy);
+        eventually("it is read", async || stage.status_of("/role", 1, ("cookie", &fresh)).await == status).await;
+    }
+    everywhere("goes on", &fresh, [200; 3]).await;
+    assert_eq!(stage.sessions(0, &["list", "--user", "alice"]).as_array().unwrap().len(), 1);
 }

@@ -66,6 +66,8 @@ pub struct Plan<'p> {
     pub keys: &'p str,
     /// The secret of sessions.
     pub secret: &'p str,
+    /// Whether each has a copy of the user file for itself.
+    pub copies: bool,
 }
 
 impl Default for Plan<'_> {
@@ -80,6 +82,7 @@ impl Default for Plan<'_> {
             more: "",
             keys: "",
             secret: SECRET,
+            copies: false,
         }
     }
 }
@@ -117,6 +120,11 @@ impl Fleet {
             })
             .collect();
         std::iter::once("alice").chain(plan.others.iter().copied()).for_each(|name| add_user(&files[0], name));
+        if plan.copies {
+            for n in 1..count {
+                std::fs::copy(users(folder.path(), 0), users(folder.path(), n)).unwrap();
+            }
+        }
         let nodes = files.iter().map(|file| Node::spawn(file)).collect::<Vec<_>>();
         let nodes = nodes.into_iter().map(Node::listening).collect();
         let store = plan.cluster.map_or_else(|| server.store(), RedisCluster::store);
@@ -158,6 +166,25 @@ impl Fleet {
         let before = std::fs::read_to_string(&users).unwrap();
         assert!(before.contains(from), "{from} in {before}");
         std::fs::write(&users, before.replace(from, to)).unwrap();
+    }
+
+    /// Give Alice another password in the copy of a node. Answers the copy as it was.
+    pub fn passwd(&self, n: usize, password: &str) -> String {
+        let before = self.copy(n);
+        change_users(&self.folder.path().join(format!("gateway-{n}.toml")), &["passwd", "alice"], password);
+        before
+    }
+
+    /// The copy of a node is this, all at once.
+    pub fn write_copy(&self, n: usize, text: &str) {
+        let (copy, new) = (users(self.folder.path(), n), self.folder.path().join("copied"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, copy).unwrap();
+    }
+
+    /// The copy of a node.
+    pub fn copy(&self, n: usize) -> String {
+        std::fs::read_to_string(users(self.folder.path(), n)).unwrap()
     }
 
     /// A session of Alice's, written as a gateway writes it but without the 50 ms of a password, and by no node of the log.
@@ -365,13 +392,14 @@ impl Drop for Node {
 
 fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
     let Plan { session, redis, upstream, more, .. } = plan;
+    let users = if plan.copies { format!("users-{n}.toml") } else { "users.toml".to_owned() };
     format!(
         "roles = [\"admin\"]\n\
          [server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\nadmin = \"127.0.0.1:0\"\nadmin_token = {{ file = \"token\" }}\n\
          [tls]\nself_signed = true\ncertificate = \"node-{n}.pem\"\nprivate_key = \"node-{n}.key\"\n\
          [session]\nstore = \"{store}\"\nsecret = {{ file = \"secret\" }}\n{session}\n\
          [session.redis]\nuser = \"portcullis\"\npassword = {{ file = \"redis\" }}\n{redis}\n\
-         [login.local]\nusers = \"users.toml\"\n\
+         [login.local]\nusers = \"{users}\"\n\
          [identity_headers]\npreset = \"x-forwarded\"\n\
          [upstream.app]\nservers = [\"{upstream}\"]\n\
          [[route]]\nname = \"app\"\npath = \"/\"\naccess = \"authenticated\"\nupstream = \"app\"\n\
@@ -379,18 +407,28 @@ fn text(n: usize, store: &str, plan: Plan<'_>) -> String {
     )
 }
 
+/// Where a node has its own copy of the user file.
+fn users(folder: &Path, n: usize) -> PathBuf {
+    folder.join(format!("users-{n}.toml"))
+}
+
 fn add_user(file: &Path, name: &str) {
+    change_users(file, &["add", name, "--role", "admin"], PASSWORD);
+}
+
+fn change_users(file: &Path, arguments: &[&str], password: &str) {
     use std::io::Write;
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["user", "--config"])
         .arg(file)
-        .args(["add", name, "--role", "admin", "--password-stdin"])
+        .args(arguments)
+        .arg("--password-stdin")
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    writeln!(child.stdin.take().unwrap(), "{PASSWORD}").unwrap();
+    writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
     let done = child.wait_with_output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
