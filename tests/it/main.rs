@@ -43,6 +43,7 @@ mod oidc_refresh;
 mod oidc_reload;
 mod oidc_sessions;
 mod oidc_waits;
+mod older_store;
 mod options;
 mod oracle;
 mod own_pages;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -21,8 +21,9 @@ use crate::session::{
 };
 
 use super::record::decode;
-use super::standing;
-use super::tables::{BY_USER, SESSIONS, Tables, in_user};
+use super::rows::{Reading, exactly, failed};
+use super::tables::{SESSIONS, Tables};
+use super::{older, standing, tables};
 
 /// How long the first write of a batch waits for company. An fsync takes about as long; nobody notices it at a sign-in.
 const WINDOW: Duration = Duration::from_millis(2);
@@ -42,6 +43,9 @@ pub enum OpenError {
     /// Not ours, broken, or not readable.
     #[error("the store cannot be opened")]
     Database(#[source] Box<redb::Error>),
+    /// Its tables cannot be made, or brought over from an older program's.
+    #[error("the store cannot be made ready")]
+    Prepare(#[source] StoreError),
     /// The writer thread.
     #[error("the system gave no thread")]
     Thread(#[source] std::io::Error),
@@ -143,12 +147,7 @@ impl Embedded {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
             other => OpenError::Database(Box::new(other.into())),
         })?;
-        // The tables exist from the first start on, so that a read never meets a missing one.
-        let prepared = database.begin_write().map_err(redb::Error::from).and_then(|transaction| {
-            Tables::open(&transaction)?;
-            transaction.commit().map_err(redb::Error::from)
-        });
-        prepared.map_err(|error| OpenError::Database(Box::new(error)))?;
+        prepare(&database).map_err(OpenError::Prepare)?;
         let file = Arc::new(File {
             path: path.to_owned(),
             open: RwLock::new(Some(database)),
@@ -168,22 +167,15 @@ impl Embedded {
     /// # Errors
     /// [`StoreError`].
     pub fn export(&self, now: Timestamp) -> Result<Export, StoreError> {
-        let found = |database: &Database| {
-            let transaction = database.begin_read()?;
-            let mut sessions = Vec::new();
-            for entry in transaction.open_table(SESSIONS)?.iter()? {
-                let (key, record) = entry?;
-                let session = decode(record.value());
-                sessions.push(session.map(|session| Listed { key: SessionKey(key.value()), session }));
-            }
-            Ok::<_, redb::Error>((sessions, standing::remembered(&transaction, now)?, standing::shelf(&transaction)?))
-        };
-        let (sessions, revoked, shelf) = self.file.with(found).map_err(unavailable)?;
-        let mut sessions = sessions.into_iter().collect::<Result<Vec<_>, _>>()?;
-        sessions.retain(|entry| entry.session.due() > now);
-        let mut shelf = shelf.into_iter().collect::<Result<Vec<_>, _>>()?;
-        shelf.retain(|(_, kept)| kept.until > now);
-        Ok(Export { sessions, revoked, shelf })
+        self.read(|transaction| {
+            let session =
+                |key: &[u8], record: &[u8]| Ok(Listed { key: SessionKey(exactly(key)?), session: decode(record)? });
+            let mut sessions = Reading::open(transaction, SESSIONS)?.all(session)?;
+            sessions.retain(|entry| entry.session.due() > now);
+            let mut shelf = standing::shelf(transaction)?;
+            shelf.retain(|(_, kept)| kept.until > now);
+            Ok(Export { sessions, revoked: standing::remembered(transaction, now)?, shelf })
+        })
     }
 
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(Reply<T>) -> Job) -> StoreFuture<'_, T> {
@@ -197,32 +189,19 @@ impl Embedded {
     }
 
     /// A read is a microsecond of memory; moving it to another thread would cost more than it takes.
-    fn read(&self, key: SessionKey) -> Result<Option<Session>, StoreError> {
-        let found = |database: &Database| {
-            let table = database.begin_read()?.open_table(SESSIONS)?;
-            Ok::<_, redb::Error>(table.get(key.0)?.map(|bytes| decode(bytes.value())))
-        };
-        self.file.with(found).map_err(unavailable)?.transpose()
+    fn read<T>(&self, what: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.file.with(|database| Ok(what(&database.begin_read()?))).map_err(failed)?
+    }
+
+    fn read_session(&self, key: SessionKey) -> Result<Option<Session>, StoreError> {
+        self.read(|transaction| {
+            let found = Reading::open(transaction, SESSIONS)?;
+            found.get(&key.0)?.map(|record| decode(record.value())).transpose()
+        })
     }
 
     fn read_user(&self, user: UserKey) -> Result<Vec<Listed>, StoreError> {
-        let found = |database: &Database| {
-            let transaction = database.begin_read()?;
-            let (index, table) = (transaction.open_table(BY_USER)?, transaction.open_table(SESSIONS)?);
-            let mut list = Vec::new();
-            for entry in index.range(in_user(user))? {
-                let key = super::tables::key_in(&entry?.0.value());
-                if let Some(bytes) = table.get(key.0)? {
-                    list.push((key, decode(bytes.value())));
-                }
-            }
-            Ok::<_, redb::Error>(list)
-        };
-        let list = self.file.with(found).map_err(unavailable)?;
-        let mut list: Vec<Listed> = list
-            .into_iter()
-            .map(|(key, session)| Ok(Listed { key, session: session? }))
-            .collect::<Result<_, StoreError>>()?;
+        let mut list = self.read(|transaction| tables::list(transaction, user))?;
         list.sort_by_key(|entry| std::cmp::Reverse((entry.session.last_seen, entry.key)));
         Ok(list)
     }
@@ -239,7 +218,7 @@ impl Drop for Embedded {
 
 impl SessionStore for Embedded {
     fn load(&self, key: SessionKey) -> StoreFuture<'_, Option<Session>> {
-        Box::pin(std::future::ready(self.read(key)))
+        Box::pin(std::future::ready(self.read_session(key)))
     }
 
     fn create(&self, creation: Creation) -> StoreFuture<'_, Vec<Event>> {
@@ -263,13 +242,11 @@ impl SessionStore for Embedded {
     }
 
     fn remembered(&self, now: Timestamp) -> StoreFuture<'_, Vec<Event>> {
-        let found = self.file.with(|database| standing::remembered(&database.begin_read()?, now));
-        Box::pin(std::future::ready(found.map_err(unavailable)))
+        Box::pin(std::future::ready(self.read(|transaction| standing::remembered(transaction, now))))
     }
 
     fn kept(&self, key: ShelfKey, now: Timestamp) -> StoreFuture<'_, Option<Kept>> {
-        let found = self.file.with(|database| standing::kept(&database.begin_read()?, key));
-        let kept = found.map_err(unavailable).and_then(Option::transpose);
+        let kept = self.read(|transaction| standing::kept(transaction, key));
         Box::pin(std::future::ready(kept.map(|kept| kept.filter(|kept| kept.until > now))))
     }
 
@@ -294,8 +271,19 @@ impl SessionStore for Embedded {
     }
 }
 
-fn unavailable(error: redb::Error) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
+/// The tables exist from the first start on, so that a read never meets a missing one.
+fn prepare(database: &Database) -> Result<(), StoreError> {
+    let transaction = database.begin_write().map_err(failed)?;
+    let brought = older::bring_over(database, &transaction)?;
+    Tables::open(&transaction).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    if let Some(sessions) = brought {
+        tracing::info!(
+            sessions,
+            "the session store of an older program was written anew; that program cannot open it any more"
+        );
+    }
+    Ok(())
 }
 
 /// The writer thread, until the store is dropped and the queue is empty.

@@ -2,8 +2,10 @@
 
 mod embedded;
 mod memory;
+mod older;
 mod record;
 mod redis;
+mod rows;
 mod standing;
 mod tables;
 

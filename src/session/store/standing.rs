@@ -2,22 +2,22 @@
 //! ends by time has one index entry by that time, written in the same transaction, so that one sweep finds all of it.
 //! Knows nothing of sessions.
 
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 use crate::clock::Timestamp;
 use crate::session::revocation::EPOCHS_KEPT;
 use crate::session::{Event, Keep, Kept, Part, SessionKey, ShelfKey, StoreError, TokenId, UserKey};
 
-use super::tables::failed;
+use super::rows::{Definition, Reading, Rows, exactly, number};
 
 /// Kind and id, to the moment it is over.
-const TOMBSTONES: TableDefinition<'static, [u8; 17], u64> = TableDefinition::new("tombstone");
-const EPOCHS: TableDefinition<'static, [u8; 16], u64> = TableDefinition::new("epoch");
+pub(super) const TOMBSTONES: Definition = Definition::new("tombstone");
+pub(super) const EPOCHS: Definition = Definition::new("epoch");
 /// Version, end, and what was written.
-const SHELF: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("shelf");
+pub(super) const SHELF: Definition = Definition::new("shelf");
 /// The moment it is over (big endian), kind and id.
-const BY_END: TableDefinition<'static, [u8; 25], ()> = TableDefinition::new("by_end");
-const COUNTERS: TableDefinition<'static, &str, u64> = TableDefinition::new("counter");
+pub(super) const BY_END: Definition = Definition::new("by_end");
+pub(super) const COUNTERS: Definition = Definition::new("counter");
 
 const SESSION: u8 = 1;
 const TOKEN: u8 = 2;
@@ -31,11 +31,11 @@ const VERSIONS: &str = "shelf_version";
 
 /// The tables of a write transaction.
 pub(super) struct Standing<'t> {
-    tombstones: Table<'t, [u8; 17], u64>,
-    epochs: Table<'t, [u8; 16], u64>,
-    shelf: Table<'t, [u8; 16], &'static [u8]>,
-    by_end: Table<'t, [u8; 25], ()>,
-    counters: Table<'t, &'static str, u64>,
+    tombstones: Rows<'t>,
+    epochs: Rows<'t>,
+    shelf: Rows<'t>,
+    by_end: Rows<'t>,
+    counters: Rows<'t>,
 }
 
 fn named(kind: u8, id: [u8; 16]) -> [u8; 17] {
@@ -51,10 +51,10 @@ fn end_entry(until: Timestamp, name: [u8; 17]) -> [u8; 25] {
     entry
 }
 
-fn id_in(name: &[u8]) -> [u8; 16] {
-    let mut id = [0; 16];
-    id.copy_from_slice(&name[name.len() - 16..]);
-    id
+/// What a name says: kind and id.
+fn parts(name: [u8; 17]) -> (u8, [u8; 16]) {
+    let [kind, id @ ..] = name;
+    (kind, id)
 }
 
 fn shelved(version: u64, until: Timestamp, bytes: &[u8]) -> Vec<u8> {
@@ -72,33 +72,33 @@ fn unshelved(record: &[u8]) -> Result<Kept, StoreError> {
 impl<'t> Standing<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Standing<'t>, redb::Error> {
         Ok(Standing {
-            tombstones: transaction.open_table(TOMBSTONES)?,
-            epochs: transaction.open_table(EPOCHS)?,
-            shelf: transaction.open_table(SHELF)?,
-            by_end: transaction.open_table(BY_END)?,
-            counters: transaction.open_table(COUNTERS)?,
+            tombstones: Rows::open(transaction, TOMBSTONES)?,
+            epochs: Rows::open(transaction, EPOCHS)?,
+            shelf: Rows::open(transaction, SHELF)?,
+            by_end: Rows::open(transaction, BY_END)?,
+            counters: Rows::open(transaction, COUNTERS)?,
         })
     }
 
     fn counter(&self, name: &'static str) -> Result<u64, StoreError> {
-        Ok(self.counters.get(name).map_err(failed)?.map_or(0, |count| count.value()))
+        self.counters.get(name.as_bytes())?.map_or(Ok(0), |count| number(count.value()))
     }
 
     fn count(&mut self, name: &'static str, to: u64) -> Result<u64, StoreError> {
-        self.counters.insert(name, to).map_err(failed)?;
+        self.counters.put(name.as_bytes(), &to.to_be_bytes())?;
         Ok(to)
     }
 
     fn bury(&mut self, name: [u8; 17], until: Timestamp) -> Result<Timestamp, StoreError> {
-        let stands = self.tombstones.get(name).map_err(failed)?.map(|until| Timestamp(until.value()));
+        let stands = self.tombstones.get(&name)?.map(|until| number(until.value())).transpose()?.map(Timestamp);
         if let Some(stands) = stands {
             if stands >= until {
                 return Ok(stands);
             }
-            self.by_end.remove(end_entry(stands, name)).map_err(failed)?;
+            self.by_end.remove(&end_entry(stands, name))?;
         }
-        self.tombstones.insert(name, until.0).map_err(failed)?;
-        self.by_end.insert(end_entry(until, name), ()).map_err(failed)?;
+        self.tombstones.put(&name, &until.0.to_be_bytes())?;
+        self.by_end.put(&end_entry(until, name), &[])?;
         Ok(until)
     }
 
@@ -114,8 +114,11 @@ impl<'t> Standing<'t> {
 
     /// The epoch that a user's new sessions get.
     pub(super) fn epoch(&self, user: UserKey) -> Result<u64, StoreError> {
-        let own = self.epochs.get(user.0).map_err(failed)?.map_or(0, |epoch| epoch.value());
-        Ok(own.max(self.counter(EVERYONE)?))
+        Ok(self.own_epoch(user)?.unwrap_or(0).max(self.counter(EVERYONE)?))
+    }
+
+    fn own_epoch(&self, user: UserKey) -> Result<Option<u64>, StoreError> {
+        self.epochs.get(&user.0)?.map(|epoch| number(epoch.value())).transpose()
     }
 
     fn next_epoch(&mut self, now: Timestamp) -> Result<u64, StoreError> {
@@ -125,7 +128,7 @@ impl<'t> Standing<'t> {
 
     /// Whether a session has a tombstone.
     pub(super) fn is_ended(&self, key: SessionKey) -> Result<bool, StoreError> {
-        Ok(self.tombstones.get(named(SESSION, key.0)).map_err(failed)?.is_some())
+        Ok(self.tombstones.get(&named(SESSION, key.0))?.is_some())
     }
 
     /// Whatever epoch is given next is higher than this.
@@ -137,7 +140,7 @@ impl<'t> Standing<'t> {
     /// Raise a user's epoch to this, where it is lower.
     pub(super) fn raise_user_to(&mut self, user: UserKey, epoch: u64) -> Result<(), StoreError> {
         self.reach(epoch)?;
-        if self.epochs.get(user.0).map_err(failed)?.is_some_and(|stands| stands.value() >= epoch) {
+        if self.own_epoch(user)?.is_some_and(|stands| stands >= epoch) {
             return Ok(());
         }
         self.set_user(user, epoch).map(drop)
@@ -158,11 +161,11 @@ impl<'t> Standing<'t> {
 
     fn set_user(&mut self, user: UserKey, epoch: u64) -> Result<u64, StoreError> {
         let name = named(USER, user.0);
-        let before = self.epochs.insert(user.0, epoch).map_err(failed)?.map(|epoch| epoch.value());
-        if let Some(before) = before {
-            self.by_end.remove(end_entry(Timestamp(before).plus(EPOCHS_KEPT), name)).map_err(failed)?;
+        if let Some(before) = self.own_epoch(user)? {
+            self.by_end.remove(&end_entry(Timestamp(before).plus(EPOCHS_KEPT), name))?;
         }
-        self.by_end.insert(end_entry(Timestamp(epoch).plus(EPOCHS_KEPT), name), ()).map_err(failed)?;
+        self.epochs.put(&user.0, &epoch.to_be_bytes())?;
+        self.by_end.put(&end_entry(Timestamp(epoch).plus(EPOCHS_KEPT), name), &[])?;
         Ok(epoch)
     }
 
@@ -173,7 +176,7 @@ impl<'t> Standing<'t> {
     }
 
     fn on_shelf(&self, key: ShelfKey) -> Result<Option<Kept>, StoreError> {
-        self.shelf.get(key.0).map_err(failed)?.map(|record| unshelved(record.value())).transpose()
+        self.shelf.get(&key.0)?.map(|record| unshelved(record.value())).transpose()
     }
 
     pub(super) fn keep(&mut self, keep: &Keep, now: Timestamp) -> Result<Option<u64>, StoreError> {
@@ -183,34 +186,52 @@ impl<'t> Standing<'t> {
             return Ok(None);
         }
         if let Some(there) = there {
-            self.by_end.remove(end_entry(there.until, name)).map_err(failed)?;
+            self.by_end.remove(&end_entry(there.until, name))?;
         }
         let version = self.counter(VERSIONS)? + 1;
         self.count(VERSIONS, version)?;
-        self.shelf.insert(keep.key.0, shelved(version, keep.until, &keep.bytes).as_slice()).map_err(failed)?;
-        self.by_end.insert(end_entry(keep.until, name), ()).map_err(failed)?;
+        self.shelf.put(&keep.key.0, &shelved(version, keep.until, &keep.bytes))?;
+        self.by_end.put(&end_entry(keep.until, name), &[])?;
         Ok(Some(version))
     }
 
     pub(super) fn discard(&mut self, key: ShelfKey, over: u64) -> Result<bool, StoreError> {
         let Some(there) = self.on_shelf(key)?.filter(|kept| kept.version == over) else { return Ok(false) };
-        self.shelf.remove(key.0).map_err(failed)?;
-        self.by_end.remove(end_entry(there.until, named(SHELVED, key.0))).map_err(failed)?;
+        self.shelf.remove(&key.0)?;
+        self.by_end.remove(&end_entry(there.until, named(SHELVED, key.0)))?;
         Ok(true)
+    }
+
+    /// Take over a tombstone as it is.
+    pub(super) fn bring_tombstone(&mut self, name: [u8; 17], until: u64) -> Result<(), StoreError> {
+        self.bury(name, Timestamp(until)).map(drop)
+    }
+
+    /// Take over a user's epoch as it is.
+    pub(super) fn bring_epoch(&mut self, user: UserKey, epoch: u64) -> Result<(), StoreError> {
+        self.set_user(user, epoch).map(drop)
+    }
+
+    /// Take over what lies on the shelf as it is.
+    pub(super) fn bring_shelved(&mut self, key: ShelfKey, record: &[u8]) -> Result<(), StoreError> {
+        self.by_end.put(&end_entry(unshelved(record)?.until, named(SHELVED, key.0)), &[])?;
+        self.shelf.put(&key.0, record)
+    }
+
+    /// Take over a counter as it is.
+    pub(super) fn bring_counter(&mut self, name: &str, count: u64) -> Result<(), StoreError> {
+        self.counters.put(name.as_bytes(), &count.to_be_bytes())
     }
 
     /// Remove what is over, at most `limit` entries.
     pub(super) fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<(), StoreError> {
-        let end = end_entry(now, [u8::MAX; 17]);
-        let over: Result<Vec<[u8; 25]>, redb::StorageError> =
-            self.by_end.range(..=end).map_err(failed)?.take(limit).map(|entry| Ok(entry?.0.value())).collect();
-        for entry in over.map_err(failed)? {
-            self.by_end.remove(entry).map_err(failed)?;
-            let id = id_in(&entry);
-            match entry[8] {
-                USER => drop(self.epochs.remove(id).map_err(failed)?),
-                SHELVED => drop(self.shelf.remove(id).map_err(failed)?),
-                kind => drop(self.tombstones.remove(named(kind, id)).map_err(failed)?),
+        for entry in self.by_end.keys(&[0; 25], &end_entry(now, [u8::MAX; 17]), limit)? {
+            self.by_end.remove(&entry)?;
+            let name = exactly(&entry[8..])?;
+            match parts(name) {
+                (USER, id) => self.epochs.remove(&id)?,
+                (SHELVED, id) => self.shelf.remove(&id)?,
+                _ => self.tombstones.remove(&name)?,
             }
         }
         Ok(())
@@ -218,46 +239,32 @@ impl<'t> Standing<'t> {
 }
 
 /// Read a shelved record.
-pub(super) fn kept(
-    transaction: &ReadTransaction,
-    key: ShelfKey,
-) -> Result<Option<Result<Kept, StoreError>>, redb::Error> {
-    let table = transaction.open_table(SHELF)?;
-    Ok(table.get(key.0)?.map(|record| unshelved(record.value())))
+pub(super) fn kept(transaction: &ReadTransaction, key: ShelfKey) -> Result<Option<Kept>, StoreError> {
+    Reading::open(transaction, SHELF)?.get(&key.0)?.map(|record| unshelved(record.value())).transpose()
 }
 
-/// A place on the shelf and what lies there.
-type Shelved = Result<(ShelfKey, Kept), StoreError>;
-
 /// Read everything on the shelf.
-pub(super) fn shelf(transaction: &ReadTransaction) -> Result<Vec<Shelved>, redb::Error> {
-    let mut all = Vec::new();
-    for entry in transaction.open_table(SHELF)?.iter()? {
-        let (key, record) = entry?;
-        all.push(unshelved(record.value()).map(|kept| (ShelfKey(key.value()), kept)));
-    }
-    Ok(all)
+pub(super) fn shelf(transaction: &ReadTransaction) -> Result<Vec<(ShelfKey, Kept)>, StoreError> {
+    Reading::open(transaction, SHELF)?.all(|key, record| Ok((ShelfKey(exactly(key)?), unshelved(record)?)))
 }
 
 /// Read everything that was revoked and still counts.
-pub(super) fn remembered(transaction: &ReadTransaction, now: Timestamp) -> Result<Vec<Event>, redb::Error> {
-    let mut events = Vec::new();
-    for entry in transaction.open_table(TOMBSTONES)?.iter()? {
-        let (name, until) = entry?;
-        let (name, until) = (name.value(), Timestamp(until.value()));
-        if until > now {
-            events.push(match name[0] {
-                TOKEN => Event::Token { id: TokenId(id_in(&name)), until },
-                _ => Event::Ended { key: SessionKey(id_in(&name)), until },
-            });
-        }
-    }
-    for entry in transaction.open_table(EPOCHS)?.iter()? {
-        let (user, epoch) = entry?;
-        events.push(Event::UserEpoch { user: UserKey(user.value()), epoch: epoch.value(), spared: None });
-    }
-    if let Some(epoch) = transaction.open_table(COUNTERS)?.get(EVERYONE)? {
-        events.push(Event::Everyone { part: Part::WHOLE, epoch: epoch.value() });
+pub(super) fn remembered(transaction: &ReadTransaction, now: Timestamp) -> Result<Vec<Event>, StoreError> {
+    let tombstone = |name: &[u8], until: &[u8]| {
+        let until = Timestamp(number(until)?);
+        Ok(match parts(exactly(name)?) {
+            (TOKEN, id) => (until, Event::Token { id: TokenId(id), until }),
+            (_, id) => (until, Event::Ended { key: SessionKey(id), until }),
+        })
+    };
+    let epoch = |user: &[u8], epoch: &[u8]| {
+        Ok(Event::UserEpoch { user: UserKey(exactly(user)?), epoch: number(epoch)?, spared: None })
+    };
+    let ended = Reading::open(transaction, TOMBSTONES)?.all(tombstone)?;
+    let mut events: Vec<Event> = ended.into_iter().filter(|(until, _)| *until > now).map(|(_, event)| event).collect();
+    events.extend(Reading::open(transaction, EPOCHS)?.all(epoch)?);
+    if let Some(epoch) = Reading::open(transaction, COUNTERS)?.get(EVERYONE.as_bytes())? {
+        events.push(Event::Everyone { part: Part::WHOLE, epoch: number(epoch.value())? });
     }
     Ok(events)
 }

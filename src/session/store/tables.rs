@@ -1,42 +1,57 @@
 //! The tables of the embedded store, and the one way to change them. One decision: a record and its index entries change in
 //! the same transaction, here alone, so that an index entry without record cannot come to be. Knows nothing of threads.
 
-use std::ops::RangeInclusive;
-
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 use crate::clock::Timestamp;
 use crate::session::{
-    Committed, Creation, Event, Part, Restored, Revocation, Session, SessionKey, StoreError, UNKNOWN_ENDS, UserKey,
+    Committed, Creation, Event, Listed, Part, Restored, Revocation, Session, SessionKey, StoreError, UNKNOWN_ENDS,
+    UserKey,
 };
 
 use super::record::{decode, encode};
+use super::rows::{Definition, Reading, Rows, exactly};
 use super::standing::Standing;
 
-pub(super) const SESSIONS: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("session");
+/// Sessions and their records.
+pub(super) const SESSIONS: Definition = Definition::new("session");
 /// User and session.
-pub(super) const BY_USER: TableDefinition<'static, [u8; 32], ()> = TableDefinition::new("by_user");
+pub(super) const BY_USER: Definition = Definition::new("by_user");
 /// The moment it ends unless it is used (big endian), and session.
-const BY_DUE: TableDefinition<'static, [u8; 24], ()> = TableDefinition::new("by_due");
+pub(super) const BY_DUE: Definition = Definition::new("by_due");
+
+/// The highest key there is.
+const LAST: SessionKey = SessionKey([0xff; 16]);
 
 /// All tables of a write transaction.
 pub(super) struct Tables<'t> {
-    sessions: Table<'t, [u8; 16], &'static [u8]>,
-    by_user: Table<'t, [u8; 32], ()>,
-    by_due: Table<'t, [u8; 24], ()>,
+    sessions: Rows<'t>,
+    by_user: Rows<'t>,
+    by_due: Rows<'t>,
     pub(super) standing: Standing<'t>,
 }
 
-/// The index entries of a user.
-pub(super) fn in_user(user: UserKey) -> RangeInclusive<[u8; 32]> {
-    user_entry(user, SessionKey([0; 16]))..=user_entry(user, SessionKey([0xff; 16]))
+/// The first and the last index entry that a user may have.
+fn in_user(user: UserKey) -> [[u8; 32]; 2] {
+    [user_entry(user, SessionKey([0; 16])), user_entry(user, LAST)]
 }
 
-/// The session that a user's index entry names.
-pub(super) fn key_in(entry: &[u8; 32]) -> SessionKey {
-    let mut key = [0; 16];
-    key.copy_from_slice(&entry[16..]);
-    SessionKey(key)
+/// The sessions that index entries end with.
+fn keys_in<const N: usize>(entries: Vec<[u8; N]>) -> Result<Vec<SessionKey>, StoreError> {
+    entries.iter().map(|entry| exactly(&entry[N - 16..]).map(SessionKey)).collect()
+}
+
+/// A user's sessions.
+pub(super) fn list(transaction: &ReadTransaction, user: UserKey) -> Result<Vec<Listed>, StoreError> {
+    let (index, table) = (Reading::open(transaction, BY_USER)?, Reading::open(transaction, SESSIONS)?);
+    let [first, last] = in_user(user);
+    let mut list = Vec::new();
+    for key in keys_in(index.keys(&first, &last)?)? {
+        if let Some(record) = table.get(&key.0)? {
+            list.push(Listed { key, session: decode(record.value())? });
+        }
+    }
+    Ok(list)
 }
 
 fn user_entry(user: UserKey, key: SessionKey) -> [u8; 32] {
@@ -53,36 +68,39 @@ fn due_entry(due: Timestamp, key: SessionKey) -> [u8; 24] {
     entry
 }
 
-pub(super) fn failed(error: redb::StorageError) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
-}
-
 impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
         Ok(Tables {
-            sessions: transaction.open_table(SESSIONS)?,
-            by_user: transaction.open_table(BY_USER)?,
-            by_due: transaction.open_table(BY_DUE)?,
+            sessions: Rows::open(transaction, SESSIONS)?,
+            by_user: Rows::open(transaction, BY_USER)?,
+            by_due: Rows::open(transaction, BY_DUE)?,
             standing: Standing::open(transaction)?,
         })
     }
 
     fn get(&self, key: SessionKey) -> Result<Option<Session>, StoreError> {
-        self.sessions.get(key.0).map_err(failed)?.map(|bytes| decode(bytes.value())).transpose()
+        self.sessions.get(&key.0)?.map(|record| decode(record.value())).transpose()
+    }
+
+    /// Take over a record as it is; what cannot be read is kept for who can.
+    pub(super) fn bring(&mut self, key: SessionKey, record: &[u8]) -> Result<(), StoreError> {
+        match decode(record) {
+            Ok(session) => self.put(key, &session),
+            Err(_) => self.sessions.put(&key.0, record),
+        }
     }
 
     fn put(&mut self, key: SessionKey, session: &Session) -> Result<(), StoreError> {
-        self.sessions.insert(key.0, encode(session)?.as_slice()).map_err(failed)?;
-        self.by_user.insert(user_entry(session.user(), key), ()).map_err(failed)?;
-        self.by_due.insert(due_entry(session.due(), key), ()).map_err(failed)?;
-        Ok(())
+        self.sessions.put(&key.0, &encode(session)?)?;
+        self.by_user.put(&user_entry(session.user(), key), &[])?;
+        self.by_due.put(&due_entry(session.due(), key), &[])
     }
 
     fn remove(&mut self, key: SessionKey) -> Result<Option<Session>, StoreError> {
         let Some(session) = self.get(key)? else { return Ok(None) };
-        self.sessions.remove(key.0).map_err(failed)?;
-        self.by_user.remove(user_entry(session.user(), key)).map_err(failed)?;
-        self.by_due.remove(due_entry(session.due(), key)).map_err(failed)?;
+        self.sessions.remove(&key.0)?;
+        self.by_user.remove(&user_entry(session.user(), key))?;
+        self.by_due.remove(&due_entry(session.due(), key))?;
         Ok(Some(session))
     }
 
@@ -93,8 +111,12 @@ impl<'t> Tables<'t> {
     }
 
     fn keys(&self, user: UserKey) -> Result<Vec<SessionKey>, StoreError> {
-        let entries = self.by_user.range(in_user(user)).map_err(failed)?;
-        entries.map(|entry| Ok(key_in(&entry.map_err(failed)?.0.value()))).collect()
+        let [first, last] = in_user(user);
+        keys_in(self.by_user.keys(&first, &last, usize::MAX)?)
+    }
+
+    fn every_key(&self) -> Result<Vec<SessionKey>, StoreError> {
+        keys_in(self.sessions.keys(&[0; 16], &LAST.0, usize::MAX)?)
     }
 
     pub(super) fn create(&mut self, creation: Creation) -> Result<Vec<Event>, StoreError> {
@@ -126,7 +148,7 @@ impl<'t> Tables<'t> {
         // The record is required: a touch that comes after a revocation must not bring the session back.
         let Some(mut session) = self.get(key)? else { return Ok(false) };
         if at > session.last_seen {
-            self.by_due.remove(due_entry(session.due(), key)).map_err(failed)?;
+            self.by_due.remove(&due_entry(session.due(), key))?;
             session.last_seen = at;
             self.put(key, &session)?;
         }
@@ -142,7 +164,7 @@ impl<'t> Tables<'t> {
             Revocation::User { user, except } => self.revoke_user(user, except, now),
             Revocation::Everyone => {
                 let mut ended = 0;
-                while let Some(key) = self.any()? {
+                for key in self.every_key()? {
                     ended += u64::from(self.remove(key)?.is_some());
                 }
                 let epoch = self.standing.raise_everyone(now)?;
@@ -177,9 +199,8 @@ impl<'t> Tables<'t> {
             }
             Event::Everyone { epoch, .. } => {
                 self.standing.raise_everyone_to(epoch)?;
-                let keys: Result<Vec<_>, redb::StorageError> =
-                    self.sessions.iter().map_err(failed)?.map(|entry| Ok(SessionKey(entry?.0.value()))).collect();
-                self.end_older(keys.map_err(failed)?, epoch)?;
+                let keys = self.every_key()?;
+                self.end_older(keys, epoch)?;
             }
             Event::Token { id, until } => drop(self.standing.deny(id, until)?),
         }
@@ -214,20 +235,9 @@ impl<'t> Tables<'t> {
         Ok(Committed { ended, events: vec![Event::UserEpoch { user, epoch, spared: except }] })
     }
 
-    fn any(&self) -> Result<Option<SessionKey>, StoreError> {
-        let first = self.sessions.first().map_err(failed)?;
-        Ok(first.map(|(key, _)| SessionKey(key.value())))
-    }
-
     pub(super) fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let end = due_entry(now, SessionKey([0xff; 16]));
-        let mut over = Vec::new();
-        for entry in self.by_due.range(..=end).map_err(failed)?.take(limit) {
-            let entry = entry.map_err(failed)?.0.value();
-            let mut key = [0; 16];
-            key.copy_from_slice(&entry[8..]);
-            over.push(SessionKey(key));
-        }
+        let end = due_entry(now, LAST);
+        let over = keys_in(self.by_due.keys(&[0; 24], &end, limit)?)?;
         for key in &over {
             self.remove(*key)?;
         }
