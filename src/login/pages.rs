@@ -11,6 +11,10 @@ use serde::Serialize;
 /// What pages may load and who may frame them. No script runs, whatever a page is made to contain.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                               frame-ancestors 'none'; base-uri 'none'";
+/// The same of a refusal, which has no form and tells nothing: frames of the application's own pages show it. There a browser would
+/// say of a page that it may not show that the site is down.
+const PROBLEM_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'none'; \
+                              frame-ancestors 'self'; base-uri 'none'";
 const STYLE: &str = include_str!("assets/portcullis.css");
 const MARK: &str = include_str!("assets/mark.svg");
 /// Assets change with the program only.
@@ -197,7 +201,9 @@ impl Pages {
     /// A refusal.
     pub fn problem(&self, problem: &Problem<'_>) -> Response<Bytes> {
         let Problem { status, title, message, link, request_id } = *problem;
-        self.page("problem", StatusCode::OK, context! { status, title, message, link, request_id })
+        let mut response = self.page("problem", StatusCode::OK, context! { status, title, message, link, request_id });
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PROBLEM_POLICY));
+        response
     }
 
     /// The sign-in page.

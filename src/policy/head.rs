@@ -189,17 +189,27 @@ fn has_outer_blank(value: &HeaderValue) -> bool {
 }
 
 /// A page load by a person: GET or HEAD that `Sec-Fetch-Mode: navigate` marks, or, where the browser does not say, an
-/// `Accept` that names `text/html` and no `X-Requested-With`. Never by User-Agent, which anybody writes.
+/// `Accept` that names `text/html` and no `X-Requested-With`. Never by User-Agent, which anybody writes. Neither a frame, which
+/// nobody signs in in, nor a file that is saved (`<a download>`, which has no destination and wants no HTML): a sign-in page would
+/// be saved under its name. What a service worker passes on has lost its destination, too, and wants HTML.
 fn is_navigation(method: &Method, fields: &Fields<'_>) -> bool {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return false;
     }
+    let wants_html = || {
+        let mut accepts = fields.all(Field::Accept).filter_map(|value| value.to_str().ok());
+        accepts.any(|accept| accept.contains("text/html"))
+    };
     match fields.get(Field::FetchMode) {
-        Some(mode) => mode.as_bytes() == b"navigate",
-        None => {
-            let mut accepts = fields.all(Field::Accept).filter_map(|value| value.to_str().ok());
-            accepts.any(|accept| accept.contains("text/html")) && !fields.has(Field::RequestedWith)
+        Some(mode) if mode.as_bytes() == b"navigate" => {
+            match fields.headers().get("sec-fetch-dest").map(HeaderValue::as_bytes) {
+                None | Some(b"document") => true,
+                Some(b"empty") => wants_html(),
+                Some(_) => false,
+            }
         }
+        Some(_) => false,
+        None => wants_html() && !fields.has(Field::RequestedWith),
     }
 }
 

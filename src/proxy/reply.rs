@@ -416,7 +416,7 @@ fn allow(methods: &[Method]) -> Option<HeaderValue> {
     HeaderValue::from_str(&names.join(", ")).ok()
 }
 
-/// Lines on every answer the gateway writes: nobody keeps it, no frame shows it, TLS is remembered for a year.
+/// Lines on every answer the gateway writes: nobody keeps it, TLS is remembered for a year.
 pub fn gateway_headers(headers: &mut HeaderMap) {
     headers.insert(header::SERVER, HeaderValue::from_static("portcullis"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

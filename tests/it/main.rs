@@ -9,6 +9,7 @@ mod architecture;
 mod bearer;
 mod between;
 mod browser;
+mod browsing;
 mod certificates;
 mod check;
 mod cli;

@@ -1,0 +1,34 @@
+//! What browsers do that no single request shows: several tabs at once, frames, files that are saved, service workers, addresses with
+//! a fragment.
+
+use crate::support::run;
+
+/// What browsers say beside a request of each kind, as Chromium does.
+const SAVED: [&str; 6] = ["-H", "sec-fetch-dest: empty", "-H", "sec-fetch-mode: navigate", "-H", "accept: */*"];
+
+/// A sign-in page would be saved under the name of the file, and browsers show no page in a frame that may not be shown there.
+#[test]
+fn a_file_that_is_saved_and_a_frame_are_told_and_not_sent_to_sign_in() {
+    let running = run("memory");
+    let asked = |dest: &str, accept: &str| {
+        let lines = [format!("sec-fetch-dest: {dest}"), format!("accept: {accept}")];
+        running.alone("/report.pdf", &["-H", "sec-fetch-mode: navigate", "-H", &lines[0], "-H", &lines[1]])
+    };
+    let page = "text/html,application/xhtml+xml,*/*;q=0.8";
+    assert_eq!(running.alone("/report.pdf", &SAVED).status, 401);
+    // The third is what a service worker passes on.
+    for (dest, accept) in [("document", page), ("document", "*/*"), ("empty", page)] {
+        let said = asked(dest, accept);
+        assert_eq!(said.status, 303, "{dest} {accept}");
+        assert!(said.header("location").unwrap().starts_with("/.portcullis/login?return="), "{}", said.head);
+    }
+    for dest in ["iframe", "frame", "embed", "object", "fencedframe"] {
+        let said = asked(dest, page);
+        assert_eq!((said.status, said.header("location")), (401, None), "{dest}");
+        assert!(said.body.contains("not signed in") && said.body.contains("target=\"_blank\""), "{}", said.body);
+        let policy = said.header("content-security-policy").unwrap();
+        assert!(policy.contains("frame-ancestors 'self'") && policy.contains("form-action 'none'"), "{policy}");
+    }
+    let policy = running.alone("/.portcullis/login", &[]).header("content-security-policy").unwrap();
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+}
