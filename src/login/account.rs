@@ -10,10 +10,10 @@ use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 use super::form::{field, same_origin};
 use super::oidc::LoginError;
 use super::pages::{Device, WhoAmI};
-use super::return_to::{open, seal};
+use super::return_to::{ReturnTo, open, seal};
+use super::wanted::Wanted;
 use super::{Answer, Ask, Audit, Known, Login, cookies, plain, see_other};
 
-const SIGN_IN: &str = "/.portcullis/login";
 const SIGN_OUT: &str = "/.portcullis/logout";
 
 impl Login {
@@ -32,7 +32,7 @@ impl Login {
     pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Bytes> {
         let accept = ask.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let json = accept.contains("json") && !accept.contains("text/html");
-        let Some(known) = ask.caller else { return nobody(json) };
+        let Some(known) = ask.caller else { return self.nobody(ask, json) };
         let mut who = who(known);
         if json {
             return match serde_json::to_string(&who) {
@@ -45,6 +45,22 @@ impl Login {
         }
         who.csrf = self.csrf(known.view);
         self.pages.whoami(&who)
+    }
+
+    /// To the sign-in, and back to this page. A program is told instead: it would take the sign-in page for its answer.
+    fn nobody(&self, ask: &Ask<'_>, json: bool) -> Response<Bytes> {
+        let loads = ask.headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
+        if loads && !json {
+            return see_other(&self.sign_in_location(&Wanted::back_to(&ReturnTo::here(ask.path, None))));
+        }
+        let (kind, body) = match json {
+            true => ("application/json", "{\"error\":\"unauthenticated\",\"message\":\"You are not signed in.\"}"),
+            false => ("text/plain; charset=utf-8", "You are not signed in.\n"),
+        };
+        let mut response = written(StatusCode::UNAUTHORIZED, kind, body.to_owned());
+        let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
     }
 
     /// A page with a button; GET itself changes nothing.
@@ -89,7 +105,7 @@ impl Login {
 
     /// My devices.
     pub(super) async fn list_sessions(&self, ask: &Ask<'_>) -> Result<Response<Bytes>, StoreError> {
-        let Some(known) = ask.caller else { return Ok(see_other(SIGN_IN)) };
+        let Some(known) = ask.caller else { return Ok(self.nobody(ask, false)) };
         let list = self.sessions.list(known.view.user, ask.now).await?;
         let device = |listed: Listed| Device {
             label: listed.session.device.clone(),
@@ -106,7 +122,10 @@ impl Login {
 
     /// End one of my sessions, or all but this one.
     pub(super) async fn end_session(&self, ask: Ask<'_>) -> Result<Answer, LoginError> {
-        let Some(known) = ask.caller else { return Ok(plain(see_other(SIGN_IN))) };
+        let Some(known) = ask.caller else {
+            let back = ReturnTo::here("/.portcullis/sessions", None);
+            return Ok(plain(see_other(&self.sign_in_location(&Wanted::back_to(&back)))));
+        };
         if !self.proves(&ask, known.view) {
             return Ok(refused(self.list_sessions(&ask).await?, known.view));
         }
@@ -157,17 +176,6 @@ fn who(known: Known<'_>) -> WhoAmI {
         headers: known.headers.iter().map(line).collect(),
         csrf: String::new(),
     }
-}
-
-fn nobody(json: bool) -> Response<Bytes> {
-    if !json {
-        return see_other(SIGN_IN);
-    }
-    let body = "{\"error\":\"unauthenticated\",\"message\":\"You are not signed in.\"}".to_owned();
-    let mut response = written(StatusCode::UNAUTHORIZED, "application/json", body);
-    let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    response
 }
 
 fn written(status: StatusCode, kind: &'static str, text: String) -> Response<Bytes> {

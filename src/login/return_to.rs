@@ -10,6 +10,9 @@ use crate::policy::{CanonicalPath, is_reserved, readings};
 /// Longer ways back are forgotten: the address line of the sign-in page has to stay below what servers accept.
 const LONGEST: usize = 2048;
 
+/// Pages of the gateway that lead to a sign-in, and are ways back. To show them changes nothing.
+const OWN: [&str; 2] = ["/.portcullis/whoami", "/.portcullis/sessions"];
+
 /// A path with its query on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReturnTo(String);
@@ -22,6 +25,9 @@ impl ReturnTo {
 
     /// From what was asked for. Any doubt leads to the start page: `//evil.example` is another host to a browser.
     pub fn here(path: &str, query: Option<&str>) -> ReturnTo {
+        if query.is_none() && OWN.contains(&path) {
+            return ReturnTo(path.to_owned());
+        }
         let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'"' | b'<' | b'>' | b'#');
         let elsewhere = |path: &str| is_reserved(path) || path.starts_with("//") || path.starts_with("/\\");
@@ -71,6 +77,10 @@ mod tests {
         assert_eq!(back.as_str(), "/a/b?x=1&y=%20");
         // Browsers send it so, and read it as a slash in front of the query alone.
         assert_eq!(ReturnTo::here("/a", Some(r"file=C:\b")).as_str(), r"/a?file=C:\b");
+        for own in ["/.portcullis/whoami", "/.portcullis/sessions"] {
+            assert_eq!(ReturnTo::here(own, None).as_str(), own);
+            assert_eq!(ReturnTo::here(own, Some("x")).as_str(), "/");
+        }
     }
 
     #[test]

@@ -32,3 +32,20 @@ fn a_file_that_is_saved_and_a_frame_are_told_and_not_sent_to_sign_in() {
     let policy = running.alone("/.portcullis/login", &[]).header("content-security-policy").unwrap();
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
 }
+
+#[test]
+fn a_page_of_ones_own_is_come_back_to_and_a_script_is_told() {
+    let running = run("memory");
+    for page in ["/.portcullis/whoami", "/.portcullis/sessions"] {
+        std::fs::write(running.folder.path().join("jar"), "").unwrap();
+        let fetched = running.curl(page, &["-H", "sec-fetch-mode: cors", "-H", "sec-fetch-dest: empty"]);
+        assert_eq!((fetched.status, fetched.header("location")), (401, None), "{page}");
+        assert_eq!(running.sign_in(page, &running.password).header("location").as_deref(), Some(page));
+    }
+    // A session that ended under the page with its button.
+    std::fs::write(running.folder.path().join("jar"), "").unwrap();
+    let ended = running.curl("/.portcullis/sessions/end", &["-d", "handle=others"]);
+    let form = running.curl(&ended.header("location").unwrap(), &[]);
+    let signed_in = running.fill_in(&form, "demo", &running.password);
+    assert_eq!(signed_in.header("location").as_deref(), Some("/.portcullis/sessions"));
+}
