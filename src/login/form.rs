@@ -65,8 +65,8 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// Of a form from a browser that brought this.
-    pub fn read(key: &hmac::Key, browser: Option<&Browser>, state: &str, now: Timestamp) -> Sent {
+    /// Of a form from a browser that brought this; `of_page`: the sign-in page sent it ([`of_sign_in_page`]).
+    pub fn read(key: &hmac::Key, browser: Option<&Browser>, of_page: bool, state: &str, now: Timestamp) -> Sent {
         let Some(text) = open(key, STATE, state).and_then(|payload| String::from_utf8(payload).ok()) else {
             return Sent::Unknown;
         };
@@ -76,9 +76,12 @@ impl Sent {
         let (path, query) = back.split_once('?').map_or((back, None), |(path, query)| (path, Some(query)));
         let back = ReturnTo::here(path, query);
         let is_of = |browser: &Browser| open(key, &browser.purpose(), of).is_some();
-        // Login CSRF: a state that was given to somebody else's browser signs nobody in.
-        let holds =
-            issued.is_some_and(|issued| now.since(Timestamp(issued)) <= STATE_LIFE) && browser.is_some_and(is_of);
+        // Login CSRF: a state that was given to somebody else's browser signs nobody in. On the sign-in page stands none but what this
+        // browser was given, if by then under another cookie, as where it opened several tabs at once, or long ago. A browser that keeps
+        // no cookie is not to be sent in circles.
+        let holds = browser.is_some_and(|browser| {
+            of_page || (issued.is_some_and(|issued| now.since(Timestamp(issued)) <= STATE_LIFE) && is_of(browser))
+        });
         if holds { Sent::Fresh(back) } else { Sent::Stale(back) }
     }
 }
@@ -99,6 +102,20 @@ pub fn same_origin(headers: &HeaderMap, authority: &str) -> bool {
     }
 }
 
+/// Whether a form was sent from the sign-in page, on which nobody else's form stands. Asked beside [`same_origin`]: a service worker
+/// hides what another site sends behind its own origin, and pages of applications are of this origin, too; neither can have this
+/// address. A browser that does not say is not believed to be there.
+pub fn of_sign_in_page(headers: &HeaderMap, authority: &str) -> bool {
+    let site = headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"same-origin");
+    let referer = headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
+    let page = referer.map(|referer| referer.split(['?', '#']).next().unwrap_or_default());
+    let is_page = |page: &str| {
+        let (host, path) = page.strip_prefix("https://")?.split_once('/')?;
+        Some(host.eq_ignore_ascii_case(authority) && path == ".portcullis/login")
+    };
+    site && page.and_then(is_page).unwrap_or_default()
+}
+
 /// A field of a form.
 pub fn field(body: &[u8], name: &str) -> Option<String> {
     form_urlencoded::parse(body).find(|(field, _)| field == name).map(|(_, value)| value.into_owned())
@@ -106,7 +123,7 @@ pub fn field(body: &[u8], name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Browser, STATE_LIFE, Sent, same_origin};
+    use super::{Browser, STATE_LIFE, Sent, of_sign_in_page, same_origin};
     use crate::clock::Timestamp;
     use crate::login::return_to::ReturnTo;
     use aws_lc_rs::hmac;
@@ -120,7 +137,7 @@ mod tests {
         let back = ReturnTo::here("/a", Some("b=c"));
         let now = Timestamp(1_000_000);
         let state = browser.state(&key, &back, now);
-        let read = |browser, state: &str, now| Sent::read(&key, browser, state, now);
+        let read = |browser, state: &str, now| Sent::read(&key, browser, false, state, now);
         let (fresh, stale) = (|| Sent::Fresh(back.clone()), || Sent::Stale(back.clone()));
         assert_eq!(read(Some(&browser), &state, now), fresh());
         assert_eq!(read(Some(&other), &state, now), stale(), "attacks: login CSRF");
@@ -130,6 +147,11 @@ mod tests {
         assert_eq!(read(Some(&browser), &state, late.plus(Duration::from_millis(1))), stale());
         assert_eq!(read(Some(&browser), &state.replacen('.', "A.", 1), now), Sent::Unknown);
         assert_eq!(read(Some(&browser), "", now), Sent::Unknown);
+        // From the page itself: whichever cookie is there, as long as there is one, and the state is ours.
+        let read = |browser, state: &str| Sent::read(&key, browser, true, state, late.plus(STATE_LIFE));
+        assert_eq!(read(Some(&other), &state), fresh());
+        assert_eq!(read(None, &state), stale());
+        assert_eq!(read(Some(&other), &state.replacen('.', "A.", 1)), Sent::Unknown);
         assert_eq!(Browser::of(browser.as_str()), Some(browser));
         assert_eq!(Browser::of("short"), None);
     }
@@ -151,6 +173,37 @@ mod tests {
             ("sec-fetch-site", "same-site"),
         ] {
             assert!(!check(&[line]), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_sign_in_page_is_known_by_its_address() {
+        let check = |site: &str, referer: &str| {
+            let lines = [("sec-fetch-site", site), ("referer", referer)];
+            let lines = lines.iter().filter(|(_, value)| !value.is_empty());
+            let headers: HeaderMap =
+                lines.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            of_sign_in_page(&headers, "localhost:8443")
+        };
+        for page in ["https://localhost:8443/.portcullis/login", "https://LOCALHOST:8443/.portcullis/login?return=a.b"]
+        {
+            assert!(check("same-origin", page), "{page}");
+            assert!(
+                !check("cross-site", page) && !check("same-site", page) && !check("none", page) && !check("", page)
+            );
+        }
+        for page in [
+            "",
+            "https://localhost:8443/",
+            "https://localhost:8443/app/.portcullis/login",
+            "https://localhost:8443/?/.portcullis/login",
+            "https://localhost:8443/.portcullis/login/x",
+            "https://localhost:8443/.portcullis/logout",
+            "http://localhost:8443/.portcullis/login",
+            "https://evil.example/.portcullis/login",
+            "https://evil.example/https://localhost:8443/.portcullis/login",
+        ] {
+            assert!(!check("same-origin", page), "{page}");
         }
     }
 }

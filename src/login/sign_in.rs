@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::session::{NewSession, Revocation, Wait, Who};
 
 use super::directory::Unseen;
-use super::form::{Browser, Sent, field, same_origin};
+use super::form::{Browser, Sent, field, of_sign_in_page, same_origin};
 use super::oidc::{LoginError, Provider};
 use super::pages::{Choice, SignIn};
 use super::password::{Checked, LONGEST, PasswordError, Place};
@@ -139,7 +139,8 @@ impl Login {
             let response = self.form(&ask, StatusCode::BAD_REQUEST, &wanted, typed.clone(), Some(STALE));
             Ok(refused("sign_in_refused", "stale_form", response))
         };
-        let back = match Sent::read(&self.key, browser.as_ref(), &state, ask.now) {
+        let of_page = of_sign_in_page(ask.headers, ask.authority);
+        let back = match Sent::read(&self.key, browser.as_ref(), of_page, &state, ask.now) {
             Sent::Fresh(back) => back,
             Sent::Stale(back) => return stale(Wanted::back_to(&back)),
             Sent::Unknown => return stale(Wanted::default()),

@@ -110,9 +110,17 @@ impl Browser {
 
     pub fn text(&self) -> String {
         // Asked of the page in one step: between two pages there is no body, and that is no mistake.
-        let script = "return document.body ? document.body.innerText : ''";
-        let found = self.post("execute/sync", &json!({ "script": script, "args": [] }));
-        found.as_str().unwrap_or_default().to_owned()
+        self.run("return document.body ? document.body.innerText : ''").as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Run a script in the page; what it returns, or what the promise does that it returns.
+    pub fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// Forget the cookies of this site.
+    pub fn forget(&self) {
+        ask("DELETE", &format!("{}/cookie", self.session), &Value::Null);
     }
 
     /// Open a tab and look at it; its handle leads back to it.

@@ -1,6 +1,7 @@
 //! What browsers do that no single request shows: several tabs at once, frames, files that are saved, service workers, addresses with
 //! a fragment.
 
+use crate::browser::Browser;
 use crate::support::run;
 
 /// What browsers say beside a request of each kind, as Chromium does.
@@ -48,4 +49,35 @@ fn a_page_of_ones_own_is_come_back_to_and_a_script_is_told() {
     let form = running.curl(&ended.header("location").unwrap(), &[]);
     let signed_in = running.fill_in(&form, "demo", &running.password);
     assert_eq!(signed_in.header("location").as_deref(), Some("/.portcullis/sessions"));
+}
+
+/// A browser that opens its tabs again asks for all of them at once: each gets a form, and the cookie of the last one stays.
+#[test]
+fn every_tab_signs_in_whichever_cookie_came_last_and_comes_back_to_its_fragment() {
+    let running = run("memory");
+    let base = format!("https://localhost:{}", running.port());
+    let browser = Browser::open(1280, 900, false);
+    browser.go(&format!("{base}/one?x=1#/deep/link"));
+    let second = browser.tab();
+    browser.forget();
+    browser.go(&format!("{base}/two#there"));
+    browser.first_tab(&second);
+    for (n, asked) in ["/one?x=1#/deep/link", "/two#there"].iter().enumerate() {
+        if n == 1 {
+            browser.look_at(&second);
+        }
+        browser.write("#user", "demo");
+        browser.write("#password", &running.password);
+        browser.click("button");
+        browser.until("back at its page", || browser.address() == format!("{base}{asked}"));
+    }
+    // A frame says what is wrong, instead of that the site is down.
+    browser.forget();
+    let frame = "const frame = document.createElement('iframe');
+        const loaded = new Promise(done => { frame.onload = done; });
+        frame.src = '/framed';
+        document.body.append(frame);
+        return loaded.then(() => frame.contentDocument ? frame.contentDocument.body.innerText : 'not shown');";
+    let shown = browser.run(frame);
+    assert!(shown.as_str().is_some_and(|shown| shown.contains("You are not signed in")), "{shown}");
 }
