@@ -66,6 +66,8 @@ impl Browser {
             "--disable-background-networking".into(),
             "--disable-component-update".into(),
             "--disable-sync".into(),
+            // `acceptInsecureCerts` lets no service worker in.
+            "--ignore-certificate-errors".into(),
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={}", browser._profile.path().display()),
         ];

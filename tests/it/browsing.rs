@@ -1,8 +1,13 @@
 //! What browsers do that no single request shows: several tabs at once, frames, files that are saved, service workers, addresses with
 //! a fragment.
 
+use http::Response;
+use serde_json::json;
+
 use crate::browser::Browser;
+use crate::providers::{Provider, gateway, section, text};
 use crate::support::run;
+use crate::wire::{Application, whole};
 
 /// What browsers say beside a request of each kind, as Chromium does.
 const SAVED: [&str; 6] = ["-H", "sec-fetch-dest: empty", "-H", "sec-fetch-mode: navigate", "-H", "accept: */*"];
@@ -80,4 +85,38 @@ fn every_tab_signs_in_whichever_cookie_came_last_and_comes_back_to_its_fragment(
         return loaded.then(() => frame.contentDocument ? frame.contentDocument.body.innerText : 'not shown');";
     let shown = browser.run(frame);
     assert!(shown.as_str().is_some_and(|shown| shown.contains("You are not signed in")), "{shown}");
+}
+
+/// What a service worker passes on has lost its destination, on the way to the provider and back.
+#[test]
+fn people_sign_in_at_a_provider_from_an_application_with_a_service_worker() {
+    let application = Application::start(|request| {
+        let (path, user) = (request.uri().path().to_owned(), request.headers().get("x-forwarded-user").cloned());
+        async move {
+            let script = "onfetch = event => event.respondWith(fetch(event.request));";
+            let answer = Response::builder().header("service-worker-allowed", "/");
+            if path == "/public/worker.js" {
+                return answer.header("content-type", "text/javascript").body(whole(script)).unwrap();
+            }
+            let page = format!("<!doctype html><p>{path} for {user:?}");
+            answer.header("content-type", "text/html").body(whole(page)).unwrap()
+        }
+    });
+    let provider = Provider::start();
+    let text = text(&section("corp", &provider.issuer(), ""));
+    let running = gateway(&text.replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port)));
+    provider.configure(&running, &json!({}));
+    let base = running.base();
+    let browser = Browser::open(1280, 900, false);
+    browser.go(&format!("{base}/public/start"));
+    let ready = "return navigator.serviceWorker.register('/public/worker.js', { scope: '/' })
+        .then(() => navigator.serviceWorker.ready).then(() => 'ready', error => String(error));";
+    assert_eq!(browser.run(ready), json!("ready"));
+    browser.go(&format!("{base}/mine?x=1"));
+    browser.until("at the provider", || browser.text().contains("Sign in to the provider"));
+    browser.write("#login", "alice");
+    browser.click("#go");
+    browser.until("back at its page", || browser.address() == format!("{base}/mine?x=1"));
+    assert!(browser.text().contains("alice"), "{}", browser.text());
+    assert_eq!(browser.run("return Boolean(navigator.serviceWorker.controller)"), json!(true), "it was in the way");
 }

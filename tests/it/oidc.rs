@@ -343,9 +343,20 @@ fn what_is_no_page_load_is_told_where_to_sign_in_and_never_redirected() {
     let said = running.curl("/comments", &form);
     assert_eq!((said.status, said.header("location")), (401, None));
     assert!(said.body.contains("was not sent") && said.body.contains("target=\"_blank\""), "{}", said.body);
-    // A picture of another site begins no sign-in.
-    let image = running.curl("/.portcullis/oidc/corp/start", &["-H", "sec-fetch-dest: image"]);
-    assert_eq!((image.status, image.header("location")), (400, None));
+    // A picture or a frame of another site begins no sign-in; a page that a service worker passes on does.
+    let start = |dest, mode: &str| {
+        let (dest, mode) = (format!("sec-fetch-dest: {dest}"), format!("sec-fetch-mode: {mode}"));
+        running.curl("/.portcullis/oidc/corp/start", &["-H", &dest, "-H", &mode]).status
+    };
+    for (dest, mode, status) in [
+        ("image", "no-cors", 400),
+        ("iframe", "navigate", 400),
+        ("empty", "cors", 400),
+        ("empty", "navigate", 303),
+        ("document", "navigate", 303),
+    ] {
+        assert_eq!(start(dest, mode), status, "{dest} {mode}");
+    }
 }
 
 /// RFC 9700 §4.11, §4.12, §4.16: no open redirector, 303 after credentials, no frame. RFC 9700 §4.13: what a client sends under
