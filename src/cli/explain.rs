@@ -12,7 +12,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::config::{Config, TokenIssuer};
 use crate::policy::{
     Authentication, Caller, Decision, Explained, Found, HostHeader, Identity, Matched, Miss, Permit, Preflight, Proof,
-    RequestHead, Route, SignedIn, explain,
+    RequestHead, Route, SignedIn, explain, methods,
 };
 use crate::proxy::{Refusal, is_own};
 
@@ -168,7 +168,7 @@ fn decision(text: &mut String, explained: &Explained<'_>) {
             let _ = writeln!(text, "decision: {} ({})", decision.as_str(), decision.reason().as_str());
             return;
         }
-        (Found::Method(methods), None) => (Refusal::Method(methods.clone()), "method_not_allowed"),
+        (Found::Method(routes), None) => (Refusal::Method(methods(routes)), "method_not_allowed"),
         (Found::Ambiguous, None) => (
             Refusal::AmbiguousPath,
             "path_ambiguous: read without regard to case, parameters or trailing dots it falls under another route",

@@ -33,4 +33,4 @@ pub use options::{Cors, HeaderEdits, HostHeader, Preflight, RouteOptions, SignIn
 pub use path::{CanonicalPath, PathError, PathPrefix, RESERVED_PREFIX, is_reserved};
 pub use readings::readings;
 pub use role::{RoleId, RoleNames, RoleSet};
-pub use route::{Accept, Clash, Found, Matched, Route, RouteTable, UpstreamId};
+pub use route::{Accept, Clash, Found, Matched, Route, RouteTable, UpstreamId, methods};

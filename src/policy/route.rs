@@ -98,8 +98,8 @@ pub enum Found<'t> {
     Route(Matched<'t>),
     /// None covers host and path.
     Nothing,
-    /// The most specific place lists other methods.
-    Method(Vec<Method>),
+    /// The routes of the most specific place list other methods.
+    Method(Vec<&'t Arc<Route>>),
     /// A lenient reading of the path falls under another route; see [`super::CanonicalPath::lenient`].
     Ambiguous,
     /// A path with several readings, to a route that does not take those, or not this one: see [`super::CanonicalPath::doubt`].
@@ -242,7 +242,7 @@ impl RouteTable {
         }
         let Some(place) = place else { return Found::Nothing };
         let Some(route) = place.iter().find(|route| route.takes(head)) else {
-            return Found::Method(methods(place.iter()));
+            return Found::Method(place.iter().collect());
         };
         let found = self.rewritten(head, route);
         match (doubt, &found) {
@@ -276,7 +276,7 @@ impl RouteTable {
                 let also = (!Arc::ptr_eq(other, route)).then_some(other);
                 Found::Route(Matched { route, also, rewritten: Some(path) })
             }
-            None => Found::Method(methods(here)),
+            None => Found::Method(here.collect()),
         }
     }
 
@@ -335,8 +335,9 @@ fn any(_: &Place) -> bool {
     true
 }
 
-fn methods<'t>(place: impl Iterator<Item = &'t Arc<Route>>) -> Vec<Method> {
-    place.flat_map(|route| route.methods.iter().flatten().cloned()).collect()
+/// Every method that these list.
+pub fn methods(routes: &[&Arc<Route>]) -> Vec<Method> {
+    routes.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()
 }
 
 fn overlap(one: &Route, other: &Route) -> bool {

@@ -14,11 +14,17 @@ use super::reply::{Refusal, gateway_headers};
 /// Who may read this answer: the origin that asks, or nobody of another site.
 pub struct Reader(Option<HeaderValue>);
 
-/// The reader, where the route's answers are another's for some origins.
-pub fn reader(options: &RouteOptions, headers: &HeaderMap) -> Option<Reader> {
-    let Preflight::Answer(cors) = &options.preflight else { return None };
-    let is_allowed = |origin: &&HeaderValue| origin.to_str().is_ok_and(|origin| cors.allows(origin));
-    Some(Reader(headers.get(header::ORIGIN).filter(is_allowed).cloned()))
+/// The reader, where answers of the route are another's for some origins; of several routes of one place where those of any are.
+pub fn reader<'o>(routes: impl IntoIterator<Item = &'o RouteOptions>, headers: &HeaderMap) -> Option<Reader> {
+    let answers = |options: &'o RouteOptions| match &options.preflight {
+        Preflight::Answer(cors) => Some(cors),
+        Preflight::Ask | Preflight::Pass => None,
+    };
+    let mut rules = routes.into_iter().filter_map(answers).peekable();
+    rules.peek()?;
+    let mut is_allowed = |origin: &str| rules.any(|cors| cors.allows(origin));
+    let origin = headers.get(header::ORIGIN).filter(|origin| origin.to_str().is_ok_and(&mut is_allowed));
+    Some(Reader(origin.cloned()))
 }
 
 /// The answer to a preflight, where the route answers it here.

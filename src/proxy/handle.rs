@@ -18,7 +18,9 @@ use crate::causes;
 use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
-use crate::policy::{AccessRule, Decision, Fields, Found, HeadError, Matched, Reason, RequestHead, Route, decide};
+use crate::policy::{
+    AccessRule, Decision, Fields, Found, HeadError, Matched, Reason, RequestHead, Route, decide, methods,
+};
 use crate::session::Activity;
 use crate::sparing::Sparing;
 
@@ -172,13 +174,13 @@ async fn stops(
     let matched = match runtime.routes.find(&head) {
         Found::Route(matched) => matched,
         Found::Nothing => return Err(Refusal::NoRoute),
-        Found::Method(methods) => return Err(Refusal::Method(methods)),
+        Found::Method(routes) => return Err(another_method(&routes, &parts.headers, beside)),
         Found::Ambiguous => return Err(Refusal::AmbiguousPath),
         Found::Doubtful(doubt) => return Err(Refusal::Head(HeadError::Path(doubt))),
     };
     let route = matched.route;
     record.route = Some(route.clone());
-    beside.reader = cors::reader(&route.options, &parts.headers);
+    beside.reader = cors::reader([&route.options], &parts.headers);
     if let Some(answer) = cors::preflight(&route.options, &head, beside.reader.as_ref())? {
         (record.decision, record.reason) = (Outcome::Preflight, "preflight");
         return Ok(answer);
@@ -252,6 +254,12 @@ async fn learn(
         Followed::Broken => Err(Refusal::Panic),
         Followed::Ended => Ok((runtime.authenticator.ask(asking, &worker.recent, now).await?, None)),
     }
+}
+
+/// None of the routes there takes the method. Who may read what they answer may read that.
+fn another_method(routes: &[&Arc<Route>], headers: &HeaderMap, beside: &mut Beside) -> Refusal {
+    beside.reader = cors::reader(routes.iter().map(|route| &route.options), headers);
+    Refusal::Method(methods(routes))
 }
 
 fn outcome(decision: &Decision) -> Outcome {

@@ -8,7 +8,7 @@ use portcullis::config::Config;
 use portcullis::policy::{
     Accept, AccessRule, Authentication, Caller, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
     Matched, PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule,
-    SignedIn, UpstreamId, decide,
+    SignedIn, UpstreamId, decide, methods,
 };
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
@@ -245,6 +245,7 @@ upstream = "app"
         let head = RequestHead::parse(&parts, None).unwrap();
         match config.routes.find(&head) {
             Found::Route(matched) => matched.also.map_or("nothing".to_owned(), |also| also.name.clone()),
+            Found::Method(routes) => format!("none of {:?}", methods(&routes)),
             other => format!("{other:?}"),
         }
     };
@@ -258,7 +259,7 @@ upstream = "app"
         ("GET", "/v1/static/metrics", "static"),
         ("GET", "/v1/static/METRICS/x", "static"),
         ("POST", "/v1/split", "rest"),
-        ("GET", "/v1/split", "Method([POST])"),
+        ("GET", "/v1/split", "none of [POST]"),
         ("GET", "/v1/v1/x", "nothing"),
     ] {
         assert_eq!(also(method, path), expected, "{method} {path}");
