@@ -2,6 +2,7 @@
 //! included: a path added here is closed until somebody opens it. Knows nothing of what is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -18,6 +19,8 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Of a request's body nobody sends more.
 const BODY_BYTES: usize = 64 * 1024;
+/// Nor for longer: until it is here, its connection is not idle, and gives its place to nobody.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answer.
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Answer {
@@ -68,10 +71,18 @@ fn another_method(allowed: &'static str) -> Answer {
 
 /// A JSON body, or what is answered where it is none.
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Answer> {
-    let bytes = Limited::new(body, BODY_BYTES).collect().await;
+    let Ok(bytes) = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await else {
+        return Err(closing(text(StatusCode::REQUEST_TIMEOUT, "the body takes too long\n")));
+    };
     let bytes = bytes.map_err(|_| text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n"))?;
     serde_json::from_slice(&bytes.to_bytes())
         .map_err(|error| text(StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}\n")))
+}
+
+/// The last one on its connection.
+fn closing(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// Plain text.

@@ -273,4 +273,23 @@ fn idle_connections_keep_no_operator_out() {
     scrape();
 }
 
+/// attacks: a body that never comes, from whoever has the token, for a place that is not idle
+#[test]
+fn a_body_that_does_not_come_holds_no_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = run_text(folder, &with_admin("embedded:data"));
+    let token = std::fs::read_to_string(running.folder.path().join("data/admin-token")).unwrap();
+    let port = running.gateway.admin_address().unwrap().port();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let head = format!(
+        "POST /sessions/revoke HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Length: 20\r\n\r\n{{\"user\"",
+        token.trim()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 408 ") && said.ends_with("too long\n"), "{said}");
+}
+
 const IDLE_CLOSED: &str = "portcullis_connection_events_total{event=\"admin_idle_closed\"}";
