@@ -58,7 +58,9 @@ impl Forwarding {
     pub fn trace(&self, connection: &Connection, headers: &HeaderMap) -> Trace {
         let last = connection.peer.ip().to_canonical();
         let mut trace = Trace { client: last, shown: connection.shown.clone(), chain: None };
-        if !self.trusts(last) {
+        // Whoever stands behind a proxy that names nobody wrote the rest: an address that they made up would be the one that is
+        // throttled and recorded.
+        if connection.unnamed || !self.trusts(last) {
             return trace;
         }
         // Bytes, whatever they are: a line that were skipped for what a client wrote into it would take the proxy's own word with it, and

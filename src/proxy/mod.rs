@@ -203,6 +203,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its address, as applications and records are told it.
     pub shown: HeaderValue,
+    /// A listed proxy said that it does not know, or does not say, for whom it connects.
+    pub unnamed: bool,
     /// The server name of the handshake, lower-case.
     pub sni: Option<String>,
     /// What it carries.
@@ -212,6 +214,7 @@ pub struct Connection {
 impl Connection {
     /// One that carries nothing yet.
     pub fn new(peer: SocketAddr, sni: Option<String>) -> Connection {
-        Connection { peer, shown: client::text(peer.ip().to_canonical()), sni, busy: Busy::default() }
+        let shown = client::text(peer.ip().to_canonical());
+        Connection { peer, shown, unnamed: false, sni, busy: Busy::default() }
     }
 }

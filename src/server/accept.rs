@@ -39,7 +39,7 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     // Apart, because it is over soon and large: a connection keeps room for what is awaited in place as long as it lives.
     let greeted = Box::pin(tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer)));
     let Some(greeted) = serve.drain.run_until_cancelled(greeted).await else { return };
-    let (stream, peer, _place) = match greeted {
+    let (stream, (peer, unnamed), _place) = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(_) => {
@@ -50,7 +50,7 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let tls = stream.get_ref().1;
     let sni = tls.server_name().map(str::to_ascii_lowercase);
     let http2 = tls.alpn_protocol() == Some(b"h2");
-    let accepted = Arc::new(Connection::new(peer, sni));
+    let accepted = Arc::new(Connection { unnamed, ..Connection::new(peer, sni) });
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 {
         Box::pin(two(&serve, stream, accepted)).await
@@ -101,13 +101,13 @@ async fn greet(
     serve: &Serve,
     mut stream: TcpStream,
     peer: SocketAddr,
-) -> Option<(Box<TlsStream<Socket>>, SocketAddr, Option<Place>)> {
+) -> Option<(Box<TlsStream<Socket>>, (SocketAddr, bool), Option<Place>)> {
     let worker = serve.place.worker();
     let forwarding = &worker.runtime.forwarding;
-    let mut client = peer;
+    let (mut client, mut unnamed) = (peer, false);
     if serve.proxy_protocol && forwarding.trusts(peer.ip().to_canonical()) {
         match proxy_protocol::read(&mut stream).await {
-            Ok(source) => client = source.unwrap_or(peer),
+            Ok(source) => (client, unnamed) = (source.unwrap_or(peer), source.is_none()),
             Err(error) => {
                 serve.counters.proxy_header_malformed.add();
                 tracing::debug!(%peer, %error, "no PROXY header from a listed proxy");
@@ -128,7 +128,7 @@ async fn greet(
         place
     };
     match serve.tls.accept(Socket::from(stream)).await {
-        Ok(stream) => Some((Box::new(stream), client, place)),
+        Ok(stream) => Some((Box::new(stream), (client, unnamed), place)),
         Err(error) => {
             serve.counters.handshake_failed.add();
             tracing::debug!(%peer, %error, "TLS handshake failed");

@@ -15,7 +15,8 @@ const LONGEST_LINE: usize = 107;
 /// §2.2: addresses of Unix sockets take 216 bytes; what follows are notes that nobody here reads.
 const LONGEST_BLOCK: usize = 2048;
 
-/// Read the header, and not a byte more; `None` where it speaks for the proxy itself (a health check).
+/// Read the header, and not a byte more; `None` where it names nobody: the proxy speaks for itself (`LOCAL`, a health check), or
+/// does not know for whom (`UNKNOWN`). Then the address of the connection stands (§2.1, §2.2).
 ///
 /// # Errors
 /// What the connection says, or that this is no PROXY header.

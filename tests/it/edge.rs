@@ -78,7 +78,8 @@ async fn a_proxy_header_is_read_from_listed_addresses_alone() {
         let mut stream = TcpStream::connect(("127.0.0.1", port(running))).await.unwrap();
         stream.write_all(header).await.unwrap();
         let mut stream = greet(stream, "localhost", "http/1.1").await.ok()?;
-        stream.write_all(b"GET /public HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let head = "GET /public HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
         let mut said = String::new();
         soon(stream.read_to_string(&mut said)).await.ok()?;
         Some(said)
@@ -87,6 +88,14 @@ async fn a_proxy_header_is_read_from_listed_addresses_alone() {
     let listed = with("trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true", "");
     let said = ask(&listed, header).await.unwrap();
     assert!(said.contains("x-forwarded-for: 192.0.2.7\n"), "{said}");
+    // attacks: what a client writes of itself is no more than that where the proxy does not know it either.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    for nobody in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 6.6.6.6 127.0.0.1 1 2\r\n", local] {
+        let said = ask(&listed, nobody).await.unwrap();
+        assert!(said.contains("x-forwarded-for: 127.0.0.1\n"), "{said}");
+        let line = listed.lines.0.lock().unwrap().last().unwrap().clone();
+        assert!(line.contains("\"peer\":\"127.0.0.1\""), "{line}");
+    }
     assert!(ask(&listed, b"").await.is_none(), "a listed proxy has to send it");
     assert_eq!(count(&listed, "proxy_header_malformed"), 1);
     let unlisted = with("trusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = true", "");
