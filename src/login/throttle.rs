@@ -38,9 +38,10 @@ struct Budget {
 }
 
 impl Budget {
-    /// How long until there is a guess in it; `None` now.
+    /// How long until there is a guess in it; `None` now. None is emptier than empty: what lies further ahead was written down before the
+    /// clock was set back, and would keep people out for as long as it was.
     fn wait(&self, limit: Limit, now: Timestamp) -> Option<Duration> {
-        let after = self.full.max(now).plus(limit.each);
+        let after = self.full.max(now).min(now.plus(limit.each * limit.at_once)).plus(limit.each);
         let wait = after.since(now.plus(limit.each * limit.at_once));
         (!wait.is_zero()).then_some(wait)
     }
@@ -289,6 +290,19 @@ mod tests {
             assert!(left.is_ok() || left <= Err(Duration::from_secs(60)), "{second}");
         }
         assert_eq!(looked_at, 10 + 1_440);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_keeps_nobody_out() {
+        let (clock, throttle) = throttle();
+        let alice = attempt("alice", None, "192.0.2.1");
+        for _ in 0..10 {
+            wrong(&throttle, &alice).await.unwrap();
+        }
+        let set_back = Arc::new(Throttle::new(Arc::new(TestClock::at(clock.now().minus(Duration::from_secs(500))))));
+        *set_back.budgets() = std::mem::take(&mut *throttle.budgets());
+        assert_eq!(wrong(&set_back, &alice).await, Err(Duration::from_secs(60)));
+        assert!(wrong(&set_back, &attempt("bob", None, "192.0.2.2")).await.is_ok());
     }
 
     #[tokio::test]
