@@ -23,12 +23,18 @@ struct Between {
 
 impl Between {
     fn start() -> Between {
+        Between::start_with("[session]\n")
+    }
+
+    /// With this to begin the section of sessions.
+    fn start_with(session: &str) -> Between {
         let folder = tempfile::tempdir().unwrap();
         let liar = Liar::start(folder.path());
         let route = "path     = \"/\"\nlogin = \"corp\"\naccess_token_header = \"X-Access-Token\"";
         let plain = "[[route]]\nname = \"plain\"\npath = \"/plain\"\naccess = \"authenticated\"\nupstream = \"app\"\n";
         let text = text(&section("corp", &liar.issuer("http"), ""))
             .replacen("path     = \"/\"", route, 1)
+            .replacen("[session]\n", session, 1)
             .replace("idle_timeout = \"30m\"", "idle_timeout = \"12h\"");
         std::fs::write(folder.path().join("secret"), "a secret").unwrap();
         let clock = Arc::new(TestClock::at(SystemClock.now()));
@@ -126,6 +132,33 @@ fn holds() -> Value {
 /// What it answers to whoever waits and comes.
 fn gives(access: &str) -> Value {
     json!({ "token": tokens(access), "id": null, "userinfo": { "groups": ["eng"] } })
+}
+
+/// In one request the session gets new tokens of the gateway's and of its provider's, and other roles by these: who calls is asked
+/// again by a refresh token that is used by then.
+#[test]
+fn roles_that_change_while_a_session_in_tokens_is_renewed_end_it_for_nobody() {
+    for grace in ["0s", "10s"] {
+        let jwt = format!("[session]\nmode = \"jwt\"\njwt = {{ grace = \"{grace}\" }}\n");
+        let mut between = Between::start_with(&jwt);
+        between.liar.lie(&json!({ "token": tokens("first"), "id": { "at_hash": null, "groups": ["eng-admins"] } }));
+        assert_eq!(sign_in(&between.running).status, 303);
+        assert_eq!(between.running.curl("/admin", &[]).status, 200);
+        let refresh = || {
+            let jar = between.running.jar();
+            jar.lines().find_map(|line| line.split_once("\t__Host-portcullis-refresh\t")).unwrap().1.to_owned()
+        };
+        for (access, groups, admin) in [("second", "eng", 403), ("third", "eng-admins", 200)] {
+            let before = refresh();
+            between.clock.advance(Duration::from_secs(400));
+            between.liar.lie(&json!({ "token": tokens(access), "id": null, "userinfo": { "groups": [groups] } }));
+            let said = between.running.curl("/", &[]);
+            assert_eq!((said.status, token(&said).as_deref()), (200, Some(access)), "{} {}", said.head, said.body);
+            assert_ne!(refresh(), before, "renewed on the way");
+            assert_eq!(between.running.curl("/admin", &[]).status, admin, "{grace} {access}");
+        }
+        assert!(!audit(&between.running).contains("refresh_token_reused"));
+    }
 }
 
 /// A provider that gives a new refresh token takes the old one back: it must not be lost with whoever happened to ask.
