@@ -159,7 +159,8 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
         let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
         let owned = outgoing.identity.owns(name.as_str()) || options.removes(name.as_str()) || outgoing.takes(name);
         let withheld = withholds_token && *name == header::AUTHORIZATION;
-        if gone || owned || withheld || is_forwarding(name.as_str()) || is_misread(name.as_str()) {
+        let odd = is_forwarding(name.as_str()) || is_misread(name.as_str()) || is_misframing(name.as_str());
+        if gone || owned || withheld || odd {
             continue;
         }
         match hops {
@@ -323,6 +324,7 @@ pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap
             && !is_rebuilt(name)
             && !is_forwarding(name.as_str())
             && !is_misread(name.as_str())
+            && !is_misframing(name.as_str())
             && !rules.owns(name.as_str())
             && !matches!(*name, header::AUTHORIZATION | header::CONTENT_LENGTH | header::SET_COOKIE)
     };
@@ -402,6 +404,16 @@ fn is_misread(name: &str) -> bool {
         _ => return false,
     };
     known.iter().any(|known| is_alias(known, name))
+}
+
+/// Where a message ends is said by the two very names alone. `Content_Length` is `Content-Length` to servers that fold names before they
+/// read them (uWSGI): one would wait for a body that does not come, and take the next request on its connection for it.
+fn is_misframing(name: &str) -> bool {
+    match name.len() {
+        14 => is_alias("content-length", name) && name != "content-length",
+        17 => is_alias("transfer-encoding", name) && name != "transfer-encoding",
+        _ => false,
+    }
 }
 
 fn wants_trailers(fields: &Fields<'_>) -> bool {
