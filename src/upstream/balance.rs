@@ -1,5 +1,6 @@
 //! Which server gets the next request. One decision: the one with the fewest requests on their way for its weight; servers
-//! that are unwell get one only when no other is left, because a wrong suspicion must not take an application down.
+//! that are unwell get one only when no other is left, because a wrong suspicion must not take an application down, and one that was
+//! left alone gets one at a time at first.
 //! Knows nothing of connections.
 
 use std::sync::Arc;
@@ -14,8 +15,13 @@ pub(super) fn choose(servers: &[Arc<Server>], tried: &[usize], turn: usize) -> O
     let untried = |index: &usize| !tried.contains(index);
     let order = (0..servers.len()).map(|index| (turn + index) % servers.len());
     let least = |indices: &mut dyn Iterator<Item = usize>| indices.min_by(|one, other| load(servers, *one, *other));
-    least(&mut order.clone().filter(untried).filter(|index| servers[*index].is_available()))
-        .or_else(|| least(&mut order.filter(untried)))
+    let is_open = |index: &usize| servers[*index].is_available() && !servers[*index].is_found_out();
+    while let Some(chosen) = least(&mut order.clone().filter(untried).filter(is_open)) {
+        if servers[chosen].finds_out() {
+            return Some(chosen);
+        }
+    }
+    least(&mut order.filter(untried))
 }
 
 /// (requests + 1) / weight, compared without division.
@@ -49,6 +55,25 @@ mod tests {
         assert_eq!((servers[0].in_flight(), servers[1].in_flight()), (100, 300));
         drop(running);
         assert_eq!(servers[0].in_flight(), 0);
+    }
+
+    #[test]
+    fn one_request_finds_out_whether_a_server_is_there_again() {
+        let servers = servers(&[1, 1]);
+        let ejection = Ejection { after: 1, first: Duration::ZERO };
+        let others = || (0..9).all(|turn| choose(&servers, &[], turn) == Some(1));
+        servers[0].begin().failed(ejection);
+        let _busy = [(); 4].map(|()| servers[1].begin());
+        for answered in [false, true] {
+            // Alone for less than a millisecond.
+            while !servers[0].is_available() {}
+            assert_eq!(choose(&servers, &[], 0), Some(0));
+            let finds_out = servers[0].begin();
+            assert!(others(), "while it does");
+            assert_eq!(choose(&servers, &[1], 0), Some(0), "the last resort");
+            if answered { finds_out.answered() } else { finds_out.failed(ejection) }
+        }
+        assert!(!others(), "it answered");
     }
 
     #[test]

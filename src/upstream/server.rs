@@ -14,6 +14,10 @@ use super::tls::ClientTls;
 /// A server that recovered is found again within it.
 const LONGEST_EJECTION: Duration = Duration::from_secs(60);
 
+/// Whether a server that was left alone is there again one request in so long finds out, until one was answered: all at once would all
+/// wait for one that takes connections and says nothing.
+const FINDING_OUT: Duration = Duration::from_secs(1);
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -66,6 +70,8 @@ pub struct Server {
     failures: AtomicU32,
     /// Milliseconds since `began` until which it is left alone.
     ejected_until: AtomicU64,
+    /// Milliseconds since `began` until which a request that was sent after that finds out for the others.
+    found_out_until: AtomicU64,
     /// In a row, without an answer between them.
     ejections: AtomicU32,
     /// How often it was left alone at all.
@@ -84,6 +90,7 @@ impl Server {
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            found_out_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             outages: AtomicU32::new(0),
             well: AtomicBool::new(true),
@@ -112,6 +119,23 @@ impl Server {
         until != 0 && self.now() < until
     }
 
+    /// Whether a request of others finds out whether it is there again.
+    pub(super) fn is_found_out(&self) -> bool {
+        let left_alone = self.ejected_until.load(Ordering::Relaxed) != 0;
+        left_alone && self.now() < self.found_out_until.load(Ordering::Relaxed)
+    }
+
+    /// A request is about to go to it, which is available. `false`: another one finds out before whether it is.
+    pub(super) fn finds_out(&self) -> bool {
+        if self.ejected_until.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        let (now, until) = (self.now(), self.found_out_until.load(Ordering::Relaxed));
+        let next = now.saturating_add(milliseconds(FINDING_OUT));
+        let order = Ordering::Relaxed;
+        now >= until && self.found_out_until.compare_exchange(until, next, order, order).is_ok()
+    }
+
     /// Requests on their way, over all workers.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
@@ -125,7 +149,9 @@ impl Server {
 
     /// It answered what `began` after so many outages. What began before the last one does not tell that it is over.
     pub(super) fn answered(&self, began: u32) {
-        if self.failures.load(Ordering::Relaxed) == 0 || self.outages.load(Ordering::Relaxed) != began {
+        let is_unsuspected =
+            self.failures.load(Ordering::Relaxed) == 0 && self.ejected_until.load(Ordering::Relaxed) == 0;
+        if is_unsuspected || self.outages.load(Ordering::Relaxed) != began {
             return;
         }
         self.failures.store(0, Ordering::Relaxed);
@@ -151,7 +177,8 @@ impl Server {
         }
         let turn = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
         let time = ejection.first.saturating_mul(1 << turn).min(LONGEST_EJECTION);
-        let until = self.now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let until = self.now().saturating_add(milliseconds(time)).max(1);
+        self.found_out_until.store(0, Ordering::Relaxed);
         self.ejected_until.store(until, Ordering::Relaxed);
         if let Some(unsaid) = self.ask() {
             let seconds = time.as_secs_f64();
@@ -185,8 +212,12 @@ impl Server {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        milliseconds(self.began.elapsed())
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request on its way to a server.
