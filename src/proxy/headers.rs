@@ -386,21 +386,25 @@ fn is_forwarding(name: &str) -> bool {
 
 /// What applications take for somebody's word who would know, and anybody may have written. httpoxy (CVE-2016-5385): `Proxy` is
 /// `HTTP_PROXY` to CGI, and with it everything that the application asks for goes where the client likes. The others tell the client's
-/// address to whoever looks there; a proxy before us that writes one passes the rest on, so that no proxy's word counts for them.
+/// address to whoever looks there; a proxy before us that writes one passes the rest on, so that no proxy's word counts for them. Or
+/// they tell where in the path the application begins: gunicorn takes `SCRIPT_NAME` from a proxy of its own machine and cuts it off,
+/// so that `/x/admin`, which is under no rule of `/admin`, is answered with `/admin` (CWE-436).
 fn is_misread(name: &str) -> bool {
     // Most names begin otherwise, or have another length.
-    if !matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'x')) {
+    if !matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b's' | b't' | b'x')) {
         return false;
     }
     let known: &[&str] = match name.len() {
         5 => &["proxy"],
-        9 => &["client-ip"],
-        11 => &["x-client-ip", "x-forwarded", "x-remote-ip"],
-        13 => &["forwarded-for", "x-remote-addr"],
-        14 => &["true-client-ip", "cf-pseudo-ipv4"],
+        9 => &["client-ip", "path-info"],
+        11 => &["x-client-ip", "x-forwarded", "x-remote-ip", "script-name", "x-path-info"],
+        13 => &["forwarded-for", "x-remote-addr", "x-script-name"],
+        14 => &["true-client-ip", "cf-pseudo-ipv4", "x-ingress-path"],
+        15 => &["x-replaced-path"],
         16 => &["cf-connecting-ip", "fastly-client-ip", "x-originating-ip"],
         18 => &["cf-connecting-ipv6"],
         19 => &["x-cluster-client-ip", "x-appengine-user-ip"],
+        21 => &["x-envoy-original-path"],
         _ => return false,
     };
     known.iter().any(|known| is_alias(known, name))
