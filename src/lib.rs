@@ -17,6 +17,7 @@
 //! | [`sparing`] | how often something is said | what is said |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
+//! | [`reach`] | the first of several ways that leads somewhere | what is said there |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
 //! | [`fetch`] | documents of other parties, bounded | what they mean |
 //! | [`session`] | records, stores, local memory, revocation | HTTP beyond a cookie's value; routes |
@@ -61,6 +62,7 @@ pub mod places;
 pub mod policy;
 pub mod private;
 pub mod proxy;
+pub mod reach;
 pub mod server;
 pub mod session;
 pub mod socket;

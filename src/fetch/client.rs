@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
+use crate::reach;
 use crate::trust::{ClientTlsError, client_config, server_name};
 
 use super::{Address, Document, FetchError, Settings, Step};
@@ -152,7 +153,7 @@ async fn within<F: Future>(deadline: Instant, address: &Address, step: Step, wor
 }
 
 async fn connect(address: &Address) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address.socket()).await?;
+    let stream = reach::connect(address.socket()).await?;
     // The name `localhost` is only a promise until it was looked up.
     if !address.is_secure() && !stream.peer_addr()?.ip().is_loopback() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "plain http leads to another machine"));

@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
+use crate::reach;
 use crate::socket::Socket;
 
 use super::server::{Address, Protocol, Server};
@@ -31,9 +32,7 @@ pub(super) async fn connect(server: &Server, http1: bool) -> io::Result<Connecte
             let io = Box::new(UnixStream::connect(path).await?);
             return Ok(Connected { io, http2: matches!(server.protocol, Protocol::H2c) });
         }
-        Address::Tcp(host, port) => {
-            TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), *port)).await?
-        }
+        Address::Tcp(host, port) => reach::connect((host.trim_start_matches('[').trim_end_matches(']'), *port)).await?,
     };
     // Without it a small request waits for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);

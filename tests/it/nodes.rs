@@ -2,6 +2,7 @@
 //! no node answers in a session once its revocation has returned (`sessions` I1–I14).
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -449,6 +450,14 @@ async fn open_streams_on_other_nodes_end_before_the_revocation_returns() {
     }
 }
 
+/// A store that is asked for at these ports, and at others first where nobody says a word: more of them than the time for finding it
+/// has room for, were they asked in turn.
+fn behind_silent_ones(ports: &[u16]) -> (String, Vec<TcpListener>) {
+    let silent: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let all = silent.iter().map(|one| one.local_addr().unwrap().port()).chain(ports.iter().copied());
+    (format!("redis://{}", all.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")), silent)
+}
+
 /// I6: the tail of the log dies with the master, and the session is alive again on the promoted replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_a_failover_lost_is_done_again() {
@@ -457,7 +466,7 @@ async fn a_revocation_that_a_failover_lost_is_done_again() {
     let replica = RedisServer::start(&[&["--replicaof", "127.0.0.1", &port], &COPIES[..]].concat());
     let sentinel = RedisServer::sentinel(master.port, Duration::from_millis(500));
     eventually("the sentinel knows the replica", async || sentinel.sentinel_knows_replica("main")).await;
-    let store = format!("redis://127.0.0.1:{}/0", sentinel.port);
+    let (store, _gone) = behind_silent_ones(&[sentinel.port]);
     let plan = Plan { store: Some(&store), redis: "sentinel = \"main\"", ..Plan::default() };
     let fleet = Fleet::start(3, &master, plan);
     fleet.ready().await;
@@ -479,7 +488,7 @@ async fn a_revocation_that_a_failover_lost_is_done_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_on_a_cluster_agree_as_well() {
     let cluster = RedisCluster::start();
-    let store = format!("redis://127.0.0.1:{},127.0.0.1:{}", cluster.servers()[0].port, cluster.servers()[1].port);
+    let (store, _gone) = behind_silent_ones(&[cluster.servers()[0].port, cluster.servers()[1].port]);
     let plan = Plan { store: Some(&store), redis: "cluster = true", cluster: Some(&cluster), ..Plan::default() };
     let fleet = Fleet::start(3, &cluster.servers()[0], plan);
     fleet.ready().await;

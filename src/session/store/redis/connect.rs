@@ -8,8 +8,9 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+
+use crate::reach;
 
 use super::error::RedisError;
 use super::options::{Address, Login, RedisOptions};
@@ -42,7 +43,7 @@ impl Connection {
     ) -> Result<Connection, RedisError> {
         let standing = async {
             let failed = |source| RedisError::Connect { address: address.clone(), source };
-            let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+            let tcp = reach::connect((&address.host, address.port)).await.map_err(failed)?;
             // Each answer is waited for: a packet held back for company costs 40 ms.
             tcp.set_nodelay(true).map_err(failed)?;
             match &options.tls {

@@ -1,6 +1,8 @@
 //! Where the master of a partition is. One decision: it is asked for anew whenever a connection is made, from whoever answers
 //! first; nothing about the deployment is remembered, so nothing can be out of date. Knows nothing of sessions.
 
+use crate::reach;
+
 use super::connect::Connection;
 use super::error::RedisError;
 use super::options::{Address, Deployment, Login, RedisOptions};
@@ -26,16 +28,17 @@ pub(super) async fn master(options: &RedisOptions, key: &str) -> Result<Master, 
     }
 }
 
+/// The first answer of those who can say, beside one another: some of them may be gone without a word, and one of the others is enough.
+async fn first_of(
+    asked: impl Iterator<Item = impl Future<Output = Result<Option<Master>, RedisError>>>,
+) -> Result<Master, Option<Box<RedisError>>> {
+    let found = asked.map(async |asked| asked.await.map_err(Some).and_then(|found| found.ok_or(None)));
+    reach::first(found.collect()).await.map_err(|errors| errors.into_iter().flatten().next_back().map(Box::new))
+}
+
 async fn by_sentinel(options: &RedisOptions, master: &str, login: &Login) -> Result<Master, RedisError> {
-    let mut last = None;
-    for sentinel in &options.addresses {
-        match ask_sentinel(options, sentinel, master, login).await {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => {}
-            Err(error) => last = Some(Box::new(error)),
-        }
-    }
-    Err(RedisError::NoMaster(master.to_owned(), last))
+    let found = first_of(options.addresses.iter().map(|sentinel| ask_sentinel(options, sentinel, master, login))).await;
+    found.map_err(|last| RedisError::NoMaster(master.to_owned(), last))
 }
 
 /// What a sentinel says of a master: where it is, and its replicas.
@@ -67,15 +70,8 @@ async fn ask_sentinel(
 }
 
 async fn by_slot(options: &RedisOptions, key: &str) -> Result<Master, RedisError> {
-    let mut last = None;
-    for node in &options.addresses {
-        match ask_node(options, node, key).await {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => {}
-            Err(error) => last = Some(Box::new(error)),
-        }
-    }
-    Err(RedisError::NoSlot(last))
+    let found = first_of(options.addresses.iter().map(|node| ask_node(options, node, key))).await;
+    found.map_err(RedisError::NoSlot)
 }
 
 /// A range of slots: first, last, and its nodes, the master first; a node is its host, port and more that depends on the version.
