@@ -24,6 +24,10 @@ impl Current for AsBegun {
     }
 }
 
+fn signed() -> Format {
+    Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }
+}
+
 fn layer(store: Arc<dyn SessionStore>, keys: &SessionKeys) -> Arc<Sessions> {
     let settings = Settings {
         lifetimes: Lifetimes::new(Duration::from_secs(1_800), Duration::from_secs(400 * 3_600)),
@@ -81,8 +85,7 @@ async fn ask(tokens: &OwnTokens, pair: (Option<&str>, Option<&str>), now: Timest
 /// Sites of one secret, even where they have keys and records in common.
 #[tokio::test]
 async fn a_pair_of_one_site_is_nothing_at_another() {
-    for format in [Format::Sealed, Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }]
-    {
+    for format in [Format::Sealed, signed()] {
         let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
         for own in ["", "one", "two"] {
             let (sessions, _, tokens) = node_of(own, store.clone(), &keys, format.clone(), NOW).await;
@@ -179,8 +182,7 @@ async fn a_token_that_is_newer_than_the_store_is_no_stolen_one() {
 
 #[tokio::test]
 async fn keys_rotate_without_a_sign_out_and_a_node_learns_of_it() {
-    for format in [Format::Sealed, Format::Signed { issuer: "https://gateway.example".into(), audience: "apps".into() }]
-    {
+    for format in [Format::Sealed, signed()] {
         let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
         let (sessions, ring, tokens) = node(store.clone(), &keys, format.clone(), NOW).await;
         let (_, other_ring, other) = node(store, &keys, format, NOW).await;
@@ -205,6 +207,27 @@ async fn keys_rotate_without_a_sign_out_and_a_node_learns_of_it() {
         ring.rotate(now).await.unwrap();
         assert_eq!(states(now), ["Active", "Active", "Pending", "Pending"], "what is gone is forgotten");
         assert!(other_ring.list(now).len() == 4);
+    }
+}
+
+/// Whoever comes first makes the keys, by a clock of its own.
+#[tokio::test]
+async fn a_node_whose_clock_is_behind_signs_people_in_by_the_first_keys() {
+    for format in [Format::Sealed, signed()] {
+        let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+        let ahead = NOW.plus(Duration::from_secs(300));
+        let (_, first, _) = node(store.clone(), &keys, format.clone(), ahead).await;
+        let (sessions, ring, tokens) = node(store, &keys, format, NOW).await;
+        let begun = sessions.begin(alice(), None, NOW).await.unwrap();
+        let pair = tokens.begin(&begun.view, NOW).await.expect("there are keys");
+        let learnt = ask(&tokens, (Some(&pair.access), None), NOW).await;
+        assert!(matches!(learnt.lookup, Lookup::Alive(_)), "{:?}", learnt.lookup);
+        // One that comes later waits its turn all the same.
+        ring.rotate(ahead).await.unwrap();
+        let renewed = ask(&tokens, (None, Some(&pair.refresh)), NOW).await.renewed.unwrap();
+        let learnt = ask(&tokens, (Some(&renewed.access), None), NOW).await;
+        assert!(matches!(learnt.lookup, Lookup::Alive(_)) && learnt.renewed.is_none(), "{:?}", learnt.lookup);
+        assert_eq!((ring.list(ahead).len(), first.list(ahead).len()), (4, 2), "the other one looks later");
     }
 }
 

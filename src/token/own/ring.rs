@@ -330,11 +330,13 @@ impl KeyRing {
         ring.keys.iter().enumerate().map(shown).collect()
     }
 
-    /// The key that makes tokens now.
+    /// The key that makes tokens now. Where it is none's turn yet it is the first one's: another node made it, whose clock is ahead, and
+    /// there is no older set that anybody could have kept.
     pub(super) fn active(&self, purpose: Purpose, now: Timestamp) -> Option<Arc<OwnKey>> {
         let ring = self.current.load();
-        let usable = ring.keys.iter().filter(|key| key.purpose == purpose && key.active_from <= now);
-        usable.max_by_key(|key| key.active_from).cloned()
+        let keys = || ring.keys.iter().filter(|key| key.purpose == purpose);
+        let usable = keys().filter(|key| key.active_from <= now).max_by_key(|key| key.active_from);
+        usable.or_else(|| keys().min_by_key(|key| key.active_from)).cloned()
     }
 
     /// A key by its name, as long as it may verify.
