@@ -231,6 +231,26 @@ async fn a_node_whose_clock_is_behind_signs_people_in_by_the_first_keys() {
     }
 }
 
+/// By a clock that is ahead, be it by the second that has just begun there.
+#[tokio::test]
+async fn a_token_of_a_moment_that_is_yet_to_come_signs_nobody_out() {
+    for ahead in [Duration::from_millis(1), Duration::from_secs(1), Duration::from_secs(90)] {
+        for format in [Format::Sealed, signed()] {
+            let (store, keys): (Arc<dyn SessionStore>, _) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
+            let now = Timestamp(NOW.0 / 1_000 * 1_000 - 1);
+            let one = node(store.clone(), &keys, format.clone(), now).await;
+            let two = node(store, &keys, format.clone(), now).await;
+            let begun = one.0.begin(alice(), None, now.plus(ahead)).await.unwrap();
+            let mut pair = one.2.begin(&begun.view, now.plus(ahead)).await.unwrap();
+            for (tokens, now) in [(&two.2, now), (&one.2, now.plus(ahead)), (&two.2, now)] {
+                let learnt = ask(tokens, (Some(&pair.access), Some(&pair.refresh)), now).await;
+                assert!(matches!(learnt.lookup, Lookup::Alive(_)), "{:?}, {ahead:?}, {format:?}", learnt.lookup);
+                pair = learnt.renewed.unwrap_or(pair);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_was_read_holds_nothing_that_works() {
     let (store, keys) = (Arc::new(Memory::new()), SessionKeys::random().unwrap());
