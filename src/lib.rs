@@ -15,6 +15,7 @@
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
 //! | [`causes`] | an error with its causes, on one line | any error |
 //! | [`sparing`] | how often something is said | what is said |
+//! | [`task`] | work that goes on beside requests, of one type | what is done |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`reach`] | the first of several ways that leads somewhere | what is said there |
@@ -68,6 +69,7 @@ pub mod session;
 pub mod socket;
 pub mod sparing;
 pub mod startup;
+pub mod task;
 pub mod token;
 pub mod trust;
 pub mod upstream;

@@ -17,6 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::task::task;
+
 /// A running one, on a thread of its own. Dropping it stops it.
 pub struct Whoami {
     address: SocketAddr,
@@ -77,7 +79,7 @@ async fn accept(listener: TcpListener) {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        tokio::spawn(async move {
+        tokio::spawn(task(async move {
             let service = service_fn(|mut request: Request<Incoming>| async move {
                 // Read to its end and forget: an answer before the request was read costs the connection.
                 while let Some(Ok(_)) = request.body_mut().frame().await {}
@@ -85,7 +87,7 @@ async fn accept(listener: TcpListener) {
             });
             let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
             let _ = served.await;
-        });
+        }));
     }
 }
 

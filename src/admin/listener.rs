@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::sparing::Sparing;
+use crate::task::task;
 
 use super::seats::{Seat, Seats};
 use super::{Admin, router};
@@ -107,7 +108,8 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToke
         if is_for_another {
             admin.counters.admin_idle_closed.add();
         }
-        tokio::spawn(stop.clone().run_until_cancelled_owned(serve(stream, seat, admin.clone())));
+        let served = stop.clone().run_until_cancelled_owned(serve(stream, seat, admin.clone()));
+        tokio::spawn(task(served));
     }
 }
 

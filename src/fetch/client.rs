@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use crate::reach;
+use crate::task::task;
 use crate::trust::{ClientTlsError, client_config, server_name};
 
 use super::{Address, Document, FetchError, Settings, Step};
@@ -130,7 +131,7 @@ impl Client {
         builder.max_buf_size(HEAD_BYTES);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with this exchange, however it ends.
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let _connection = AbortOnDropHandle::new(tokio::spawn(task(connection)));
         let answer = within(deadline, address, Step::Ask, sender.send_request(request)).await?.map_err(broken)?;
         if answer.status().is_redirection() {
             return Err(FetchError::Redirect(address.clone(), answer.status()));

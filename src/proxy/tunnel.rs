@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use crate::task::task;
 use crate::upstream::Switched;
 
 use super::Worker;
@@ -36,7 +37,7 @@ pub fn open(
     (busy, record): (Exchange, TunnelRecord),
 ) {
     let stop = worker.stop.clone();
-    worker.tunnels.spawn(async move {
+    worker.tunnels.spawn(task(async move {
         let _busy = busy;
         let client = match client.await {
             Ok(client) => client,
@@ -52,7 +53,7 @@ pub fn open(
         };
         let end = carry(client, application, (&moved, &held), end).await;
         record.ended(end.map_or("closed", |end| end.why));
-    });
+    }));
 }
 
 /// Before what was read is handed on. Where that may not be, it never is: the tunnel is ended, which cuts it.

@@ -12,6 +12,8 @@ use http::{Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
+use crate::task::task;
+
 use super::body::{BodyLimits, Progress, RequestBody};
 use super::busy::Busy;
 use super::headers::RequestTrailers;
@@ -117,11 +119,11 @@ impl Rest {
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| small) else { return };
         let busy = self.connection.begin();
         // Beside the answer, which waits for nothing.
-        runtime.spawn(async move {
+        runtime.spawn(task(async move {
             // Whatever becomes of it, the body is let go.
             let _ = tokio::time::timeout(WAIT, discard(Box::pin(body))).await;
             drop(busy);
-        });
+        }));
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::redirect;
+use crate::task::task;
 
 use super::accept::Serve;
 use super::worker::told;
@@ -40,7 +41,8 @@ pub(super) async fn serve(listener: TcpListener, port: u16, serve: Arc<Serve>) {
         };
         // Half a minute for one short answer: a reader that takes longer is no reader.
         let bounded = tokio::time::timeout(3 * serve.limits.handshake_timeout, one(serve.clone(), stream, peer, port));
-        connections.spawn(serve.drain.clone().run_until_cancelled_owned(bounded));
+        let bounded = serve.drain.clone().run_until_cancelled_owned(bounded);
+        connections.spawn(task(bounded));
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::proxy::{Current, Place, Runtime, Worker};
 use crate::sparing::Sparing;
+use crate::task::task;
 
 use super::accept::{Serve, connection};
 use super::addresses::Addresses;
@@ -220,7 +221,7 @@ fn run(serving: Serving, own: Own, shared: Shared) {
         let tls = TlsAcceptor::from(serving.tls);
         let serve = Arc::new(Serve { place, tls, limits, proxy_protocol, drain, addresses, counters });
         if let Some(plain) = serving.plain.and_then(|plain| TcpListener::from_std(plain).ok()) {
-            tokio::spawn(plain::serve(plain, port, serve.clone()));
+            tokio::spawn(task(plain::serve(plain, port, serve.clone())));
         }
         let connections = TaskTracker::new();
         accept(&listener, &serve, &connections, &open).await;

@@ -12,6 +12,7 @@ use crate::login::Audit;
 use crate::login::oidc::follow_open;
 use crate::proxy::{AuditLine, Current, Records, Runtime, audit};
 use crate::server::{Certificates, Hurry};
+use crate::task::task;
 use crate::upstream;
 
 use super::runtime::Lasting;
@@ -72,9 +73,9 @@ impl Background {
         let stop = self.stop.child_token();
         let (tokens, upstreams) = (runtime.authenticator.tokens().clone(), runtime.upstreams.clone());
         let (clock, stopped) = (self.clock.clone(), stop.clone());
-        self.tokio.spawn(async move {
+        self.tokio.spawn(task(async move {
             tokio::join!(upstream::watch(upstreams, stopped.clone()), tokens.maintain(clock, stopped));
-        });
+        }));
         stop.drop_guard()
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::fetch::{Address, Client, Credential, FetchError};
 use crate::policy::BadToken;
+use crate::task::task;
 
 use super::asks::{Asks, EVERY};
 use super::keys::{Algorithm, Key, KeyError, KeySet};
@@ -175,7 +176,7 @@ impl Keys {
         let name = name.map(str::to_owned);
         let (keys, ended) = (self.clone(), self.ended.load(Ordering::SeqCst));
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
-        let asked = tokio::spawn(async move {
+        let asked = tokio::spawn(task(async move {
             let mut asks = keys.asking.lock().await;
             let fails = || keys.failing.load(Ordering::SeqCst);
             if keys.generation() != number || (fails() && keys.ended.load(Ordering::SeqCst) != ended) {
@@ -191,7 +192,7 @@ impl Keys {
                     asks.in_vain(name.as_deref(), now);
                 }
             }
-        });
+        }));
         asked.await.is_ok() && !self.failing.load(Ordering::SeqCst)
     }
 
@@ -241,13 +242,13 @@ impl Keys {
         let is_due = move || now.since(Timestamp(keys.asked.load(Ordering::SeqCst))) >= keys.pause(every);
         if is_due() {
             let keys = self.clone();
-            tokio::spawn(async move {
+            tokio::spawn(task(async move {
                 // Whoever is asking already asks for everybody.
                 let Ok(_one) = keys.asking.try_lock() else { return };
                 if is_due() {
                     keys.refresh(now).await;
                 }
-            });
+            }));
         }
     }
 

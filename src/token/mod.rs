@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{BadToken, Caller, IdentityHeaders, RoleNames};
 use crate::session::{Bearer, Sessions, StoreError, TokenId, UserKey};
+use crate::task::task;
 
 use cache::{Cache, Digest, digest_of};
 use turns::in_turn;
@@ -318,7 +319,7 @@ impl Tokens {
     pub async fn maintain(&self, clock: Arc<dyn Clock>, stop: CancellationToken) {
         let mut tasks = tokio::task::JoinSet::new();
         for verifier in &self.verifiers {
-            tasks.spawn(verifier.keys.clone().maintain(clock.clone(), stop.clone()));
+            tasks.spawn(task(verifier.keys.clone().maintain(clock.clone(), stop.clone())));
         }
         while tasks.join_next().await.is_some() {}
     }

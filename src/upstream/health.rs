@@ -10,6 +10,8 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio_util::sync::CancellationToken;
 
+use crate::task::task;
+
 use super::one::One;
 use super::request::{Head, Value};
 use super::server::Protocol;
@@ -42,7 +44,8 @@ pub async fn watch(upstreams: Vec<Upstream>, stop: CancellationToken) {
     for upstream in upstreams {
         let Some(health) = upstream.health else { continue };
         for server in upstream.servers {
-            watches.spawn(stop.clone().run_until_cancelled_owned(watch_one(server, health.clone())));
+            let watch = stop.clone().run_until_cancelled_owned(watch_one(server, health.clone()));
+            watches.spawn(task(watch));
         }
     }
     while watches.join_next().await.is_some() {}

@@ -15,6 +15,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
 use crate::causes;
+use crate::task::task;
 
 use super::connect::{Connected, connect};
 use super::one::{Answer, One, Sendable, Unanswered};
@@ -478,7 +479,7 @@ impl IdleWires {
         list.idle.push(Idle { one, opened, since: now });
         if !list.tended {
             list.tended = true;
-            tokio::spawn(tend(Arc::downgrade(self)));
+            tokio::spawn(task(tend(Arc::downgrade(self))));
         }
     }
 

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use tokio::sync::Notify;
 
+use crate::task::task;
+
 use super::one::Sendable;
 use super::pool::{OLDEST, SURPLUS};
 use super::wire::{MOST_STREAMS, Two};
@@ -129,7 +131,7 @@ impl<B: Sendable> Shared<B> {
         list.open.push(Open { two, opened: Instant::now(), carries, unused: None });
         if !list.tended {
             list.tended = true;
-            tokio::spawn(tend(Arc::downgrade(&self.list)));
+            tokio::spawn(task(tend(Arc::downgrade(&self.list))));
         }
         taken
     }

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::login::Login;
+use crate::task::task;
 
 use super::tokens::{LOOK, Needs};
 
@@ -31,14 +32,14 @@ where
         for view in (*runtime).as_ref().sessions.open_views() {
             let (runtime, clock, some) = (runtime.clone(), clock.clone(), some.clone());
             let acts = acts.clone();
-            looks.spawn(async move {
+            looks.spawn(task(async move {
                 let _one_of_some = some.acquire().await;
                 let followed = Login::follow(&runtime, &acts, &view, Needs::Outcome, clock.now()).await;
                 if let Err(error) = followed {
                     let error: &dyn std::error::Error = &error;
                     tracing::debug!(session = ?view.key, error, "the provider's tokens could not be seen to");
                 }
-            });
+            }));
         }
         drop(runtime);
         if stop.run_until_cancelled(looks.join_all()).await.is_none() {

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::clock::Timestamp;
 use crate::fetch::{Address, Client, Credential};
+use crate::task::task;
 use crate::token::{Algorithm, Assertion, Claims, Expected, Keys, Presented};
 
 use super::error::{MetadataError, ProviderError};
@@ -216,7 +217,7 @@ impl Provider {
     fn ask(&self, now: Timestamp) -> Told {
         let (tell, told) = watch::channel(None);
         let (settings, learnt) = (self.settings.clone(), self.learnt.clone());
-        tokio::spawn(async move {
+        tokio::spawn(task(async move {
             let begun = tokio::time::Instant::now();
             let asked = settings.describe().await;
             let mut learnt = learnt.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,7 +239,7 @@ impl Provider {
             };
             drop(learnt);
             tell.send_replace(Some(outcome));
-        });
+        }));
         told
     }
 

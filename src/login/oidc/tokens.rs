@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::session::{Keep, Kept, Revocation, ShelfKey, StoreError, View, Wait};
+use crate::task::task;
 
 use super::super::Login;
 use super::cache::{Held, Outcome};
@@ -201,7 +202,7 @@ impl Login {
         let (mut told, begun) = cache.join(view.key);
         if let Some(begun) = begun {
             let (home, provider, view) = (home.clone(), provider.clone(), view.clone());
-            acts.spawn(Box::pin(async move {
+            acts.spawn(task(async move {
                 let login: &Login = (*home).as_ref();
                 let (outcome, unwritten) = login.refresh(&provider, &view, (kept, tokens), now).await;
                 begun.tell(outcome);

@@ -15,6 +15,7 @@ use crate::causes;
 use crate::clock::{Clock, SystemClock, Timestamp, since_boot};
 use crate::session::shared::{Boot, Link, SharedLog, Term};
 use crate::session::{Event, EventId, Part, Revocation, Revoked, StoreError, Wait};
+use crate::task::task;
 
 use super::{Ask, Core, Moment, Revoking, Rules, Standing, Step};
 
@@ -193,11 +194,11 @@ impl Coherence {
         let mut tasks = JoinSet::new();
         for index in 0..self.lanes.len() {
             let (this, to) = (self.clone(), listener.clone());
-            tasks.spawn(async move { this.beat(index, &*to).await });
+            tasks.spawn(task(async move { this.beat(index, &*to).await }));
             let (this, to) = (self.clone(), listener.clone());
-            tasks.spawn(async move { this.follow(index, &*to).await });
+            tasks.spawn(task(async move { this.follow(index, &*to).await }));
             let (this, to) = (self.clone(), listener.clone());
-            tasks.spawn(async move { this.guard(index, &*to).await });
+            tasks.spawn(task(async move { this.guard(index, &*to).await }));
         }
         stop.cancelled().await;
         tasks.shutdown().await;

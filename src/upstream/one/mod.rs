@@ -20,6 +20,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
+use crate::task::task;
+
 use super::connect::Io;
 use super::request;
 use framing::{Decoder, Step};
@@ -255,7 +257,7 @@ impl One {
     /// Go on with an upload beside the answer: neither waits for the other, nor for the client of the other.
     fn carry<B: Sendable>(self: Box<Self>, mut upload: Upload<B>, mut decoder: Decoder) -> Frames {
         let (to, frames) = mpsc::channel(1);
-        tokio::spawn(async move {
+        tokio::spawn(task(async move {
             let One { io, mut inbound, mut out, .. } = *self;
             let (mut from, mut into) = tokio::io::split(io);
             let up = async {
@@ -285,7 +287,7 @@ impl One {
                 // Nobody may be waiting for it.
                 let _ = to.send(Err(broken)).await;
             }
-        });
+        }));
         frames
     }
 }

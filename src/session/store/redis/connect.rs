@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 use crate::reach;
+use crate::task::task;
 
 use super::error::RedisError;
 use super::options::{Address, Login, RedisOptions};
@@ -109,6 +110,6 @@ async fn sign_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (redis, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
         .await
         .map_err(|source| RedisError::Refused { address: address.clone(), source })?;
-    let driver = Arc::new(Driver(tokio::spawn(driver)));
+    let driver = Arc::new(Driver(tokio::spawn(task(driver))));
     Ok(Connection { address: address.clone(), redis, _driver: driver })
 }
