@@ -24,7 +24,7 @@ pub(super) fn providers(
 ) -> Option<Vec<OidcLogin>> {
     let mut tables = login.named_tables("oidc");
     // The order of the file is the order of the buttons.
-    tables.sort_by_key(|(_, table)| table.line());
+    tables.sort_unstable_by_key(|(_, table)| table.line());
     let count = tables.len();
     let several = count + usize::from(local) > 1;
     let mut good: Vec<OidcLogin> = Vec::new();

@@ -59,7 +59,7 @@ impl<'t> Findings<'t> {
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = std::mem::take(&mut *self.problems.borrow_mut());
-        problems.sort();
+        problems.sort_unstable();
         problems.dedup();
         problems
     }

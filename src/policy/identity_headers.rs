@@ -181,7 +181,7 @@ impl IdentityHeaders {
         let named = [&self.user, &self.email, &self.name, &self.roles].into_iter().flatten().map(HeaderName::as_str);
         let stripped = ALWAYS_STRIPPED.iter().chain(OTHERS_STRIPPED).copied();
         self.owned = named.chain(stripped).map(alias).collect();
-        self.owned.sort();
+        self.owned.sort_unstable();
         self.owned.dedup();
         self.lengths = self.owned.iter().fold(0, |bits, name| bits | length_bit(name));
         self

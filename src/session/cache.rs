@@ -119,8 +119,8 @@ impl Cache {
             let mut others: Vec<_> = set.iter().flat_map(|set| set.iter()).filter(counts).collect();
             let room = u64::try_from(SET).map_or(self.entries, |most| most.min(self.entries));
             if (full && !others.is_empty()) || others.len() as u64 >= room {
-                others.sort_by_key(|other| std::cmp::Reverse(other.last_seen()));
-                others.pop();
+                let unused_longest = (0..others.len()).min_by_key(|at| others[*at].last_seen());
+                unused_longest.map(|at| others.swap_remove(at));
             }
             std::iter::once(view).chain(others).cloned().collect()
         });

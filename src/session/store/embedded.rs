@@ -23,7 +23,7 @@ use crate::session::{
 use super::record::decode;
 use super::rows::{Reading, exactly, failed};
 use super::tables::{SESSIONS, Tables};
-use super::{older, standing, tables};
+use super::{newest_first, older, standing, tables};
 
 /// How long the first write of a batch waits for company. An fsync takes about as long; nobody notices it at a sign-in.
 const WINDOW: Duration = Duration::from_millis(2);
@@ -202,7 +202,7 @@ impl Embedded {
 
     fn read_user(&self, user: UserKey) -> Result<Vec<Listed>, StoreError> {
         let mut list = self.read(|transaction| tables::list(transaction, user))?;
-        list.sort_by_key(|entry| std::cmp::Reverse((entry.session.last_seen, entry.key)));
+        newest_first(&mut list);
         Ok(list)
     }
 }

@@ -12,6 +12,8 @@ use crate::session::{
     ShelfKey, StoreFuture, TokenId, UNKNOWN_ENDS, UserKey,
 };
 
+use super::{newest_first, surplus};
+
 /// The store.
 #[derive(Default)]
 pub struct Memory(Mutex<State>);
@@ -84,9 +86,9 @@ impl State {
         self.records.insert(key, session);
         self.by_user.entry(user).or_default().insert(key);
         if let Some(limit) = limit {
-            let mut others: Vec<_> = self.keys(user).into_iter().filter(|other| *other != key).collect();
-            others.sort_by_key(|other| std::cmp::Reverse((self.records[other].last_seen, *other)));
-            for surplus in others.into_iter().skip(limit.saturating_sub(1) as usize) {
+            let others = self.keys(user).into_iter().filter(|other| *other != key);
+            let others = others.map(|other| (self.records[&other].last_seen, other)).collect();
+            for surplus in surplus(others, limit) {
                 events.extend(self.end(surplus, None).1);
             }
         }
@@ -239,7 +241,7 @@ impl SessionStore for Memory {
         let state = self.state();
         let listed = |key| Listed { key, session: state.records[&key].clone() };
         let mut list: Vec<Listed> = state.keys(user).into_iter().map(listed).collect();
-        list.sort_by_key(|entry| std::cmp::Reverse((entry.session.last_seen, entry.key)));
+        newest_first(&mut list);
         drop(state);
         Box::pin(ready(Ok(list)))
     }

@@ -12,6 +12,7 @@ use crate::session::{
 use super::record::{decode, encode};
 use super::rows::{Definition, Reading, Rows, exactly};
 use super::standing::Standing;
+use super::surplus;
 
 /// Sessions and their records.
 pub(super) const SESSIONS: Definition = Definition::new("session");
@@ -131,8 +132,7 @@ impl<'t> Tables<'t> {
             for other in self.keys(user)? {
                 others.extend(self.get(other)?.map(|session| (session.last_seen, other)));
             }
-            others.sort_by_key(|other| std::cmp::Reverse(*other));
-            for (_, surplus) in others.into_iter().skip(limit.saturating_sub(1) as usize) {
+            for surplus in surplus(others, limit) {
                 events.extend(self.end(surplus)?);
             }
         }

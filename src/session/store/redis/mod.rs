@@ -27,6 +27,7 @@ use crate::session::{
     SessionStore, ShelfKey, StoreError, StoreFuture, UserKey,
 };
 
+use super::newest_first;
 use super::record::{decode, encode};
 pub use error::RedisError;
 use log::RedisLog;
@@ -209,7 +210,7 @@ impl SessionStore for Redis {
                 Ok(Listed { key: text::key(&key).map_err(unavailable)?, session: session(&record, seen, epoch)? })
             };
             let mut list: Vec<Listed> = found.into_iter().map(listed).collect::<Result<_, StoreError>>()?;
-            list.sort_by_key(|entry| std::cmp::Reverse((entry.session.last_seen, entry.key)));
+            newest_first(&mut list);
             Ok(list)
         })
     }
