@@ -359,7 +359,7 @@ fn end_to_end(c: &mut Criterion) {
     let text =
         include_str!("../gateway.toml").replace("127.0.0.1:8443", "127.0.0.1:0").replace("embedded:data", "memory");
     let config = Config::parse(&text, "gateway.toml", folder.path()).unwrap();
-    let setup = Setup { config, clock: Arc::new(SystemClock), records: Arc::new(Nowhere), store: None };
+    let setup = Setup { config: config.into(), clock: Arc::new(SystemClock), records: Arc::new(Nowhere), store: None };
     let gateway = start(setup).unwrap();
     let certificate = std::fs::read(folder.path().join("certs/gateway.pem")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -23,7 +23,7 @@ use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
 /// Start, serve, drain.
 pub fn run(path: &Path) -> ExitCode {
     let config = match load::load(path) {
-        Ok(config) => config,
+        Ok(config) => Arc::new(config),
         Err(error) => {
             say(&error.to_string());
             return ExitCode::from(BAD_INPUT);
@@ -55,7 +55,7 @@ pub fn run(path: &Path) -> ExitCode {
     }
 }
 
-fn start(config: Config, messages: &Messages) -> Result<Gateway, String> {
+fn start(config: Arc<Config>, messages: &Messages) -> Result<Gateway, String> {
     let format = match config.log.format {
         Some(LogFormat::Json) => Format::Json,
         Some(LogFormat::Text) => Format::Text,
@@ -138,15 +138,18 @@ impl Signals {
 /// Read the file again, and say in one line what came of it, after what is wrong with it.
 fn reload(gateway: &Gateway, path: &Path, messages: &Messages) {
     let refused = match load::load(path) {
-        Ok(config) => match gateway.reload(config.clone()) {
-            Ok(()) => return messages.say("portcullis: configuration reloaded"),
-            Err(error) => {
-                if matches!(error, ReloadError::Start(_)) {
-                    say_mistakes(&config, path, messages);
+        Ok(config) => {
+            let config = Arc::new(config);
+            match gateway.reload(config.clone()) {
+                Ok(()) => return messages.say("portcullis: configuration reloaded"),
+                Err(error) => {
+                    if matches!(error, ReloadError::Start(_)) {
+                        say_mistakes(&config, path, messages);
+                    }
+                    chain(&error)
                 }
-                chain(&error)
             }
-        },
+        }
         Err(error) => {
             gateway.refuse_reload();
             match error {

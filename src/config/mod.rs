@@ -40,7 +40,7 @@ pub use signing::{JwtSessions, SessionMode, Signing};
 pub use token::{ClaimNames, TokenIssuer, TokenKeys};
 
 /// What the program may rely on.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Declared roles.
     pub roles: RoleNames,

@@ -54,7 +54,7 @@ use upstreams::whoami;
 /// What a gateway is started from.
 pub struct Setup {
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where access and audit lines go.
@@ -191,7 +191,7 @@ pub struct Gateway {
 
 /// What is exchanged with the configuration, beside the runtime.
 struct Standing {
-    config: Config,
+    config: Arc<Config>,
     /// Keeps up what the runtime has learnt; ends with it.
     attended: DropGuard,
     whoami: Option<Whoami>,

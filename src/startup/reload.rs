@@ -36,7 +36,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`ReloadError`]; then nothing has changed.
-    pub fn reload(&self, config: Config) -> Result<(), ReloadError> {
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), ReloadError> {
         let done = self.exchange(config);
         let now = self.lasting.clock.now();
         match &done {
@@ -63,7 +63,7 @@ impl Gateway {
         audit(&*self.lasting.records, &AuditLine { reason: Some(reason), ..line });
     }
 
-    fn exchange(&self, config: Config) -> Result<(), ReloadError> {
+    fn exchange(&self, config: Arc<Config>) -> Result<(), ReloadError> {
         // Held throughout: of two at once the second one is compared with the first.
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(workers), Some(background)) = (&self.workers, &self.background) else {

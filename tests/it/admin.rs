@@ -227,7 +227,8 @@ fn a_token_that_others_can_read_or_guess_stops_the_start() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let config = Config::parse(&with_admin("embedded:data"), "gateway.toml", folder.path()).unwrap();
         let records = Arc::new(Lines::default());
-        let error = start(Setup { config, clock: Arc::new(SystemClock), records, store: None }).err().unwrap();
+        let error =
+            start(Setup { config: config.into(), clock: Arc::new(SystemClock), records, store: None }).err().unwrap();
         std::error::Error::source(&error).unwrap().to_string()
     };
     assert!(start("an-operators-token-of-some-length", 0o644).contains("others can read it"));

@@ -121,7 +121,7 @@ fn one_worker(application: &Application, folder: &Path) -> Gateway {
     let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
     let text = text.replace("[server]\n", "[server]\nworkers = 1\n");
     let config = Config::parse(&text, "gateway.toml", folder).unwrap();
-    start(Setup { config, clock: Arc::new(Marking), records: Arc::new(Nowhere), store: None }).unwrap()
+    start(Setup { config: config.into(), clock: Arc::new(Marking), records: Arc::new(Nowhere), store: None }).unwrap()
 }
 
 /// Access log, metrics, header rules and limits are on. Debug builds allocate as often as others.

@@ -67,7 +67,7 @@ pub fn run_with(
 ) -> Running {
     let config = Config::parse(text, "gateway.toml", folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
     let lines = Arc::new(Lines::default());
-    let setup = Setup { config, clock, records: lines.clone(), store };
+    let setup = Setup { config: config.into(), clock, records: lines.clone(), store };
     let gateway = start(setup).unwrap();
     let password = gateway.demo().map(|demo| demo.password.clone()).unwrap_or_default();
     Running { gateway, folder, lines, password }
@@ -78,7 +78,7 @@ impl Running {
     pub fn reload(&self, text: &str) -> Result<(), ReloadError> {
         let config =
             Config::parse(text, "gateway.toml", self.folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
-        self.gateway.reload(config)
+        self.gateway.reload(config.into())
     }
 
     /// Its TLS port.
