@@ -107,9 +107,7 @@ pub async fn forward(
     let answered = answered.map_err(|over| ended(runtime, permit, tie.as_ref().map(Tie::evidence), over))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;
     progress.answered();
-    if !is_plainly_framed(response.headers()) {
-        return Err(Refusal::AnswerFraming);
-    }
+    may_be_passed(&response, tunnelled)?;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         let answered = switch.is_some_and(|switch| switch.is_answered(response.headers()));
@@ -123,6 +121,18 @@ pub async fn forward(
         }
     }
     Ok(answer(worker, permit, response, switch.filter(|_| switching), tie))
+}
+
+/// What a client would read as something else than the application meant; `tunnelled`: a WebSocket over HTTP/2.
+fn may_be_passed(response: &Response<PooledBody>, tunnelled: bool) -> Result<(), Refusal> {
+    if !is_plainly_framed(response.headers()) {
+        return Err(Refusal::AnswerFraming);
+    }
+    // RFC 8441 §5: any 2xx there says that the WebSocket is open, and what follows would be taken for its frames.
+    if tunnelled && response.status().is_success() {
+        return Err(Refusal::NotSwitched);
+    }
+    Ok(())
 }
 
 /// What nobody's permit allows. `is_page`: it asks for a WebSocket by a cookie, which comes along by itself; a token does not.

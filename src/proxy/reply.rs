@@ -94,6 +94,9 @@ pub enum Refusal {
     /// The application switched protocols unasked.
     #[error("the application switched protocols unasked")]
     UnaskedUpgrade,
+    /// The application answered a WebSocket over HTTP/2 with something else, and well.
+    #[error("the application answered a WebSocket with a page")]
+    NotSwitched,
     /// The application's answer could be read in more than one way.
     #[error("the application's answer could be read in more than one way")]
     AnswerFraming,
@@ -248,7 +251,10 @@ impl Refusal {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
             }
             Refusal::Forward(error) if error.is_broken_upload() => BODY_BROKEN,
-            Refusal::UnaskedUpgrade | Refusal::AnswerFraming | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
+            Refusal::UnaskedUpgrade
+            | Refusal::NotSwitched
+            | Refusal::AnswerFraming
+            | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
             Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
             Refusal::Forward(ForwardError::Full(_)) => FULL,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {

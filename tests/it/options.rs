@@ -494,6 +494,36 @@ async fn websockets_over_http2() {
     }
 }
 
+/// attacks: line 110. Over HTTP/2 a page that is a page would say that the socket is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_page_in_the_place_of_a_websocket_opens_none() {
+    let application = Application::start(|request| async move {
+        let (mut feed, streamed) = fed();
+        tokio::spawn(async move { feed.send_data(Bytes::from_static(b"a page")).await });
+        let (status, body) = match request.uri().path() {
+            "/public/streamed" => (200, streamed),
+            "/public/whole" => (200, whole("a page")),
+            "/public/none" => (204, whole("")),
+            _ => (404, whole("nothing")),
+        };
+        Response::builder().status(status).body(body).unwrap()
+    });
+    let running = with(application.port, "");
+    let mut client = two(running.port()).await;
+    for (path, status) in
+        [("/public/streamed", 502), ("/public/whole", 502), ("/public/none", 502), ("/public/other", 404)]
+    {
+        let first = Request::get("https://localhost/.portcullis/login").body(whole("")).unwrap();
+        soon(client.send_request(first)).await.unwrap();
+        let request = Request::connect(format!("https://localhost{path}"))
+            .extension(hyper::ext::Protocol::from_static("websocket"))
+            .body(whole(""))
+            .unwrap();
+        let answer = soon(client.send_request(request)).await.map(|answer| answer.status().as_u16());
+        assert_eq!(answer.map_err(|error| error.to_string()), Ok(status), "{path}");
+    }
+}
+
 /// Who is cut is told: 1008 when the session ended, 1001 when the gateway stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_websocket_that_is_cut_gets_a_close_frame() {
