@@ -140,6 +140,7 @@ fn rebuild(c: &mut Criterion) {
                 switch: None,
                 access_token: None,
                 signed: None,
+                destination: None,
             };
             black_box(request_headers(&Fields::of(black_box(&parts.headers)), &outgoing));
         });

@@ -21,6 +21,8 @@ pub enum Field {
     ContentType,
     /// `Cookie`.
     Cookie,
+    /// `Destination`.
+    Destination,
     /// `Host`.
     Host,
     /// `Max-Forwards`.
@@ -41,7 +43,7 @@ pub enum Field {
     RequestedWith,
 }
 
-const COUNT: usize = 16;
+const COUNT: usize = 17;
 
 /// Their names, in the order above.
 static NAMES: [HeaderName; COUNT] = [
@@ -52,6 +54,7 @@ static NAMES: [HeaderName; COUNT] = [
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
     header::COOKIE,
+    HeaderName::from_static("destination"),
     header::HOST,
     header::MAX_FORWARDS,
     header::ORIGIN,
@@ -81,6 +84,7 @@ impl Field {
             header::UPGRADE => Field::Upgrade,
             header::VIA => Field::Via,
             _ => match name.as_str() {
+                "destination" => Field::Destination,
                 "sec-fetch-mode" => Field::FetchMode,
                 "x-requested-with" => Field::RequestedWith,
                 _ => return None,
@@ -160,6 +164,7 @@ mod tests {
         Field::ContentLength,
         Field::ContentType,
         Field::Cookie,
+        Field::Destination,
         Field::Host,
         Field::MaxForwards,
         Field::Origin,

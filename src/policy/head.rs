@@ -76,7 +76,8 @@ pub struct RequestHead<'r> {
 }
 
 /// Fields of which a second one is refused: which of two a server believes is anybody's guess.
-const SINGLE: [Field; 4] = [Field::Authorization, Field::ContentLength, Field::ContentType, Field::TransferEncoding];
+const SINGLE: [Field; 5] =
+    [Field::Authorization, Field::ContentLength, Field::ContentType, Field::Destination, Field::TransferEncoding];
 
 impl<'r> RequestHead<'r> {
     /// Read the head; `sni` is the server name of the TLS connection, where there was one.

@@ -6,6 +6,7 @@
 mod access;
 mod asked;
 mod decide;
+mod destination;
 mod explain;
 mod fields;
 mod head;
@@ -22,6 +23,7 @@ mod route;
 pub use access::AccessRule;
 pub use asked::Asked;
 pub use decide::{Decision, Permit, Reason, decide};
+pub use destination::{NotThere, destination};
 pub use explain::{Explained, Miss, explain};
 pub use fields::{Field, Fields};
 pub use head::{HeadError, RequestHead, is_plainly_framed};

@@ -49,6 +49,8 @@ pub struct Passage<'r> {
     pub evidence: Option<Evidence>,
     /// The access token of its provider, where that is kept.
     pub access_token: Option<Box<AccessToken>>,
+    /// Where it copies or moves to, as the application knows that place, where that is another address.
+    pub second: Option<Box<HeaderValue>>,
 }
 
 /// Forward and wait for the response head; `reached` is told how far it came.
@@ -87,6 +89,7 @@ pub async fn forward(
             switch,
             access_token: passage.access_token.as_deref(),
             signed: signed.as_ref(),
+            destination: passage.second.as_deref(),
         };
         request_headers(fields, &outgoing)
     };

@@ -19,7 +19,8 @@ use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
 use crate::policy::{
-    AccessRule, Decision, Fields, Found, HeadError, Matched, Reason, RequestHead, Route, decide, methods,
+    AccessRule, Authentication, Decision, Field, Fields, Found, HeadError, Matched, NotThere, Reason, RequestHead,
+    Route, decide, destination, methods,
 };
 use crate::session::Activity;
 use crate::sparing::Sparing;
@@ -192,6 +193,7 @@ async fn stops(
 
     // 5: decide.
     let by_token = known.by_token();
+    let second = there(runtime, &head, route, (&fields, &known.authentication), now);
     let decision = decide(&head, &matched, known.authentication, now.since_epoch());
     (record.decision, record.reason) = (outcome(&decision), decision.reason().as_str());
 
@@ -204,11 +206,11 @@ async fn stops(
         }
         Decision::Forward(permit, _) => {
             record.caller = permit.caller().cloned();
-            let (evidence, asked) = (known.evidence, (Instant::now(), now));
-            let mut passage =
-                Passage { connection, trace, head: &head, fields: &fields, id, asked, switch, evidence, access_token };
+            let (asked, second) = ((Instant::now(), now), second?);
+            let (head, fields, evidence) = (&head, &fields, known.evidence);
+            let way = Passage { connection, trace, head, fields, id, asked, switch, evidence, access_token, second };
             record.waits = Some(asked.0);
-            let response = forward(worker, &permit, &mut passage, (parts, body), &record.reached).await;
+            let response = forward(worker, &permit, &mut { way }, (parts, body), &record.reached).await;
             record.waited();
             response
         }
@@ -216,6 +218,21 @@ async fn stops(
         Decision::Unauthenticated(reason, route) => Err(challenge(runtime, &head, &parts.headers, &route, reason)),
         Decision::Forbidden(_) => Err(if by_token { Refusal::InsufficientScope } else { Refusal::Forbidden }),
     }
+}
+
+/// A second address that the application would change: it is decided on like the first. Returns how the application knows it.
+fn there(
+    runtime: &Runtime,
+    head: &RequestHead<'_>,
+    route: &Route,
+    (fields, authentication): (&Fields<'_>, &Authentication),
+    now: Timestamp,
+) -> Result<Option<Box<HeaderValue>>, Refusal> {
+    let Some(line) = fields.get(Field::Destination) else { return Ok(None) };
+    let at = (&runtime.routes, route);
+    let told = destination(line.as_bytes(), head, at, authentication.clone(), now.since_epoch());
+    let told = told.map_err(|NotThere| Refusal::Destination)?;
+    told.map(|told| HeaderValue::try_from(told).map(Box::new).map_err(|_| Refusal::Destination)).transpose()
 }
 
 /// Stop 4. Never on public routes: they work while the store is away. In a session whose provider's tokens are kept, these are

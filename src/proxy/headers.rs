@@ -89,6 +89,8 @@ pub struct Outgoing<'r> {
     pub access_token: Option<&'r AccessToken>,
     /// A signed statement of who calls.
     pub signed: Option<&'r (HeaderName, HeaderValue)>,
+    /// `Destination`, where the application knows that place by another address.
+    pub destination: Option<&'r HeaderValue>,
 }
 
 impl<'r> Outgoing<'r> {
@@ -105,6 +107,7 @@ impl<'r> Outgoing<'r> {
             || self.identity_lines().iter().any(|(own, _)| own == name)
             || self.signed.is_some_and(|(own, _)| own == name)
             || self.switch.is_some_and(|switch| switch.takes(name))
+            || (self.destination.is_some() && *name == DESTINATION)
     }
 
     /// A token that was used here is not the application's to use again, elsewhere, in the caller's name.
@@ -131,6 +134,7 @@ pub struct Returning<'r> {
 /// Names of lines that the gateway writes and `http` does not know, to lend.
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static DESTINATION: HeaderName = HeaderName::from_static("destination");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -198,6 +202,7 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
         let value = if *name == header::AUTHORIZATION { &token.bearer } else { &token.plain };
         lines.push((name, Value::Lent(value)));
     }
+    lines.extend(outgoing.destination.map(|line| (&DESTINATION, Value::Lent(line))));
     lines.extend(own.iter().chain(outgoing.signed).map(|(name, value)| (name, Value::Lent(value))));
     lines
 }

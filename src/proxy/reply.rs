@@ -28,6 +28,10 @@ const FULL: (StatusCode, &str, &str) =
 /// A client's body that breaks off is told so in the same words, on its way to an application and where it is read here.
 const BODY_BROKEN: (StatusCode, &str, &str) = (StatusCode::BAD_REQUEST, "body_broken", "The request's body broke off.");
 
+/// A copy or a move to where its caller may not write.
+const ELSEWHERE: (StatusCode, &str, &str) =
+    (StatusCode::FORBIDDEN, "forbidden_destination", "It may not be copied or moved to that address.");
+
 /// Why the gateway answers instead of the application.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -55,6 +59,9 @@ pub enum Refusal {
     /// The same, for the bearer of a token.
     #[error("role missing")]
     InsufficientScope,
+    /// What would be copied or moved may not come to where it was to.
+    #[error("the destination is elsewhere, or not the caller's to write to")]
+    Destination,
     /// A WebSocket asked for from another site with this site's cookie.
     #[error("a WebSocket was asked for from another origin")]
     Origin,
@@ -221,6 +228,7 @@ impl Refusal {
                 (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "Tokens cannot be checked at the moment.")
             }
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your account may not open this page."),
+            Refusal::Destination => ELSEWHERE,
             Refusal::Origin => (StatusCode::FORBIDDEN, "forbidden_origin", "This was asked for from another site."),
             Refusal::Provider { source, .. } if source.is_outage() => (
                 StatusCode::SERVICE_UNAVAILABLE,

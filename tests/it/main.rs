@@ -19,6 +19,7 @@ mod config;
 mod contract;
 mod cost;
 mod crowds;
+mod destinations;
 mod duties;
 mod edge;
 mod exchange;

@@ -17,7 +17,7 @@ use crate::support::{Running, run_text, run_with, shipped};
 use crate::wire::{Application, Client, connect, fed, piece, raw, socket_over_two, soon, two, whole};
 
 /// An application that tells each head it gets, as `METHOD path` and header lines.
-fn telling() -> (Application, Receiver<String>) {
+pub fn telling() -> (Application, Receiver<String>) {
     let (told, got) = channel();
     let told = Mutex::new(told);
     let application = Application::start(move |request| {
