@@ -10,8 +10,8 @@ use http_body_util::Full;
 use crate::policy::RequestHead;
 use crate::sparing::Sparing;
 
-/// Answer a request that came without TLS; `port` is the one where TLS is spoken.
-pub fn redirect<B>(request: Request<B>, port: u16) -> Response<Full<Bytes>> {
+/// Answer a request that came without TLS; `port` is the one where TLS is spoken, `None`: the one that it came to.
+pub fn redirect<B>(request: Request<B>, port: Option<u16>) -> Response<Full<Bytes>> {
     let (parts, _) = request.into_parts();
     if parts.headers.contains_key(header::AUTHORIZATION) || parts.headers.contains_key(header::COOKIE) {
         static SAID: Sparing = Sparing::new();
@@ -21,9 +21,13 @@ pub fn redirect<B>(request: Request<B>, port: u16) -> Response<Full<Bytes>> {
     }
     let location = match RequestHead::parse(&parts, None) {
         Ok(head) if head.navigation => {
-            let port = if port == 443 { String::new() } else { format!(":{port}") };
             let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
-            HeaderValue::from_str(&format!("https://{}{port}{}{query}", head.host.as_str(), head.path.raw())).ok()
+            let authority = match port {
+                None => head.authority.to_owned(),
+                Some(443) => head.host.as_str().to_owned(),
+                Some(port) => format!("{}:{port}", head.host.as_str()),
+            };
+            HeaderValue::from_str(&format!("https://{authority}{}{query}", head.path.raw())).ok()
         }
         _ => None,
     };
@@ -57,10 +61,11 @@ mod tests {
             (answer.status().as_u16(), location)
         };
         let page = |path: &str| Request::get(path).header("host", "App.example:80").header("accept", "text/html");
-        assert_eq!(ask(page("/a?b=c"), 8443), (308, Some("https://app.example:8443/a?b=c".into())));
-        assert_eq!(ask(page("/"), 443), (308, Some("https://app.example/".into())));
+        assert_eq!(ask(page("/a?b=c"), Some(8443)), (308, Some("https://app.example:8443/a?b=c".into())));
+        assert_eq!(ask(page("/"), Some(443)), (308, Some("https://app.example/".into())));
+        assert_eq!(ask(page("/a?b=c"), None), (308, Some("https://App.example:80/a?b=c".into())));
         // Another host to a browser only where none stands before it; what route takes such a path is not asked here.
-        assert_eq!(ask(page("//evil.example"), 443), (308, Some("https://app.example//evil.example".into())));
+        assert_eq!(ask(page("//evil.example"), Some(443)), (308, Some("https://app.example//evil.example".into())));
         let refused: [http::request::Builder; 4] = [
             Request::get("/").header("host", "app.example"),
             Request::post("/").header("host", "app.example").header("accept", "text/html"),
@@ -68,7 +73,7 @@ mod tests {
             page("/a/%2e%2e/b"),
         ];
         for request in refused {
-            assert_eq!(ask(request, 443), (403, None));
+            assert_eq!(ask(request, Some(443)), (403, None));
         }
     }
 }

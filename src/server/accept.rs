@@ -21,7 +21,7 @@ use super::counters::Counters;
 use super::one::one;
 use super::stream::ClientStream;
 use super::two::two;
-use super::{Limits, proxy_protocol};
+use super::{Limits, plain, proxy_protocol};
 
 /// What a connection needs of its worker.
 pub(super) struct Serve {
@@ -127,6 +127,12 @@ async fn greet(
         }
         place
     };
+    // An application that does not believe `X-Forwarded-Proto` sends browsers to `http://` here, and people type addresses without a
+    // scheme: what a handshake makes of that is a page that says nothing.
+    if plain::is_spoken(&stream).await {
+        Box::pin(plain::answer(serve, stream, None)).await;
+        return None;
+    }
     match serve.tls.accept(Socket::from(stream)).await {
         Ok(stream) => Some((Box::new(stream), (client, unnamed), place)),
         Err(error) => {

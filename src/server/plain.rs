@@ -1,5 +1,5 @@
-//! The listener without TLS. One decision: it serves nothing but the way to TLS, one request a connection. Knows nothing of
-//! routes.
+//! Whoever comes without TLS, to the listener for them or to the other one. One decision: they are served nothing but the way to TLS,
+//! one request a connection. Knows nothing of routes.
 
 use std::convert::Infallible;
 use std::io;
@@ -51,6 +51,19 @@ async fn one(serve: Arc<Serve>, mut stream: TcpStream, peer: SocketAddr, port: u
         serve.counters.proxy_header_malformed.add();
         return tracing::debug!(%peer, %error, "no PROXY header from a listed proxy");
     }
+    answer(&serve, stream, Some(port)).await;
+}
+
+/// Whether the client speaks HTTP without TLS: a method begins with a capital letter, a TLS record never does (RFC 8446 §5.1). A PROXY
+/// header does, and from whoever is not listed is no beginning of anything.
+pub(super) async fn is_spoken(stream: &TcpStream) -> bool {
+    let mut first = [0; 6];
+    let Ok(length) = stream.peek(&mut first).await else { return false };
+    first[0].is_ascii_uppercase() && !b"PROXY ".starts_with(&first[..length])
+}
+
+/// One short answer; `port` is the one where TLS is spoken, `None`: this one.
+pub(super) async fn answer(serve: &Serve, stream: TcpStream, port: Option<u16>) {
     let counters = serve.counters.clone();
     let service = service_fn(move |request| {
         counters.plain.add();

@@ -154,6 +154,29 @@ fn plain_http_leads_people_to_tls_and_nobody_else() {
     assert_eq!(count(&running, "plain"), 4);
 }
 
+/// Somebody types an address without its scheme, and applications send browsers to `http://` at the port that they are told.
+#[test]
+fn plain_http_to_the_port_of_tls_is_led_to_it_as_well() {
+    let running = with("", "");
+    let ask = |arguments: &[&str]| {
+        let output = std::process::Command::new("curl")
+            .args(["-s", "-i", "--max-time", "20"])
+            .args(arguments)
+            .arg(format!("http://localhost:{}/admin?x=1", port(&running)))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let page = ask(&["-H", "accept: text/html"]);
+    assert!(page.starts_with("HTTP/1.1 308 "), "{page}");
+    assert!(page.contains(&format!("location: https://localhost:{}/admin?x=1\r\n", port(&running))), "{page}");
+    for program in [ask(&[]), ask(&["-d", "x", "-H", "accept: text/html"]), ask(&["-H", "cookie: a=b"])] {
+        assert!(program.starts_with("HTTP/1.1 403 "), "{program}");
+    }
+    assert_eq!((count(&running, "plain"), count(&running, "handshake_failed")), (4, 0));
+    assert!(!running.curl("/", &[]).head.is_empty(), "TLS is spoken there all the same");
+}
+
 /// A pair for these names in a folder.
 fn pair(folder: &std::path::Path, file: &str, name: &str) {
     let pair = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
