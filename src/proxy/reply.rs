@@ -259,10 +259,8 @@ impl Refusal {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application did not answer in time.")
             }
             Refusal::Forward(error) if error.is_broken_upload() => BODY_BROKEN,
-            Refusal::UnaskedUpgrade
-            | Refusal::NotSwitched
-            | Refusal::AnswerFraming
-            | Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
+            Refusal::UnaskedUpgrade | Refusal::NotSwitched | Refusal::AnswerFraming => NO_SENSE,
+            Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
             Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
             Refusal::Forward(ForwardError::Full(_)) => FULL,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
