@@ -85,7 +85,7 @@ pub enum ForwardError {
     /// No response head in time.
     #[error("the application did not answer in time")]
     ResponseTimeout,
-    /// Every HTTP/2 connection that may be there carries what it may.
+    /// Every HTTP/2 connection that may be there carries what it may, or the server sent a request away unseen.
     #[error("{0} takes no more requests at a time")]
     Full(String),
     /// A WebSocket for a server that speaks HTTP/2 alone.
@@ -94,9 +94,13 @@ pub enum ForwardError {
 }
 
 impl ForwardError {
-    /// Of an exchange over HTTP/2 that failed. A request that the server says it refused unseen (RFC 9113 §8.7) is one more than it takes.
+    /// Of an exchange over HTTP/2 that failed. A request that the server says it refused unseen (RFC 9113 §8.7), or did not process because
+    /// it ends a connection in good order, is one more than it takes: nothing is wrong with it.
     fn of_two(error: hyper::Error, server: &Server) -> ForwardError {
-        let refused = |cause: &h2::Error| cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let refused = |cause: &h2::Error| match cause.reason() {
+            Some(h2::Reason::NO_ERROR) => is_unprocessed(cause),
+            reason => reason == Some(h2::Reason::REFUSED_STREAM),
+        };
         if causes::of(&error).any(|cause| cause.downcast_ref().is_some_and(refused)) {
             return ForwardError::Full(server.address.to_string());
         }
@@ -107,13 +111,6 @@ impl ForwardError {
     fn is_of_connection(&self) -> bool {
         let ended = |cause: &h2::Error| cause.is_go_away() || cause.is_io();
         causes::of(self).any(|cause| cause.is::<std::io::Error>() || cause.downcast_ref().is_some_and(ended))
-    }
-
-    /// Whether the server said of an exchange over HTTP/2 that it processed nothing of it: that stream stands above the last one which its
-    /// GOAWAY names (RFC 9113 §6.8), and whatever was asked may be asked again.
-    fn is_unprocessed(&self) -> bool {
-        let named = |cause: &h2::Error| cause.is_go_away() && cause.is_remote();
-        causes::of(self).any(|cause| cause.downcast_ref().is_some_and(named))
     }
 
     /// Whether nothing of the request was sent, because its own body broke off before.
@@ -135,4 +132,10 @@ impl ForwardError {
     fn is_failure(&self) -> bool {
         !matches!(self, ForwardError::NoUpgrade(_) | ForwardError::Full(_))
     }
+}
+
+/// Whether the server said of an exchange over HTTP/2 that it processed nothing of it: that stream stands above the last one which its
+/// GOAWAY names (RFC 9113 §6.8), and whatever was asked may be asked again.
+fn is_unprocessed(cause: &h2::Error) -> bool {
+    cause.is_go_away() && cause.is_remote()
 }

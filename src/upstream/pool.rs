@@ -24,7 +24,7 @@ use super::request::Head;
 use super::server::{InFlight, Protocol, Server};
 use super::shared::{Place, Shared};
 use super::wire::Two;
-use super::{ForwardError, Upstream, balance};
+use super::{ForwardError, Upstream, balance, is_unprocessed};
 
 /// A connection older than this takes no further request: a name that leads elsewhere by now is followed.
 pub(super) const OLDEST: Duration = Duration::from_secs(300);
@@ -434,8 +434,9 @@ async fn over_two<B: Sendable>(
     sender.try_send_request(sent).await.map_err(|mut error| match error.take_message() {
         Some(unsent) if reused => Lost::Unwritten(unsent.into_body()),
         unsent => {
-            let error = ForwardError::of_two(error.into_error(), server);
-            let is_unprocessed = error.is_unprocessed();
+            let error = error.into_error();
+            let is_unprocessed = causes::of(&error).any(|cause| cause.downcast_ref().is_some_and(is_unprocessed));
+            let error = ForwardError::of_two(error, server);
             if unsent.is_some() || is_unprocessed {
                 reached.unset();
             }

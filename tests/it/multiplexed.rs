@@ -295,16 +295,34 @@ async fn a_connection_that_goes_away_costs_no_answer_and_a_refused_request_no_se
     assert_eq!(opened.load(Ordering::SeqCst), 2);
 }
 
+/// Many bodies at once that it says it did not read, and it is asked like any other the next time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_ends_a_connection_in_good_order_is_not_left_alone_for_it() {
+    const GOES: &[Step] = &[Step::Answer, Step::GoAway];
+    let opened = Arc::<AtomicUsize>::default();
+    let application = scripts(&[GOES, GOES, GOES, GOES], &opened);
+    let running = before(&application, "");
+    let client = two(running.port()).await;
+    for n in 1..=4 {
+        assert_eq!(ask(&client, "/").await.status(), StatusCode::OK);
+        let request = Request::post("https://localhost/posted").body(whole("body")).unwrap();
+        let answer = soon(client.clone().send_request(request)).await.unwrap();
+        assert_eq!((answer.status(), opened.load(Ordering::SeqCst)), (StatusCode::SERVICE_UNAVAILABLE, n));
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_available(&metrics(&running), &application);
+    }
+}
+
 /// What changes nothing, and whatever the server says it did not process (RFC 9113 §6.8), as long as all of it is still here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_may_be_said_twice_is_asked_once_more_where_a_connection_went_away_under_it() {
     const GOES: &[Step] = &[Step::Answer, Step::GoAway];
     const CLOSES: &[Step] = &[Step::Answer, Step::Close];
-    let (fine, lost) = (StatusCode::OK, StatusCode::BAD_GATEWAY);
+    let (fine, away, lost) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY);
     let rows: [(&'static [&'static [Step]], _, _, _); 3] = [
-        (&[GOES, GOES, GOES], fine, lost, 4),
+        (&[GOES, GOES, GOES], fine, away, 4),
         // Neither is it repeated for ever.
-        (&[GOES, GOES, &[Step::GoAway]], lost, fine, 4),
+        (&[GOES, GOES, &[Step::GoAway]], away, fine, 4),
         (&[CLOSES, CLOSES], lost, fine, 3),
     ];
     for (script, posted, with_body, connections) in rows {
