@@ -211,7 +211,7 @@ fn ended(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>, over: 
     let route = permit.route();
     let accept = route.accept;
     let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, false));
-    Refusal::Unauthenticated(Box::new(Challenge { reason, accept, login, not_sent: false }))
+    Refusal::Unauthenticated(Box::new(Challenge { reason, accept, login, not_sent: None }))
 }
 
 /// The application's answer as the client gets it.

@@ -29,7 +29,7 @@ use super::body::ResponseBody;
 use super::client::Trace;
 use super::forward::{Passage, forward};
 use super::record::{self, Record, Recorder};
-use super::reply::{self, Audience, Challenge, Refusal};
+use super::reply::{self, Audience, Challenge, NotSent, Refusal};
 use super::request_id::RequestId;
 use super::traffic::Outcome;
 use super::unread::Unread;
@@ -298,7 +298,12 @@ fn is_again(reason: Reason) -> bool {
 fn challenge(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap, route: &Route, reason: Reason) -> Refusal {
     let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, is_again(reason)));
     let loads = headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
-    let not_sent = loads && !head.method.is_safe() && Audience::of(headers) == Audience::Person;
+    let from = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        Some(b"cross-site") => NotSent::FromElsewhere,
+        _ => NotSent::FromHere,
+    };
+    let is_form = loads && !head.method.is_safe() && Audience::of(headers) == Audience::Person;
+    let not_sent = is_form.then_some(from);
     Refusal::Unauthenticated(Box::new(Challenge { reason, accept: route.accept, login, not_sent }))
 }
 

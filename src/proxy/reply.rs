@@ -131,6 +131,15 @@ impl From<BodyError> for Refusal {
     }
 }
 
+/// Where a form came from that went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// A page of this site: signed in again, the browser sends it once more.
+    FromHere,
+    /// Another site, for which browsers leave the session's cookie out (`SameSite=Lax`), whoever is signed in and however often.
+    FromElsewhere,
+}
+
 /// What a 401 tells.
 #[derive(Debug)]
 pub struct Challenge {
@@ -141,7 +150,7 @@ pub struct Challenge {
     /// Where a person signs in for it, on this host.
     pub login: String,
     /// A form that a person sent; it went nowhere.
-    pub not_sent: bool,
+    pub not_sent: Option<NotSent>,
 }
 
 impl Challenge {
@@ -152,7 +161,12 @@ impl Challenge {
     fn words(&self) -> (StatusCode, &'static str, &'static str) {
         let (code, sentence) = match () {
             () if self.is_token() => ("invalid_token", "The token is not accepted."),
-            () if self.not_sent => (
+            () if self.not_sent == Some(NotSent::FromElsewhere) => (
+                "from_other_site",
+                "Another site sent this here. Your browser does not say who you are when another site sends something, even where you \
+                 are signed in, so it was not passed on, and loading this page again does not help. Whoever runs this site can allow it.",
+            ),
+            () if self.not_sent.is_some() => (
                 "not_sent",
                 "You have to sign in for this, and what you entered was not sent. Sign in in a new tab, then load this page again: \
                  your browser will offer to send it once more.",

@@ -39,6 +39,26 @@ fn a_file_that_is_saved_and_a_frame_are_told_and_not_sent_to_sign_in() {
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
 }
 
+/// Browsers leave the session's cookie out where another site posts, so that neither a sign-in nor loading it again helps.
+#[test]
+fn a_form_that_another_site_sent_is_told_so() {
+    let running = run("memory");
+    assert_eq!(running.sign_in("/", &running.password).status, 303);
+    let form = ["-d", "SAMLResponse=x", "-H", "accept: text/html", "-H", "sec-fetch-mode: navigate"];
+    let sent = |site: &str| running.alone("/acs", &[&form[..], &["-H", &format!("sec-fetch-site: {site}")]].concat());
+    for site in ["same-origin", "same-site", "none"] {
+        let said = sent(site);
+        assert!(
+            said.status == 401 && said.body.contains("load this page again: your browser"),
+            "{site}: {}",
+            said.body
+        );
+    }
+    let said = sent("cross-site");
+    assert!(said.status == 401 && said.body.contains("Another site sent this here"), "{}", said.body);
+    assert!(!said.body.contains("Sign in in a new tab"), "{}", said.body);
+}
+
 #[test]
 fn a_page_of_ones_own_is_come_back_to_and_a_script_is_told() {
     let running = run("memory");
