@@ -7,8 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::policy::{CanonicalPath, is_reserved, readings};
 
-/// Longer ways back are forgotten: the address line of the sign-in page has to stay below what servers accept.
-const LONGEST: usize = 2048;
+/// Longer ways back are forgotten: sealed, in the address line of the sign-in page, it has to stay below the 8,000 bytes that servers
+/// before this one accept (RFC 9110 §4.1).
+const LONGEST: usize = 4096;
 
 /// Pages of the gateway that lead to a sign-in, and are ways back. To show them changes nothing.
 const OWN: [&str; 2] = ["/.portcullis/whoami", "/.portcullis/sessions"];

@@ -10,6 +10,8 @@ use crate::policy::SignInRule;
 use super::return_to::{ReturnTo, open, seal};
 
 const PURPOSE: &str = "wanted";
+/// The longest way back that goes along to a provider: what its servers accept of an address nobody here knows.
+const LONGEST_AWAY: usize = 2048;
 
 /// On the way to where, and how to sign in for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,14 @@ impl Wanted {
     pub(super) fn back(&self) -> ReturnTo {
         let (path, query) = self.back.split_once('?').map_or((self.back.as_str(), None), |(p, q)| (p, Some(q)));
         if path.is_empty() { ReturnTo::start() } else { ReturnTo::here(path, query) }
+    }
+
+    /// The same for an address of a provider, without a way back that is too long for it.
+    pub(super) fn away(mut self) -> Wanted {
+        if self.back.len() > LONGEST_AWAY {
+            self.back.clear();
+        }
+        self
     }
 
     /// As a word for an address line.

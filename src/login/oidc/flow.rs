@@ -108,7 +108,7 @@ impl Login {
         let failed = |source| LoginError::Provider { login: provider.name().into(), source, audit: None };
         let known = provider.known(ask.now).await.map_err(failed)?;
         let demand = Demand { max_age: wanted.max_age, acr: &wanted.acr };
-        let way = Way { provider: provider.name().to_owned(), wanted: wanted.clone(), tries };
+        let way = Way { provider: provider.name().to_owned(), wanted: wanted.clone().away(), tries };
         let state = State::new(&self.oidc.sealer, way).ok_or_else(|| failed(ProviderError::Random))?;
         let begun = provider.begin(&known, &state, &demand, ask.authority, ask.now).map_err(failed)?;
         let cookie = state.cookie(&self.attempts());
