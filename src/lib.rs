@@ -17,6 +17,7 @@
 //! | [`sparing`] | how often something is said | what is said |
 //! | [`task`] | work that goes on beside requests, of one type | what is done |
 //! | [`private`] | files for their owner alone | what is in them |
+//! | [`stamp`] | what a changed file is known by | what is in it |
 //! | [`socket`] | a TCP connection, written to as cheaply as can be | what is sent |
 //! | [`reach`] | the first of several ways that leads somewhere | what is said there |
 //! | [`trust`] | whom to trust over TLS, and the certificate shown | what is said there |
@@ -68,6 +69,7 @@ pub mod server;
 pub mod session;
 pub mod socket;
 pub mod sparing;
+pub mod stamp;
 pub mod startup;
 pub mod task;
 pub mod token;

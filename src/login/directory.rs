@@ -2,7 +2,6 @@
 //! broken for a moment, because somebody edits it, signs nobody out; one that cannot be read is tried until it can, and lets nobody in
 //! meanwhile. Knows nothing of passwords.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex as Turns, Notify, oneshot};
 
 use crate::authn::{Directory, Of, Standing};
+use crate::stamp::Stamp;
 
 use super::departed::{ANOTHER_PASSWORD, Left};
 use super::oidc::Cache;
@@ -88,16 +88,13 @@ struct Read {
     users: Arc<Users>,
 }
 
-/// By which a file that changed is known: modified, inode, its change in seconds and nanoseconds, length.
-type Stamp = (SystemTime, u64, (i64, i64), u64);
-
 impl LocalUsers {
     /// Read the file.
     ///
     /// # Errors
     /// [`UsersError`].
     pub fn open(path: &Path) -> Result<LocalUsers, UsersError> {
-        let known_by = known_by(stamp(path));
+        let known_by = known_by(Stamp::of(path));
         let read = Mutex::new(Read { known_by, users: Arc::new(Users::read(path)?) });
         let (turns, changed, found) = (Arc::default(), Mutex::default(), Notify::new());
         Ok(LocalUsers { path: path.to_owned(), read, turns, changed, found })
@@ -156,7 +153,7 @@ impl LocalUsers {
 
     /// Read the file again if it changed.
     fn read_again(&self) -> Result<(), UsersError> {
-        let stamp = stamp(&self.path);
+        let stamp = Stamp::of(&self.path);
         if self.lock().known_by == Some(stamp) {
             return Ok(());
         }
@@ -221,18 +218,11 @@ fn changes(old: &Users, new: &Users) -> Vec<(String, Change)> {
     old.user.iter().filter(|(_, user)| !user.disabled).filter_map(change).chain(come).collect()
 }
 
-/// `None` where there is no file.
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.ino(), (metadata.ctime(), metadata.ctime_nsec()), metadata.len()))
-}
-
 /// What a file that is read at this moment will be known by; `None`: it is to be read once more, whatever it looks like. `modified` is
 /// what whoever copied it says, and does not count here.
 fn known_by(stamp: Option<Stamp>) -> Option<Option<Stamp>> {
-    let Some((_, _, (seconds, nanoseconds), _)) = stamp else { return Some(None) };
-    let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
-    (SystemTime::UNIX_EPOCH + since + SETTLED < SystemTime::now()).then_some(stamp)
+    let Some(there) = stamp else { return Some(None) };
+    (there.changed()? + SETTLED < SystemTime::now()).then_some(stamp)
 }
 
 /// Everybody: local users by their file, others by what their provider said last.

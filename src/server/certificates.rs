@@ -17,6 +17,7 @@ use rustls::{CertificateError, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::private::{self, mode_for_others};
+use crate::stamp::Stamp;
 
 use super::tls::{TlsError, read_chain, read_key};
 
@@ -125,11 +126,11 @@ impl Certificates {
 
     /// Read changed files anew until told to stop.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = marks(&self.shown.load().files);
+        let mut seen = stamps(&self.shown.load().files);
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let shown = self.shown.load_full();
-            let marks = marks(&shown.files);
-            if marks == seen {
+            let stamps = stamps(&shown.files);
+            if stamps == seen {
                 continue;
             }
             match read_all(shown.files.clone(), &self.provider) {
@@ -139,7 +140,7 @@ impl Certificates {
                     if Arc::ptr_eq(&before, &shown) {
                         tracing::info!("certificates were read anew");
                         self.warn();
-                        seen = marks;
+                        seen = stamps;
                     }
                 }
                 // Not marked as seen: the other file of the pair is on its way.
@@ -149,14 +150,9 @@ impl Certificates {
     }
 }
 
-/// What changes with a file.
-fn marks(files: &[CertificateFiles]) -> Vec<(PathBuf, Option<(SystemTime, u64)>)> {
-    let mark = |path: &PathBuf| {
-        let data = std::fs::metadata(path).ok();
-        let mark = data.and_then(|data| Some((data.modified().ok()?, data.len())));
-        (path.clone(), mark)
-    };
-    files.iter().flat_map(|files| [mark(&files.certificate), mark(&files.private_key)]).collect()
+fn stamps(files: &[CertificateFiles]) -> Vec<(PathBuf, Option<Stamp>)> {
+    let stamp = |path: &PathBuf| (path.clone(), Stamp::of(path));
+    files.iter().flat_map(|files| [stamp(&files.certificate), stamp(&files.private_key)]).collect()
 }
 
 impl ResolvesServerCert for Certificates {
