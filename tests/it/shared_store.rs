@@ -78,6 +78,12 @@ fn a_server_that_could_lose_a_revocation_is_refused_with_what_to_set() {
     let said = told(Redis::open(replica.options()));
     assert!(said.contains("is a replica; name its master"), "{said}");
 
+    let sentinel = RedisServer::sentinel(master.port, Duration::from_secs(3));
+    let mut watching = sentinel.options();
+    watching.login = Login::default();
+    let said = told(Redis::open(watching));
+    assert!(said.contains("is a sentinel; write `sentinel"), "{said}");
+
     drop(Redis::open(master.options()).unwrap());
     let mut divided = master.options();
     divided.partitions = 4;

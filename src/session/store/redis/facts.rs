@@ -27,6 +27,9 @@ pub(super) struct Facts {
 pub(super) async fn examine(connection: &Connection, options: &RedisOptions) -> Result<Facts, RedisError> {
     let info: String = connection.ask(&redis::cmd("INFO")).await?;
     let address = || connection.address().clone();
+    if field(&info, "sentinel_masters").is_some() {
+        return Err(RedisError::Mode(address(), "a sentinel; write `sentinel = \"…\"`, the name that it has for the master"));
+    }
     if field(&info, "role") != Some("master") {
         return Err(RedisError::Replica(address()));
     }
