@@ -55,6 +55,8 @@ pub struct Opening {
     pub trimmed: Position,
     /// Whether writes are expected to reach a replica: one is configured or connected.
     pub replicas: bool,
+    /// A number by which the store is known that is kept here; what comes after everything was deleted is another one.
+    pub store: u64,
 }
 
 /// A heartbeat.

@@ -300,6 +300,38 @@ async fn an_emptied_store_is_told_again_what_was_revoked_before() {
     }
 }
 
+/// Whoever notices first writes anew what was revoked, if anything was: the others must not take that for the store they knew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_emptied_store_forgot_is_signed_out_on_every_node() {
+    for was_revoked in [false, true] {
+        let (server, keys) = (RedisServer::start(&[]), SessionKeys::random().unwrap());
+        let nodes = [(); 4].map(|()| Node::start(server.store(), &keys, Duration::ZERO));
+        for node in &nodes {
+            node.hears().await;
+        }
+        let (ended, forgotten) = (nodes[0].begin("carol").await, nodes[0].begin("dave").await);
+        if was_revoked {
+            let ended = Revocation::Session(ended.view.key);
+            nodes[1].sessions.revoke(ended, Wait::Fully, SystemClock.now()).await.unwrap();
+        }
+        for node in &nodes {
+            assert_eq!(node.serves(&forgotten).await, Some(true));
+        }
+        let open = nodes.each_ref().map(|node| node.sessions.open_exchange(&forgotten.view));
+        server.admin(&["FLUSHALL"]);
+        for (node, open) in nodes.iter().zip(&open) {
+            eventually("what the server forgot is signed out", async || node.serves(&forgotten).await == Some(false))
+                .await;
+            eventually("and what was open in it is cut", async || open.token().is_cancelled()).await;
+        }
+        let again = nodes[2].begin("dave").await;
+        for node in &nodes {
+            node.hears().await;
+            assert_eq!((node.serves(&again).await, node.serves(&forgotten).await), (Some(true), Some(false)));
+        }
+    }
+}
+
 /// A failover may lose a session that was just begun, and no log tells of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_forgot_ends_with_the_next_activity_that_is_written() {

@@ -74,6 +74,10 @@ pub struct Core {
     link: Option<Linked>,
     /// What was applied, and of which history.
     position: Option<(Term, Position)>,
+    /// The last entry that was read of another history, where it was not met in this one yet.
+    unmet: Option<Position>,
+    /// The store of the last link.
+    store: Option<u64>,
     /// The term of the last link, and since when it is known.
     known: Option<(Term, Moment)>,
     lease: Option<Moment>,
@@ -99,6 +103,8 @@ impl Core {
             boot,
             link: None,
             position: None,
+            unmet: None,
+            store: None,
             known: None,
             lease: None,
             complete: None,
@@ -147,25 +153,29 @@ impl Core {
     /// A link was opened. Answers whether memory has to be dropped: the log no longer has what was missed. What is known to be
     /// revoked stays.
     pub fn opened(&mut self, opening: Opening, now: Moment) -> bool {
-        let Opening { term, last, trimmed, .. } = opening;
+        let Opening { term, last, trimmed, store, .. } = opening;
         if self.known.is_none_or(|(known, _)| known != term) {
             self.known = Some((term, now));
         }
         let before = self.position;
+        // Not by the log alone: whoever came first after everything was deleted has written it anew by now.
+        let was_deleted = self.store.replace(store).is_some_and(|before| before != store);
         // Of the same history, what comes after the last entry read is what is missing. In another one, positions mean nothing:
         // a promoted server with a slower clock writes ids below the lost tail, so its whole log is read. What is known
         // already changes nothing.
-        let from = before.filter(|(of, at)| *of == term && *at <= last).map(|(_, at)| at);
+        let from = before.filter(|(of, at)| *of == term && *at <= last && !was_deleted).map(|(_, at)| at);
         self.position = Some((term, from.unwrap_or_default()));
-        self.behind |= before.is_some_and(|(_, at)| at > last);
+        self.behind |= was_deleted || before.is_some_and(|(_, at)| at > last);
         if from.is_none() {
             self.missing = self.witnessed.iter().map(|one| (one.id, one.event)).collect();
+            let read = before.map(|(_, at)| at).filter(|at| *at > Position::default());
+            self.unmet = self.unmet.max(read).filter(|at| *at > trimmed);
         }
         self.link = Some(Linked { term, opened: now, asked: now, caught_up: false, leased: false });
         self.due = now;
         // Judged by this node's own clock: ids of another history are another clock's.
         let long_ago = self.complete.is_none_or(|complete| complete + self.rules.horizon / 2 < now);
-        let was_emptied = before.is_some_and(|(of, at)| of == term && at > last);
+        let was_emptied = was_deleted || before.is_some_and(|(of, at)| of == term && at > last);
         let was_trimmed = from.is_some_and(|from| from < trimmed);
         before.is_some() && (long_ago || was_emptied || was_trimmed)
     }
@@ -198,8 +208,9 @@ impl Core {
             self.due = now;
             return;
         }
-        // Read to its end for the first time, and not all of what was read elsewhere was in it.
-        let lost = !link.caught_up && !self.missing.is_empty();
+        // Read to its end for the first time, and not all of what was read elsewhere was in it; or it is there again, written by a node
+        // that came first, and what stood beside it in the store is not.
+        let lost = !link.caught_up && (self.unmet.take().is_some() || !self.missing.is_empty());
         link.caught_up = true;
         self.behind |= lost;
         if self.behind || !self.missing.is_empty() {
@@ -238,6 +249,7 @@ impl Core {
                 apply(&entry.event);
             }
             self.missing.remove(&(entry.id, entry.event));
+            self.unmet.take_if(|unmet| *unmet == entry.at);
             *position = entry.at.max(*position);
         }
         let moved = *position > before;

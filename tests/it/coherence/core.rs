@@ -26,7 +26,7 @@ fn entry(n: u8, ms: u64) -> Entry {
 }
 
 fn opening(term: Term, last: u64) -> Opening {
-    Opening { term, last: at(last), trimmed: at(0), replicas: true }
+    Opening { term, last: at(last), trimmed: at(0), replicas: true, store: 1 }
 }
 
 /// A core under test, and what it applied.
@@ -187,6 +187,43 @@ fn who_was_away_for_half_the_log_drops_what_it_has_in_memory() {
     let mut node = Node::live(ONE, &[entry(1, 50)]);
     node.core.failed(ms(10));
     assert!(node.core.opened(opening(ONE, 0), ms(100)), "the store was emptied");
+}
+
+/// Another node was faster, and wrote again what this one would have missed: what else stood in the store is lost all the same, and
+/// memory may hold sessions of it.
+#[test]
+fn a_store_that_another_node_wrote_anew_is_behind() {
+    let again = [entry(1, 900), entry(2, 901)];
+    let found = |opening: Opening, entries: &[Entry]| {
+        let mut node = Node::live(ONE, &[entry(1, 500), entry(2, 501)]);
+        node.core.failed(ms(10));
+        let drops = node.core.opened(opening, ms(100));
+        node.cycle(100, entries);
+        let next = node.core.next(ms(105));
+        assert!(next == Ask::Recollect || node.core.lease() == Some(ms(2_100)), "{next:?}");
+        (drops, next == Ask::Recollect)
+    };
+    for term in [ONE, TWO] {
+        assert_eq!(found(Opening { store: 2, ..opening(term, 901) }, &again), (true, true), "all was deleted");
+    }
+    assert_eq!(found(opening(TWO, 901), &again), (false, true), "an older copy was put back");
+    let kept = [entry(1, 500), entry(2, 501), entry(3, 900)];
+    assert_eq!(found(opening(TWO, 900), &kept), (false, false), "nothing is lost");
+    // What was read last is so old that it was trimmed.
+    assert_eq!(found(Opening { trimmed: at(600), ..opening(TWO, 901) }, &again), (false, false));
+    // A link that fails on the way has met nothing yet.
+    let mut node = Node::live(ONE, &[entry(1, 500)]);
+    node.core.failed(ms(10));
+    for now in [100, 200] {
+        node.core.opened(opening(TWO, 900), ms(now));
+        let half = Cycle { entries: vec![entry(1, 900)], more: now == 100, ..Cycle::default() };
+        node.core.next(ms(now));
+        node.core.cycled(&half, ms(now + 1), &mut |_| ());
+        if now == 100 {
+            node.core.failed(ms(110));
+        }
+    }
+    assert_eq!(node.core.next(ms(202)), Ask::Recollect);
 }
 
 /// A machine that was suspended finds its link well, and nothing on it tells how much of the log is gone.

@@ -245,6 +245,7 @@ impl Server {
                 last: self.data.last,
                 trimmed: Position::default(),
                 replicas: true,
+                store: 1,
             }),
             Question::Cycle(beat, after) => {
                 let node = Registered { boot: beat.boot, term: self.term, applied: beat.applied };

@@ -28,7 +28,10 @@ pub(super) async fn examine(connection: &Connection, options: &RedisOptions) -> 
     let info: String = connection.ask(&redis::cmd("INFO")).await?;
     let address = || connection.address().clone();
     if field(&info, "sentinel_masters").is_some() {
-        return Err(RedisError::Mode(address(), "a sentinel; write `sentinel = \"…\"`, the name that it has for the master"));
+        return Err(RedisError::Mode(
+            address(),
+            "a sentinel; write `sentinel = \"…\"`, the name that it has for the master",
+        ));
     }
     if field(&info, "role") != Some("master") {
         return Err(RedisError::Replica(address()));

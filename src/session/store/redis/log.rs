@@ -50,7 +50,8 @@ impl RedisLog {
         let way = self.ways.get(usize::from(part)).ok_or(RedisError::Closed)?;
         let term = way.renew().await?;
         let (last, trimmed) = bounds(&term, &way.key("rl")).await?;
-        let opening = Opening { term: term.facts.term, last, trimmed, replicas: term.facts.replicas };
+        let store = text::moment(&term.since)?;
+        let opening = Opening { term: term.facts.term, last, trimmed, replicas: term.facts.replicas, store };
         let (follower, committer) = (OnceCell::new(), OnceCell::new());
         let part = Part { index: part, of: self.parts() };
         Ok(RedisLink { ways: self.ways.clone(), part, term, opening, follower, committer })

@@ -38,6 +38,12 @@ pub(super) fn key(text: &str) -> Result<SessionKey, RedisError> {
     Ok(SessionKey(bytes(text)?))
 }
 
+/// Seconds and microseconds of a server's clock, as one number.
+pub(super) fn moment(text: &str) -> Result<u64, RedisError> {
+    let (seconds, micros) = text.split_once('.').ok_or(RedisError::Shape(None))?;
+    Ok(number(seconds)?.saturating_mul(1_000_000).saturating_add(number(micros)?))
+}
+
 /// The id of a stream entry.
 pub(super) fn place(at: Position) -> String {
     format!("{}-{}", at.ms, at.seq)
