@@ -62,16 +62,27 @@ const OTHERS_STRIPPED: &[&str] = &[
     "x-remote-name",
 ];
 
-/// Whole families of them, by what they begin with.
+/// Whole families of them, by what they begin with; of client certificates that others verified, too (RFC 9440 §2.4: who ends TLS and
+/// writes none lets none through).
 const FAMILIES_STRIPPED: &[&str] = &[
+    "client-cert",
+    "ssl-client-",
     "tailscale-user-",
+    "x-amzn-mtls-",
     "x-amzn-oidc-",
+    "x-arr-clientcert",
     "x-auth-request-",
     "x-authentik-",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-verify",
     "x-goog-authenticated-user-",
     "x-ms-client-principal",
     "x-pomerium-claim-",
     "x-remote-extra-",
+    "x-ssl-cert",
+    "x-ssl-client-",
+    "x-tls-client-",
     "x-webauth-",
 ];
 
@@ -248,10 +259,12 @@ fn same_alias(folded: &str, name: &str) -> bool {
 
 fn is_of_a_family(name: &str) -> bool {
     // Most names begin otherwise.
-    matches!(name.as_bytes().first(), Some(b'x' | b'X' | b't' | b'T'))
-        && FAMILIES_STRIPPED
-            .iter()
-            .any(|family| name.get(..family.len()).is_some_and(|start| same_alias(family, start)))
+    let first = name.as_bytes().first().map(|first| fold(*first));
+    let is_of = |family: &&str| {
+        first == family.as_bytes().first().copied()
+            && name.get(..family.len()).is_some_and(|start| same_alias(family, start))
+    };
+    matches!(first, Some(b'c' | b's' | b't' | b'x')) && FAMILIES_STRIPPED.iter().any(is_of)
 }
 
 /// Folded as ownership is: `Content_Length` is `Content-Length` to CGI.

@@ -431,6 +431,16 @@ fn identity_names_are_owned_in_every_spelling() {
         "Tailscale-User-Login",
         "X-MS-CLIENT-PRINCIPAL",
         "X-Authentik-Username",
+        "Client-Cert",
+        "client_cert_chain",
+        "SSL_CLIENT_S_DN",
+        "X-SSL-Client-Verify",
+        "X-SSL-Cert",
+        "X-Client-Cert",
+        "X-Client-DN",
+        "X-ARR-ClientCert",
+        "X-Amzn-Mtls-Clientcert-Subject",
+        "X-TLS-Client-Cert",
     ] {
         assert!(headers.owns(name), "{name}");
     }
@@ -442,6 +452,9 @@ fn identity_names_are_owned_in_every_spelling() {
         "x-remote-addr",
         "cf-access-client-id",
         "tailscale",
+        "client",
+        "x-client-id",
+        "sec-fetch-mode",
         "x",
     ] {
         assert!(!headers.owns(name), "{name}");
