@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::login::Wanted;
 use crate::login::oidc::AccessToken;
 use crate::policy::{
-    AccessRule, Asked, BadToken, Field, Fields, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
+    AccessRule, Asked, BadToken, Field, Fields, HostHeader, Permit, Reason, Rejection, RequestHead, is_plainly_framed,
 };
 use crate::session::{Over, StoreError};
 use crate::upstream::{Head, PooledBody, Reached, Waiting};
@@ -21,6 +21,7 @@ use super::body::{BodyLimits, Progress, RequestBody, ResponseBody};
 use super::client::Trace;
 use super::events::Events;
 use super::headers::{self, NamedFields, Outgoing, RequestTrailers, Returning, request_headers, response_headers};
+use super::location::lead_back;
 use super::record::TunnelRecord;
 use super::reply::{Challenge, Refusal};
 use super::request_id::RequestId;
@@ -123,7 +124,7 @@ pub async fn forward(
             tunnel::open(worker, ends, held, options.idle_timeout, (connection.busy.begin(), record));
         }
     }
-    Ok(answer(worker, permit, response, switch.filter(|_| switching), tie))
+    Ok(answer(worker, permit, response, (head.authority, switch.filter(|_| switching)), tie))
 }
 
 /// What a client would read as something else than the application meant; `tunnelled`: a WebSocket over HTTP/2.
@@ -219,7 +220,7 @@ fn answer(
     worker: &Worker,
     permit: &Permit,
     response: Response<PooledBody>,
-    switching: Option<&Switch>,
+    (asked, switching): (&str, Option<&Switch>),
     tie: Option<Tie>,
 ) -> Response<ResponseBody> {
     let (runtime, options) = (&worker.runtime, &permit.route().options);
@@ -233,6 +234,13 @@ fn answer(
         named: &named,
     };
     let body = body.into_whole().map_err(|body| (body, Events::of(&parts.headers)));
+    let told = match &options.host {
+        HostHeader::Fixed(host) => host.as_bytes(),
+        HostHeader::Keep => asked.as_bytes(),
+    };
+    if parts.status.is_redirection() || parts.status == StatusCode::CREATED {
+        lead_back(&mut parts.headers, told, asked);
+    }
     response_headers(&mut parts.headers, returning);
     if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
         // RFC 9110 §8.6: there is none, and over HTTP/2 there are clients to whom one is a broken answer.

@@ -13,6 +13,7 @@ mod forward;
 mod handle;
 pub mod headers;
 mod line;
+mod location;
 mod own_pages;
 mod record;
 mod redirect;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::browser::Browser;
 use crate::providers::{Provider, gateway, section, text};
-use crate::support::run;
+use crate::support::{run, run_text, shipped};
 use crate::wire::{Application, whole};
 
 /// What browsers say beside a request of each kind, as Chromium does.
@@ -105,6 +105,29 @@ fn every_tab_signs_in_whichever_cookie_came_last_and_comes_back_to_its_fragment(
         return loaded.then(() => frame.contentDocument ? frame.contentDocument.body.innerText : 'not shown');";
     let shown = browser.run(frame);
     assert!(shown.as_str().is_some_and(|shown| shown.contains("You are not signed in")), "{shown}");
+}
+
+/// An application that does not believe `X-Forwarded-Proto`, or is told another host, sends browsers to where it thinks it is.
+#[test]
+fn a_redirect_of_an_application_to_itself_leads_back_here() {
+    let application = Application::start(|request| {
+        let host = request.headers()["host"].to_str().unwrap().to_owned();
+        async move {
+            let answer = Response::builder().status(302).header("location", format!("http://{host}/there?a=b"));
+            answer.body(whole("")).unwrap()
+        }
+    });
+    let other = "[[route]]\nname = \"other\"\npath = \"/public/other\"\naccess = \"public\"\nupstream = \"app\"\n\
+        host_header = \"app.internal\"";
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{other}"));
+    for path in ["/public", "/public/other"] {
+        for version in ["--http1.1", "--http2"] {
+            let said = running.alone(path, &[version]);
+            let here = format!("https://localhost:{}/there?a=b", running.port());
+            assert_eq!((said.status, said.header("location")), (302, Some(here)), "{path} {version}");
+        }
+    }
 }
 
 /// What a service worker passes on has lost its destination, on the way to the provider and back.
