@@ -18,7 +18,7 @@ use super::body::{BodyLimits, Progress, RequestBody};
 use super::busy::Busy;
 use super::headers::RequestTrailers;
 
-/// What an HTTP/2 client sends unasked: the window of a stream. A larger upload is told to stop.
+/// What an HTTP/2 client sends unasked: the window of a stream. A larger upload is told to stop, a moment later.
 const MOST: u64 = 1024 * 1024;
 /// Over HTTP/1.1 nobody can be told to stop: a new connection costs less than more than this.
 const MOST_OF_ONE: u64 = 64 * 1024;
@@ -114,14 +114,22 @@ impl Rest {
 
     /// Nobody wants this any more. Its connection is not at rest before what is read of it is.
     pub(super) fn let_go(&self, body: Incoming) {
-        let small = !body.is_end_stream() && self.is_small(&body);
+        let small = self.is_small(&body);
         // Outside of the runtime everything ends.
-        let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| small) else { return };
+        let waits = !body.is_end_stream() && (small || self.http2);
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| waits) else { return };
         let busy = self.connection.begin();
         // Beside the answer, which waits for nothing.
         runtime.spawn(task(async move {
-            // Whatever becomes of it, the body is let go.
-            let _ = tokio::time::timeout(WAIT, discard(Box::pin(body))).await;
+            if small {
+                // Whatever becomes of it, the body is let go.
+                let _ = tokio::time::timeout(WAIT, discard(Box::pin(body))).await;
+            } else {
+                // Unread, it stops at the end of its window, and its client turns to the answer: one that is told to stop while it
+                // sends looks at no answer (curl 7.88).
+                tokio::time::sleep(WAIT).await;
+                drop(body);
+            }
             drop(busy);
         }));
     }
