@@ -15,6 +15,7 @@
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
 //! | [`causes`] | an error with its causes, on one line | any error |
 //! | [`sparing`] | how often something is said | what is said |
+//! | [`small`] | small answers without TLS, on one type of connection | what is answered |
 //! | [`task`] | work that goes on beside requests, of one type | what is done |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`stamp`] | what a changed file is known by | what is in it |
@@ -67,6 +68,7 @@ pub mod proxy;
 pub mod reach;
 pub mod server;
 pub mod session;
+pub mod small;
 pub mod socket;
 pub mod sparing;
 pub mod stamp;

@@ -9,10 +9,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
 /// What a way has for itself (RFC 8305 §5 recommends it).
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// What can be spoken on.
+pub trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Line for S {}
+
+/// A connection, with TLS over it or without. One type for where little is said: a library's way of speaking comes once for each.
+pub type AnyLine = Box<dyn Line>;
 
 /// Go all ways, one after the other as they fail or say nothing, until one leads somewhere. The others are given up.
 ///
@@ -67,7 +76,7 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (ones, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|one| one.is_ipv6() == preferred);
     let mut all: Vec<_> = ones.into_iter().enumerate().map(|(n, one)| (2 * n, one)).collect();
     all.extend(others.into_iter().enumerate().map(|(n, other)| (2 * n + 1, other)));
-    all.sort_by_key(|(turn, _)| *turn);
+    all.sort_unstable_by_key(|(turn, _)| *turn);
     all.into_iter().map(|(_, address)| address).collect()
 }
 

@@ -12,11 +12,11 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::small;
 use crate::task::task;
 
 /// A running one, on a thread of its own. Dropping it stops it.
@@ -80,13 +80,13 @@ async fn accept(listener: TcpListener) {
         };
         let _ = stream.set_nodelay(true);
         tokio::spawn(task(async move {
-            let service = service_fn(|mut request: Request<Incoming>| async move {
+            let answer = |mut request: Request<Incoming>| async move {
                 // Read to its end and forget: an answer before the request was read costs the connection.
                 while let Some(Ok(_)) = request.body_mut().frame().await {}
-                Ok::<_, std::convert::Infallible>(answer(&request))
-            });
-            let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            let _ = served.await;
+                answer(&request)
+            };
+            let mut builder = http1::Builder::new();
+            small::serve(builder.timer(TokioTimer::new()), stream, answer).await;
         }));
     }
 }

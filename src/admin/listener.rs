@@ -2,7 +2,6 @@
 //! whoever only sits there; it is bound before anything is served, so that a wrong address is found at the start, and outlives the
 //! workers, so that a drain can be watched. Knows nothing of paths.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::small;
 use crate::sparing::Sparing;
 use crate::task::task;
 
@@ -117,19 +116,18 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToke
 async fn serve(stream: TcpStream, seat: Seat, admin: Arc<Admin>) {
     let seat = Arc::new(seat);
     let (of_requests, asked) = (seat.clone(), admin.clone());
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let (seat, admin) = (of_requests.clone(), asked.clone());
         async move {
             seat.asks();
             let answer = router::answer(&admin, request).await;
             seat.rests();
-            Ok::<_, Infallible>(answer)
+            answer
         }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+    };
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let serving = small::serve(&builder, stream, answer);
     let first = async {
         tokio::time::sleep(FIRST_TIMEOUT).await;
         if seat.has_asked() {
@@ -137,7 +135,7 @@ async fn serve(stream: TcpStream, seat: Seat, admin: Arc<Admin>) {
         }
     };
     tokio::select! {
-        _ = serving => {}
+        () = serving => {}
         () = seat.leave.cancelled() => {}
         () = first => admin.counters.admin_idle_closed.add(),
     }

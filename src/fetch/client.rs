@@ -13,14 +13,13 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-use crate::reach;
+use crate::reach::{self, AnyLine};
 use crate::task::task;
 use crate::trust::{ClientTlsError, client_config, server_name};
 
@@ -99,12 +98,13 @@ impl Client {
         let request = request.map(Full::new);
         let stream = within(deadline, address, Step::Connect, connect(address)).await?;
         let stream = stream.map_err(|error| FetchError::Connect(address.clone(), error))?;
-        if !address.is_secure() {
-            return self.exchange(address, stream, request, deadline).await;
-        }
-        let secured = within(deadline, address, Step::Secure, self.secure(address, stream)).await?;
-        let stream = secured.map_err(|error| FetchError::Secure(address.clone(), error))?;
-        self.exchange(address, stream, request, deadline).await
+        let line: AnyLine = if address.is_secure() {
+            let secured = within(deadline, address, Step::Secure, self.secure(address, stream)).await?;
+            Box::new(secured.map_err(|error| FetchError::Secure(address.clone(), error))?)
+        } else {
+            Box::new(stream)
+        };
+        self.exchange(address, line, request, deadline).await
     }
 
     async fn secure(
@@ -116,20 +116,17 @@ impl Client {
         self.tls.connect(name, stream).await
     }
 
-    async fn exchange<S>(
+    async fn exchange(
         &self,
         address: &Address,
-        stream: S,
+        line: AnyLine,
         request: Request<Full<Bytes>>,
         deadline: Instant,
-    ) -> Result<Document, FetchError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    ) -> Result<Document, FetchError> {
         let broken = |error| FetchError::Exchange(address.clone(), error);
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = builder.handshake(TokioIo::new(line)).await.map_err(broken)?;
         // Ends with this exchange, however it ends.
         let _connection = AbortOnDropHandle::new(tokio::spawn(task(connection)));
         let answer = within(deadline, address, Step::Ask, sender.send_request(request)).await?.map_err(broken)?;

@@ -1,18 +1,17 @@
 //! Whoever comes without TLS, to the listener for them or to the other one. One decision: they are served nothing but the way to TLS,
 //! one request a connection. Knows nothing of routes.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::redirect;
+use crate::small;
 use crate::task::task;
 
 use super::accept::Serve;
@@ -65,18 +64,18 @@ pub(super) async fn is_spoken(stream: &TcpStream) -> bool {
 /// One short answer; `port` is the one where TLS is spoken, `None`: this one.
 pub(super) async fn answer(serve: &Serve, stream: TcpStream, port: Option<u16>) {
     let counters = serve.counters.clone();
-    let service = service_fn(move |request| {
-        counters.plain.add();
-        std::future::ready(Ok::<_, Infallible>(redirect(request, port)))
-    });
-    let serving = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(serve.limits.handshake_timeout)
         .keep_alive(false)
         .max_headers(serve.limits.header_count)
-        .max_buf_size(serve.limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service);
-    let _ = serving.await;
+        .max_buf_size(serve.limits.header_bytes);
+    let answer = move |request| {
+        counters.plain.add();
+        std::future::ready(redirect(request, port))
+    };
+    small::serve(&builder, stream, answer).await;
 }
 
 /// Listed proxies send a PROXY header here as well, or not, as they are set for this port: nothing here depends on whom it names.

@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("places", &[]),
     ("policy", &[]),
     ("causes", &[]),
+    ("small", &[]),
     ("task", &[]),
     ("private", &[]),
     ("stamp", &[]),
@@ -21,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("trust", &[]),
     ("fetch", &["reach", "task", "trust"]),
     ("upstream", &["causes", "counter", "reach", "socket", "sparing", "task", "trust"]),
-    ("whoami", &["task"]),
+    ("whoami", &["small", "task"]),
     ("config", &["policy"]),
     ("session", &["causes", "clock", "counter", "memory", "places", "policy", "reach", "task"]),
     ("token", &["clock", "fetch", "memory", "places", "policy", "session", "task"]),
@@ -31,8 +32,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "proxy",
         &["authn", "causes", "clock", "counter", "login", "policy", "session", "sparing", "task", "token", "upstream"],
     ),
-    ("server", &["causes", "counter", "private", "proxy", "socket", "sparing", "stamp", "task"]),
-    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "sparing", "task", "token"]),
+    ("server", &["causes", "counter", "private", "proxy", "small", "socket", "sparing", "stamp", "task"]),
+    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "small", "sparing", "task", "token"]),
     (
         "startup",
         &[
@@ -56,7 +57,7 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
     ("h2", &["server/", "upstream/mod.rs"]),
-    ("hyper", &["admin/", "fetch/", "proxy/", "server/", "upstream/", "whoami.rs"]),
+    ("hyper", &["admin/", "fetch/", "proxy/", "server/", "small.rs", "upstream/", "whoami.rs"]),
     ("prometheus_client", &["admin/metrics.rs"]),
     ("clap", &["cli/"]),
 ];

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
-use crate::reach;
+use crate::reach::{self, AnyLine};
 use crate::task::task;
 
 use super::error::RedisError;
@@ -48,10 +47,10 @@ impl Connection {
             // Each answer is waited for: a packet held back for company costs 40 ms.
             tcp.set_nodelay(true).map_err(failed)?;
             match &options.tls {
-                None => sign_in(tcp, address, login, database, reply_timeout).await,
+                None => sign_in(Box::new(tcp), address, login, database, reply_timeout).await,
                 Some(tls) => {
                     let (secure, asked) = secure(tls, address, tcp).await?;
-                    match sign_in(secure, address, login, database, reply_timeout).await {
+                    match sign_in(Box::new(secure), address, login, database, reply_timeout).await {
                         Err(RedisError::Refused { source, .. }) if source.is_io_error() && asked.was() => {
                             Err(RedisError::Unshown(address.clone()))
                         }
@@ -91,8 +90,8 @@ impl Connection {
     }
 }
 
-async fn sign_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
+async fn sign_in(
+    line: AnyLine,
     address: &Address,
     login: &Login,
     database: u32,
@@ -107,7 +106,7 @@ async fn sign_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         info = info.set_password(password);
     }
     let config = AsyncConnectionConfig::new().set_response_timeout(reply_timeout);
-    let (redis, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
+    let (redis, driver) = MultiplexedConnection::new_with_config(&info, line, config)
         .await
         .map_err(|source| RedisError::Refused { address: address.clone(), source })?;
     let driver = Arc::new(Driver(tokio::spawn(task(driver))));
