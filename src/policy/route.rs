@@ -205,12 +205,12 @@ impl RouteTable {
             if let Some(twin) = place.iter().find(|other| overlap(other, &route)) {
                 clashes.push(clash(twin, false));
             }
-            place.push(route.clone());
             // A route that lists methods is more specific than its neighbour that takes every one.
-            place.sort_by_key(|route| route.methods.is_none());
+            let specific = place.partition_point(|other| other.methods.is_some());
+            place.insert(if route.methods.is_some() { specific } else { place.len() }, route.clone());
             table.all.push(route);
         }
-        table.under.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        table.under.sort_unstable_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         if clashes.is_empty() { Ok(table) } else { Err(clashes) }
     }
 
