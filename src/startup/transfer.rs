@@ -4,9 +4,11 @@
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use crate::clock::Timestamp;
 use crate::config::{Config, Store};
@@ -44,6 +46,9 @@ pub enum TransferError {
     #[error("this was written out more than {} days ago, or by another version; write it out again", EXPORTS_COUNT.as_secs() / 86_400)]
     Old,
 }
+
+/// Sessions that are written at once: each waits for the disk or the network, and a million would for the better part of an hour.
+const AT_ONCE: usize = 256;
 
 /// How long what was written out may be read in: a day less than a store remembers that a user's sessions were revoked.
 const EXPORTS_COUNT: Duration = EPOCHS_KEPT.saturating_sub(Duration::from_secs(86_400));
@@ -123,7 +128,7 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
 pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<Imported, TransferError> {
     let store = open_store(config, || load_keys(config))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut imported, mut ended) = (Imported::default(), false);
+    let (mut imported, mut ended, mut sessions) = (Imported::default(), false, Vec::new());
     for (index, text) in from.lines().enumerate() {
         let line: Line = serde_json::from_str(&text?).map_err(|error| TransferError::Line(index + 1, error))?;
         let counts = matches!(line, Line::Written(at) if now < at.plus(EXPORTS_COUNT));
@@ -131,29 +136,48 @@ pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result
             return Err(TransferError::Old);
         }
         ended = matches!(line, Line::End);
-        tokio.block_on(read_in(&*store, line, now, &mut imported))?;
+        if let Line::Session { key, record } = line {
+            sessions.extend((record.due() > now).then_some((key, *record)));
+            if sessions.len() < AT_ONCE {
+                continue;
+            }
+            tokio.block_on(restore(&store, std::mem::take(&mut sessions), &mut imported))?;
+        } else {
+            // What ends sessions of the lines before has to find them.
+            tokio.block_on(restore(&store, std::mem::take(&mut sessions), &mut imported))?;
+            tokio.block_on(read_in(&*store, line, now))?;
+        }
     }
+    tokio.block_on(restore(&store, sessions, &mut imported))?;
     if ended { Ok(imported) } else { Err(TransferError::BreaksOff) }
 }
 
-async fn read_in(
-    store: &dyn SessionStore,
-    line: Line,
-    now: Timestamp,
+/// Write sessions, all at once.
+async fn restore(
+    store: &Arc<dyn SessionStore>,
+    sessions: Vec<(SessionKey, Session)>,
     imported: &mut Imported,
 ) -> Result<(), StoreError> {
-    match line {
-        Line::Written(_) | Line::End => {}
-        Line::Revoked(event) => store.repeat(event).await?,
-        Line::Session { key, record } => {
-            if record.due() > now {
-                match store.restore(key, *record).await? {
-                    Restored::Written => imported.sessions += 1,
-                    Restored::There => imported.there += 1,
-                    Restored::Revoked => imported.revoked += 1,
-                }
-            }
+    let mut writing = JoinSet::new();
+    for (key, session) in sessions {
+        let store = store.clone();
+        writing.spawn(async move { store.restore(key, session).await });
+    }
+    while let Some(written) = writing.join_next().await {
+        match written.map_err(|gone| StoreError::Unavailable(Box::new(gone))).flatten()? {
+            Restored::Written => imported.sessions += 1,
+            Restored::There => imported.there += 1,
+            Restored::Revoked => imported.revoked += 1,
         }
+    }
+    Ok(())
+}
+
+/// Write what is no session.
+async fn read_in(store: &dyn SessionStore, line: Line, now: Timestamp) -> Result<(), StoreError> {
+    match line {
+        Line::Written(_) | Line::Session { .. } | Line::End => {}
+        Line::Revoked(event) => store.repeat(event).await?,
         Line::Shelf { key, until, bytes } => {
             let keep = Keep { key: ShelfKey(key), over: None, bytes, until };
             // Where something lies there already, that is newer.
