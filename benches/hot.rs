@@ -70,8 +70,7 @@ fn caller() -> Arc<Caller> {
         proof: Proof::Session,
         signed_in: None,
     };
-    let headers = IdentityHeaders::preset("x-forwarded").unwrap().render(&identity);
-    Arc::new(Caller { identity, headers })
+    Arc::new(IdentityHeaders::preset("x-forwarded").unwrap().caller(identity))
 }
 
 /// The head of a browser's request.

@@ -324,8 +324,7 @@ impl Authenticator {
             proof: Proof::Session,
             signed_in: Some(signed_in),
         };
-        let headers = self.headers.render(&identity);
-        Some(Arc::new(Caller { identity, headers }))
+        Some(Arc::new(self.headers.caller(identity)))
     }
 }
 

@@ -11,8 +11,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Config, TokenIssuer};
 use crate::policy::{
-    Authentication, Caller, Decision, Explained, Found, HostHeader, Identity, Matched, Miss, Permit, Preflight, Proof,
-    RequestHead, Route, SignedIn, explain, methods,
+    Authentication, Decision, Explained, Found, HostHeader, Identity, Matched, Miss, Permit, Preflight, Proof,
+    RequestHead, Route, SignedIn, Told, explain, methods,
 };
 use crate::proxy::{Refusal, is_own};
 
@@ -111,16 +111,17 @@ fn forwarded(text: &mut String, permit: &Permit, config: &Config, client: &Heade
     let (route, options) = (permit.route(), &permit.route().options);
     let path = permit.rewritten().map(|path| format!(" as {path}")).unwrap_or_default();
     let _ = writeln!(text, "forwarded to upstream `{}`{path} with", config.upstreams[route.upstream.0].name);
-    let mut line = |name: &HeaderName, value: &HeaderValue| {
-        let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    let mut line = |name: &HeaderName, value: &[u8]| {
+        let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value));
     };
     if let HostHeader::Fixed(host) = &options.host {
-        line(&header::HOST, host);
+        line(&header::HOST, host.as_bytes());
     }
-    let own = permit.caller().map_or(&[][..], |caller| &caller.headers);
+    let own = permit.caller().map(|caller| &caller.headers);
     // What is told of the caller counts for more than a line of the route.
-    let set = options.request.set.iter().filter(|(name, _)| own.iter().all(|(own, _)| own != name));
-    set.chain(own).for_each(|(name, value)| line(name, value));
+    let set = options.request.set.iter().filter(|(name, _)| !own.is_some_and(|own| own.names(name)));
+    set.for_each(|(name, value)| line(name, value.as_bytes()));
+    own.into_iter().flat_map(Told::lines).for_each(|(name, text)| line(name, text.as_bytes()));
     // These are made when somebody calls.
     let called = permit.caller();
     if let Some(signed) = options.signed_identity.as_ref().filter(|_| called.is_some()) {
@@ -279,6 +280,5 @@ fn authentication(arguments: &Arguments, config: &Config) -> Result<Authenticati
         proof,
         signed_in,
     };
-    let headers = config.identity_headers.render(&identity);
-    Ok(Authentication::Identified(Arc::new(Caller { identity, headers })))
+    Ok(Authentication::Identified(Arc::new(config.identity_headers.caller(identity))))
 }

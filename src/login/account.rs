@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::policy::Caller;
 use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 
 use super::form::{field, same_origin};
@@ -162,18 +163,17 @@ fn refused(mut response: Response<Bytes>, view: &View) -> Answer {
 fn who(known: Known<'_>) -> WhoAmI {
     let (view, limits) = (known.view, known.view.limits());
     let idle_until = Timestamp(view.last_seen().0.saturating_add(limits.idle_ms)).min(limits.ends);
-    let line = |(name, value): &(http::HeaderName, HeaderValue)| {
-        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
+    let line = |(name, text): (&http::HeaderName, &str)| (name.as_str().to_owned(), text.to_owned());
+    let Caller { headers, identity } = &**known.caller;
     WhoAmI {
         subject: view.user_name().to_owned(),
         name: view.name().map(str::to_owned),
         email: view.email().map(str::to_owned),
-        roles: known.roles.to_vec(),
+        roles: identity.role_names.clone(),
         signed_in: time(view.created()),
         idle_until: time(idle_until),
         ends: time(limits.ends),
-        headers: known.headers.iter().map(line).collect(),
+        headers: headers.lines().map(line).collect(),
         csrf: String::new(),
     }
 }

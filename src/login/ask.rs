@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 
 use crate::clock::Timestamp;
+use crate::policy::Caller;
 use crate::session::View;
 
 use super::PREFIX;
@@ -43,10 +44,8 @@ pub struct Ask<'r> {
 pub struct Known<'r> {
     /// The session.
     pub view: &'r Arc<View>,
-    /// Its names for roles that are declared.
-    pub roles: &'r [String],
-    /// The headers that would be forwarded.
-    pub headers: &'r [(HeaderName, HeaderValue)],
+    /// Who calls in it, and the headers that would be forwarded.
+    pub caller: &'r Arc<Caller>,
 }
 
 /// The same, for as long as its page takes: whoever asked may be gone before.
@@ -66,18 +65,13 @@ pub struct KeptAsk {
 
 struct KeptKnown {
     view: Arc<View>,
-    roles: Vec<String>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    caller: Arc<Caller>,
 }
 
 impl Ask<'_> {
     /// Keep it.
     pub fn kept(&self) -> KeptAsk {
-        let known = |known: Known<'_>| KeptKnown {
-            view: known.view.clone(),
-            roles: known.roles.to_vec(),
-            headers: known.headers.to_vec(),
-        };
+        let known = |known: Known<'_>| KeptKnown { view: known.view.clone(), caller: known.caller.clone() };
         KeptAsk {
             method: self.method.clone(),
             path: self.path.to_owned(),
@@ -96,7 +90,7 @@ impl Ask<'_> {
 
 impl KeptKnown {
     fn known(&self) -> Known<'_> {
-        Known { view: &self.view, roles: &self.roles, headers: &self.headers }
+        Known { view: &self.view, caller: &self.caller }
     }
 }
 

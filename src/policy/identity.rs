@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
-
 use super::role::RoleSet;
+use super::told::Told;
 
 /// How an identity was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +41,10 @@ impl SignedIn {
 pub struct Identity {
     /// Declared roles held.
     pub roles: RoleSet,
-    /// The user id that applications see.
-    pub subject: String,
     /// How it was proven.
     pub proof: Proof,
+    /// The user id that applications see.
+    pub subject: String,
     /// Name for display.
     pub name: Option<String>,
     /// E-mail address.
@@ -60,8 +59,8 @@ pub struct Identity {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Caller {
-    /// Ready header lines; setting them copies handles.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Ready header lines.
+    pub headers: Told,
     /// Who.
     pub identity: Identity,
 }

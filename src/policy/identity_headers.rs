@@ -2,9 +2,12 @@
 //! `.` and any other mark are the same – because application servers fold them (CGI makes one variable of them all).
 //! Knows nothing of requests; `proxy` strips and sets.
 
-use http::{HeaderName, HeaderValue};
+use std::sync::Arc;
 
-use super::identity::Identity;
+use http::HeaderName;
+
+use super::identity::{Caller, Identity};
+use super::told::{LINES, Names, Told};
 
 /// Why a name cannot carry an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +18,14 @@ pub enum HeaderNameError {
     Taken,
 }
 
+/// What is told, and what the file calls it.
+const FIELDS: [&str; LINES] = ["user", "email", "name", "roles"];
+
 /// The header names of the configuration, and how roles are joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeaders {
-    user: Option<HeaderName>,
-    email: Option<HeaderName>,
-    name: Option<HeaderName>,
-    roles: Option<HeaderName>,
+    /// Of what stands in [`FIELDS`].
+    names: Arc<Names>,
     separator: String,
     /// Folded spellings of everything that is stripped.
     owned: Vec<String>,
@@ -101,11 +105,8 @@ impl IdentityHeaders {
 
     /// The names of a preset, or `None` where there is no such one.
     pub fn preset(name: &str) -> Option<IdentityHeaders> {
-        let fixed = |names: [&'static str; 4], separator| IdentityHeaders {
-            user: Some(HeaderName::from_static(names[0])),
-            email: Some(HeaderName::from_static(names[1])),
-            name: Some(HeaderName::from_static(names[2])),
-            roles: Some(HeaderName::from_static(names[3])),
+        let fixed = |names: [&'static str; LINES], separator| IdentityHeaders {
+            names: Arc::new(names.map(|name| Some(HeaderName::from_static(name)))),
             separator: String::from(separator),
             owned: Vec::new(),
             lengths: 0,
@@ -129,16 +130,7 @@ impl IdentityHeaders {
 
     /// No header at all; build up with [`IdentityHeaders::set`].
     pub fn none() -> IdentityHeaders {
-        IdentityHeaders {
-            user: None,
-            email: None,
-            name: None,
-            roles: None,
-            separator: ",".to_owned(),
-            owned: Vec::new(),
-            lengths: 0,
-        }
-        .with_owned()
+        IdentityHeaders { separator: ",".to_owned(), ..IdentityHeaders::bare() }.with_owned()
     }
 
     /// Name one header: `field` is `user`, `email`, `name` or `roles`. Unknown fields are refused by the caller.
@@ -147,11 +139,8 @@ impl IdentityHeaders {
         if taken(header.as_str()) {
             return Err(HeaderNameError::Taken);
         }
-        match field {
-            "user" => self.user = Some(header),
-            "email" => self.email = Some(header),
-            "name" => self.name = Some(header),
-            _ => self.roles = Some(header),
+        if let Some(index) = FIELDS.iter().position(|known| *known == field) {
+            Arc::make_mut(&mut self.names)[index] = Some(header);
         }
         *self = std::mem::replace(self, IdentityHeaders::bare()).with_owned();
         Ok(())
@@ -175,7 +164,7 @@ impl IdentityHeaders {
 
     /// Whether applications are told the user.
     pub fn names_user(&self) -> bool {
-        self.user.is_some()
+        self.names[0].is_some()
     }
 
     /// What stands between two roles.
@@ -184,12 +173,11 @@ impl IdentityHeaders {
     }
 
     fn bare() -> IdentityHeaders {
-        let (user, email, name, roles) = (None, None, None, None);
-        IdentityHeaders { user, email, name, roles, separator: String::new(), owned: Vec::new(), lengths: 0 }
+        IdentityHeaders { names: Arc::default(), separator: String::new(), owned: Vec::new(), lengths: 0 }
     }
 
     fn with_owned(mut self) -> IdentityHeaders {
-        let named = [&self.user, &self.email, &self.name, &self.roles].into_iter().flatten().map(HeaderName::as_str);
+        let named = self.names.iter().flatten().map(HeaderName::as_str);
         let stripped = ALWAYS_STRIPPED.iter().chain(OTHERS_STRIPPED).copied();
         self.owned = named.chain(stripped).map(alias).collect();
         self.owned.sort_unstable();
@@ -211,26 +199,17 @@ impl IdentityHeaders {
 
     /// The fields whose header is this, in whatever spelling.
     pub fn fields_of(&self, name: &str) -> impl Iterator<Item = &'static str> {
-        let fields = [("user", &self.user), ("email", &self.email), ("name", &self.name), ("roles", &self.roles)];
-        let is_it = |header: &Option<HeaderName>| header.as_ref().is_some_and(|header| is_alias(header.as_str(), name));
-        fields.map(|(field, header)| is_it(header).then_some(field)).into_iter().flatten()
+        let is_it = |header: &HeaderName| is_alias(header.as_str(), name);
+        let fields = FIELDS.into_iter().zip(&*self.names);
+        fields.filter_map(move |(field, header)| header.as_ref().is_some_and(is_it).then_some(field))
     }
 
-    /// The header lines that tell of an identity. A value that no header can carry (control characters, blanks alone) leaves its header
-    /// out: better no name than half of one. Text outside ASCII goes as UTF-8 bytes, as applications expect it.
-    pub fn render(&self, identity: &Identity) -> Vec<(HeaderName, HeaderValue)> {
+    /// A caller: an identity, and the header lines that tell of it.
+    pub fn caller(&self, identity: Identity) -> Caller {
         let roles = (!identity.role_names.is_empty()).then(|| identity.role_names.join(&self.separator));
-        let fields = [
-            (&self.user, Some(identity.subject.as_str())),
-            (&self.email, identity.email.as_deref()),
-            (&self.name, identity.name.as_deref()),
-            (&self.roles, roles.as_deref()),
-        ];
-        let line = |(name, text): (&Option<HeaderName>, Option<&str>)| {
-            let text = text.filter(|text| !text.trim().is_empty())?;
-            Some((name.clone()?, HeaderValue::from_bytes(text.as_bytes()).ok()?))
-        };
-        fields.into_iter().filter_map(line).collect()
+        let Identity { subject, email, name, .. } = &identity;
+        let headers = Told::of(&self.names, [Some(subject), email.as_deref(), name.as_deref(), roles.as_deref()]);
+        Caller { headers, identity }
     }
 }
 
@@ -333,11 +312,7 @@ mod tests {
                 role_names: Vec::new(),
                 signed_in: None,
             };
-            let lines = headers.render(&identity);
-            lines
-                .into_iter()
-                .map(|(_, value)| String::from_utf8(value.as_bytes().to_vec()).unwrap())
-                .collect::<Vec<_>>()
+            headers.caller(identity).headers.lines().map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(told(" Zoë ", "a@example.com"), ["alice", "a@example.com", " Zoë "]);
         for blank in ["", " ", "\u{a0}\u{3000}", "a\nb"] {

@@ -19,6 +19,7 @@ mod path;
 mod readings;
 mod role;
 mod route;
+mod told;
 
 pub use access::AccessRule;
 pub use asked::Asked;
@@ -36,3 +37,4 @@ pub use path::{CanonicalPath, PathError, PathPrefix, RESERVED_PREFIX, is_reserve
 pub use readings::readings;
 pub use role::{RoleId, RoleNames, RoleSet};
 pub use route::{Accept, Clash, Found, Matched, Route, RouteTable, UpstreamId, methods};
+pub use told::Told;

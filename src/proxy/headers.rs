@@ -9,8 +9,8 @@ use http::{Method, Uri, Version};
 
 use crate::authn::CookieName;
 use crate::login::oidc::AccessToken;
-use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, is_alias};
-use crate::upstream::{Line, Plain, Value};
+use crate::policy::{Field, Fields, HeaderEdits, HostHeader, IdentityHeaders, Permit, Proof, Route, Told, is_alias};
+use crate::upstream::{Line, Text, Value};
 
 use super::Runtime;
 use super::client::{FORWARDED_FOR, ForwardedStyle, Trace};
@@ -94,9 +94,9 @@ pub struct Outgoing<'r> {
 }
 
 impl<'r> Outgoing<'r> {
-    /// The lines that tell who calls.
-    fn identity_lines(&self) -> &'r [(HeaderName, HeaderValue)] {
-        self.permit.caller().map_or(&[], |caller| &caller.headers)
+    /// What tells who calls.
+    fn told(&self) -> Option<&'r Told> {
+        self.permit.caller().map(|caller| &caller.headers)
     }
 
     /// Whether the gateway writes this field itself or keeps it from the application, so that neither the client nor the route's own
@@ -104,7 +104,7 @@ impl<'r> Outgoing<'r> {
     fn takes(&self, name: &HeaderName) -> bool {
         let token = self.permit.route().sign_in.access_token.as_ref();
         token.is_some_and(|own| is_alias(own.as_str(), name.as_str()))
-            || self.identity_lines().iter().any(|(own, _)| own == name)
+            || self.told().is_some_and(|told| told.names(name))
             || self.signed.is_some_and(|(own, _)| own == name)
             || self.switch.is_some_and(|switch| switch.takes(name))
             || (self.destination.is_some() && *name == DESTINATION)
@@ -145,17 +145,17 @@ static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 static VIA_ONE: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 static VIA_TWO: HeaderValue = HeaderValue::from_static("2.0 portcullis");
 
-/// Lines that are added to most requests, and those that ask for a switch.
-const OWN_LINES: usize = 7;
+/// Lines that may be added to most requests, and those that ask for a switch.
+const OWN_LINES: usize = 12;
 const SWITCH_LINES: usize = 4;
 
 /// The header list of the forwarded request. Each line is pushed once: what a later one would replace does not get in.
 pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<Line<'r>> {
     let (incoming, options) = (fields.headers(), &outgoing.permit.route().options);
-    let own = outgoing.identity_lines();
+    let own = outgoing.told().into_iter().flat_map(Told::lines);
     // Room at once.
     let switch = if outgoing.switch.is_some() { SWITCH_LINES } else { 0 };
-    let mut lines = Vec::with_capacity(incoming.len() + OWN_LINES + own.len() + options.request.set.len() + switch);
+    let mut lines = Vec::with_capacity(incoming.len() + OWN_LINES + options.request.set.len() + switch);
     let named: Vec<&str> = connection_options(fields.all(Field::Connection)).collect();
     let hops = hops_left(outgoing.method, incoming);
     let withholds_token = outgoing.withholds_token();
@@ -194,16 +194,17 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
     }
     let via = if outgoing.version == Version::HTTP_2 { &VIA_TWO } else { &VIA_ONE };
     lines.push((&header::VIA, Value::Lent(via)));
-    lines.extend(Plain::of(outgoing.ids.id()).map(|id| (&REQUEST_ID, Value::Plain(id))));
+    lines.extend(Text::of(outgoing.ids.id()).map(|id| (&REQUEST_ID, Value::Text(id))));
     if !lines.iter().any(|(name, _)| **name == TRACEPARENT) {
-        lines.extend(Plain::of(outgoing.ids.trace()).map(|trace| (&TRACEPARENT, Value::Plain(trace))));
+        lines.extend(Text::of(outgoing.ids.trace()).map(|trace| (&TRACEPARENT, Value::Text(trace))));
     }
     if let Some((name, token)) = outgoing.permit.route().sign_in.access_token.as_ref().zip(outgoing.access_token) {
         let value = if *name == header::AUTHORIZATION { &token.bearer } else { &token.plain };
         lines.push((name, Value::Lent(value)));
     }
     lines.extend(outgoing.destination.map(|line| (&DESTINATION, Value::Lent(line))));
-    lines.extend(own.iter().chain(outgoing.signed).map(|(name, value)| (name, Value::Lent(value))));
+    lines.extend(own.filter_map(|(name, text)| Some((name, Value::Text(Text::of(text.as_bytes())?)))));
+    lines.extend(outgoing.signed.map(|(name, value)| (name, Value::Lent(value))));
     lines
 }
 

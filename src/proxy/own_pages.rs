@@ -74,9 +74,7 @@ pub async fn answer(
         Known::anonymous()
     };
     let caller = match (known.session(), &known.authentication) {
-        (Some(view), Authentication::Identified(caller)) => {
-            Some(login::Known { view, roles: &caller.identity.role_names, headers: &caller.headers })
-        }
+        (Some(view), Authentication::Identified(caller)) => Some(login::Known { view, caller }),
         _ => None,
     };
     let request_id = id.to_string();

@@ -244,7 +244,7 @@ fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duratio
     line.word(key!("decision"), record.decision.as_str());
     line.word(key!("reason"), record.reason);
     if let Some(caller) = &record.caller {
-        line.text(key!("subject"), &caller.identity.subject);
+        line.text(key!("subject"), caller.headers.subject());
     }
     line.number(key!("status"), record.status.into());
     line.number(key!("bytes"), record.bytes);
@@ -265,7 +265,7 @@ fn text(buffer: &mut LineBuffer, record: &Record, took: Duration) {
         record.status,
         record.decision.as_str(),
         record.reason,
-        record.caller.as_ref().map_or("-", |caller| &caller.identity.subject),
+        record.caller.as_ref().map_or("-", |caller| caller.headers.subject()),
         record.route.as_ref().map_or("-", |route| &route.name),
         took.as_millis(),
         took.subsec_micros() % 1000 / 100,

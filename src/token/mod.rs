@@ -166,8 +166,7 @@ impl Tokens {
         let mut identity = verified.caller.identity.clone();
         identity.roles = self.roles.set(identity.role_names.iter().map(String::as_str));
         identity.role_names = self.roles.names(identity.roles).map(str::to_owned).collect();
-        let headers = self.headers.render(&identity);
-        Some(Arc::new(Caller { identity, headers }))
+        Some(Arc::new(self.headers.caller(identity)))
     }
 
     /// Forget what was verified, and give the room back.
@@ -236,8 +235,7 @@ impl Tokens {
         let identity = verifier.mapping.identity(&claims.all, &self.roles)?;
         // What was revoked stays so, whatever applications are told from now on.
         let subject = verifier.mapping.subject(&claims.all)?;
-        let headers = self.headers.render(&identity);
-        let caller = Arc::new(Caller { identity, headers });
+        let caller = Arc::new(self.headers.caller(identity));
         let issuer = &verifier.expected.issuer;
         let user = UserKey::of(issuer, subject);
         let id = claims.id.as_deref().map(|jti| TokenId::of(issuer, jti));

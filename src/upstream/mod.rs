@@ -27,7 +27,7 @@ pub use one::{Broken, Malformed, Sendable, Switched};
 pub use outcomes::Outcomes;
 pub use pool::{Pool, Reached, Waiting};
 pub use pooled::{PooledBody, Upload};
-pub use request::{Head, Line, Plain, Value};
+pub use request::{Head, Line, Text, Value};
 pub use server::{Address, Ejection, Protocol, Server};
 
 /// An application, as plain values. Its servers are shared by all workers: what one finds out all know.

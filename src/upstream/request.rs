@@ -18,18 +18,19 @@ pub enum Value<'r> {
     Lent(&'r HeaderValue),
     /// Made for this request.
     Own(HeaderValue),
-    /// A few letters and digits, which need not be made one.
-    Plain(Plain<'r>),
+    /// A text that need not be made one.
+    Text(Text<'r>),
 }
 
-/// Visible ASCII: by its type neither a line break nor anything else that ends a value.
+/// A text without control characters: by its type neither a line break nor anything else that ends a value (RFC 9110 §5.5).
 #[derive(Clone, Copy, Debug)]
-pub struct Plain<'r>(&'r [u8]);
+pub struct Text<'r>(&'r [u8]);
 
-impl<'r> Plain<'r> {
+impl<'r> Text<'r> {
     /// This text, if it is that. Without a way out before the end: so the compiler looks at many bytes at once.
-    pub fn of(text: &'r [u8]) -> Option<Plain<'r>> {
-        text.iter().fold(true, |plain, byte| plain & (*byte > b' ') & (*byte < 0x7f)).then_some(Plain(text))
+    pub fn of(text: &'r [u8]) -> Option<Text<'r>> {
+        let carries = |byte: u8| (byte >= b' ') & (byte != 0x7f) | (byte == b'\t');
+        text.iter().fold(true, |carried, byte| carried & carries(*byte)).then_some(Text(text))
     }
 }
 
@@ -39,7 +40,7 @@ impl Value<'_> {
         match self {
             Value::Lent(value) => value.as_bytes(),
             Value::Own(value) => value.as_bytes(),
-            Value::Plain(Plain(text)) => text,
+            Value::Text(Text(text)) => text,
         }
     }
 
@@ -47,7 +48,7 @@ impl Value<'_> {
         match self {
             Value::Lent(value) => (*value).clone(),
             Value::Own(value) => value.clone(),
-            Value::Plain(Plain(text)) => HeaderValue::from_bytes(text).expect("visible ASCII is a header value"),
+            Value::Text(Text(text)) => HeaderValue::from_bytes(text).expect("what `http` takes is no less"),
         }
     }
 }

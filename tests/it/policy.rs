@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use portcullis::config::Config;
 use portcullis::policy::{
-    Accept, AccessRule, Authentication, Caller, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
+    Accept, AccessRule, Authentication, CanonicalPath, Decision, Found, HostPattern, Identity, IdentityHeaders,
     Matched, PathPrefix, Proof, Rejection, RequestHead, RoleNames, Route, RouteOptions, RouteTable, SignInRule,
     SignedIn, UpstreamId, decide, methods,
 };
@@ -282,7 +282,7 @@ fn a_rewritten_path_keeps_what_its_rule_reads() {
         let (roles, proof) = (config.roles.set(["admin"]), Proof::Token);
         let (name, email, role_names, signed_in) = (None, None, vec![], None);
         let identity = Identity { subject: "alice".into(), name, email, roles, role_names, proof, signed_in };
-        let who = Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }));
+        let who = Authentication::Identified(Arc::new(IdentityHeaders::none().caller(identity)));
         assert_eq!(decide(&head, &matched, who, Duration::ZERO).as_str(), expected, "{path}");
     }
 }
@@ -317,7 +317,7 @@ fn the_decision_table() {
             proof: Proof::Session,
             signed_in: None,
         };
-        Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
+        Authentication::Identified(Arc::new(IdentityHeaders::none().caller(identity)))
     };
     let rejected = Authentication::Rejected(Rejection::Idle);
     let rows = [
@@ -394,7 +394,7 @@ fn what_a_route_asks_of_the_sign_in() {
             let (name, email, proof) = (None, None, Proof::Session);
             let signed_in = signed_in.clone();
             let identity = Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof, signed_in };
-            let who = Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }));
+            let who = Authentication::Identified(Arc::new(IdentityHeaders::none().caller(identity)));
             let matched = Matched { route: &route, rewritten: None, also: None };
             let decision = decide(&head, &matched, who, Duration::from_secs(1_000));
             assert_eq!(decision.reason().as_str(), expected, "{sign_in:?} {signed:?}");
@@ -567,7 +567,7 @@ proptest! {
                 let (name, email, roles) = (None, None, set(bits));
                 let identity =
                     Identity { subject: "a".into(), name, email, roles, role_names: vec![], proof: Proof::Session, signed_in: None };
-                Authentication::Identified(Arc::new(Caller { identity, headers: vec![] }))
+                Authentication::Identified(Arc::new(IdentityHeaders::none().caller(identity)))
             });
             decide(&head, &Matched { route: &route, rewritten: None, also: None }, who, Duration::ZERO)
         };
