@@ -17,7 +17,7 @@ use crate::policy::{
     Accept, Authentication, Caller, Fields, Identity, IdentityHeaders, Proof, Rejection, RoleNames, SignedIn,
 };
 use crate::session::{
-    Activity, EndedBecause, Lookup, Memo, Seen, Session, SessionKey, Sessions, StoreError, TokenId, View,
+    Activity, EndedBecause, InUse, Lookup, Memo, Session, SessionKey, Sessions, StoreError, TokenId, View,
 };
 
 use crate::token::{self, Handing, Learnt, Tell, TokenError, Tokens, Verified};
@@ -49,7 +49,7 @@ pub enum AuthnError {
 #[derive(Clone, Debug)]
 pub enum Evidence {
     /// A session, and the token that told of it where that may be denied by its id.
-    Session(Arc<View>, Option<TokenId>),
+    Session(Arc<InUse>, Option<TokenId>),
     /// A bearer token.
     Token(Arc<Verified>),
 }
@@ -84,15 +84,15 @@ impl Known {
         Known { authentication, evidence: None, renewed: None }
     }
 
-    fn in_session(view: Arc<View>, told_by: Option<TokenId>, caller: Arc<Caller>) -> Known {
-        let known = Known::without_evidence(Authentication::Identified(caller));
-        Known { evidence: Some(Evidence::Session(view, told_by)), ..known }
+    fn in_session(session: Arc<InUse>, told_by: Option<TokenId>) -> Known {
+        let known = Known::without_evidence(Authentication::Identified(session.caller.clone()));
+        Known { evidence: Some(Evidence::Session(session, told_by)), ..known }
     }
 
     /// The session that it was learnt from, if it was one.
-    pub fn session(&self) -> Option<&Arc<View>> {
+    pub fn session(&self) -> Option<&Arc<InUse>> {
         match &self.evidence {
-            Some(Evidence::Session(view, _)) => Some(view),
+            Some(Evidence::Session(session, _)) => Some(session),
             Some(Evidence::Token(_)) | None => None,
         }
     }
@@ -274,21 +274,19 @@ impl Authenticator {
             Presented::Id(cookie) => Some(cookie),
             Presented::Pair(..) => None,
         };
-        if let Some(Seen { view, caller }) =
-            id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now))
-        {
-            return Ok(Known::in_session(view, None, caller));
+        if let Some(session) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
+            return Ok(Known::in_session(session, None));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
         let Learnt { lookup, renewed, told_by, handing } =
             Box::pin(self.carrier.lookup(presented, activity, now, on_reuse)).await?;
         let mut known = match lookup {
-            Lookup::Alive(view) => match memo.caller(&view, |view| self.caller_in(view)) {
-                Some(caller) => {
+            Lookup::Alive(view) => match memo.in_use(&view, |view| self.caller_in(view)) {
+                Some(session) => {
                     if let Some(cookie) = id {
-                        memo.keep(cookie, &view, &caller);
+                        memo.keep(cookie, &session);
                     }
-                    Known::in_session(view, told_by, caller)
+                    Known::in_session(session, told_by)
                 }
                 None => Known::without_evidence(Authentication::Rejected(Rejection::UserUnknown)),
             },

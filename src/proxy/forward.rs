@@ -195,7 +195,7 @@ fn last_look(runtime: &Runtime, permit: &Permit, evidence: Option<&Evidence>) ->
     let sessions = runtime.authenticator.sessions();
     let stands = match evidence {
         None => true,
-        Some(Evidence::Session(view, _)) => sessions.confirm(view)?,
+        Some(Evidence::Session(session, _)) => sessions.confirm(session)?,
         Some(Evidence::Token(verified)) => sessions.confirm_bearer(&verified.bearer)?,
     };
     if stands { Ok(()) } else { Err(ended(runtime, permit, evidence, Over::Ended)) }

@@ -254,12 +254,10 @@ async fn learn(
     let asking = Asking { fields, accept: route.accept, activity, client, on_reuse: &on_reuse };
     let runtime = &worker.runtime;
     let known = runtime.authenticator.ask(asking, &worker.recent, now).await?;
-    let Some(view) = known.session().filter(|view| view.provided().is_some()) else {
-        return Ok((known, None));
-    };
+    let Some(session) = known.session().filter(|session| session.provided) else { return Ok((known, None)) };
     // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
     let needs = if route.sign_in.access_token.is_some() { Needs::Token } else { Needs::Caller };
-    match Box::pin(Login::follow(runtime, &worker.acts, view, needs, now)).await? {
+    match Box::pin(Login::follow(runtime, &worker.acts, &session.view, needs, now)).await? {
         Followed::Nothing => Ok((known, None)),
         Followed::Token { access, changed: false } => Ok((known, access.map(Box::new))),
         Followed::Token { access, changed: true } => {

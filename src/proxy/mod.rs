@@ -115,7 +115,7 @@ impl Runtime {
         asked.passes(&self.routes, |accept| {
             let caller = match evidence {
                 Some(Evidence::Session(began, _)) if accept.session => {
-                    self.authenticator.caller_in(view.unwrap_or(began))
+                    self.authenticator.caller_in(view.unwrap_or(&began.view))
                 }
                 Some(Evidence::Token(verified)) if accept.token => self.authenticator.tokens().caller_of(verified),
                 _ => None,

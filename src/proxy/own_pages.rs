@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 
 use crate::authn::{Asking, Known};
 use crate::login::{self, Ask, KeptAsk};
-use crate::policy::{Accept, Authentication, Fields, HeadError, RequestHead, is_reserved};
+use crate::policy::{Accept, Fields, HeadError, RequestHead, is_reserved};
 use crate::session::Activity;
 use crate::token::ring::{KeyRing, PUBLISHED_FOR};
 
@@ -73,10 +73,7 @@ pub async fn answer(
     } else {
         Known::anonymous()
     };
-    let caller = match (known.session(), &known.authentication) {
-        (Some(view), Authentication::Identified(caller)) => Some(login::Known { view, caller }),
-        _ => None,
-    };
+    let caller = known.session().map(|session| login::Known { view: &session.view, caller: &session.caller });
     let request_id = id.to_string();
     let ask = Ask {
         method: head.method,

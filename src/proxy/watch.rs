@@ -138,7 +138,7 @@ impl Held {
     pub fn over(&self) -> Option<Over> {
         let hears = match &self.evidence {
             None => true,
-            Some(Evidence::Session(view, _)) => self.sessions.may_carry(view),
+            Some(Evidence::Session(session, _)) => self.sessions.may_carry(session),
             Some(Evidence::Token(verified)) => self.sessions.may_carry_bearer(&verified.bearer),
         };
         match self.exchange.over() {
@@ -185,7 +185,7 @@ impl Held {
     fn left(&self) -> Duration {
         let end = match &self.evidence {
             None => return Duration::MAX,
-            Some(Evidence::Session(view, _)) => view.limits().ends,
+            Some(Evidence::Session(session, _)) => session.ends(),
             Some(Evidence::Token(verified)) => verified.bearer.ends,
         };
         end.since(self.clock.now())
@@ -202,11 +202,11 @@ fn register(
 ) -> (OpenExchange, Result<bool, StoreError>) {
     let (current, asked, of) = (current.clone(), asked.clone(), evidence.cloned());
     match evidence {
-        Some(Evidence::Session(view, told_by)) => {
+        Some(Evidence::Session(session, told_by)) => {
             let may_go_on: MayGoOn = Arc::new(move |view| current.load().still_allows(&asked, of.as_ref(), Some(view)));
-            let exchange = sessions.open_exchange_while(view, *told_by, may_go_on);
+            let exchange = sessions.open_exchange_while(&session.view, *told_by, may_go_on);
             let denied = told_by.is_some_and(|id| sessions.is_token_revoked(id));
-            (exchange, sessions.confirm(view).map(|stands| stands && !denied))
+            (exchange, sessions.confirm(session).map(|stands| stands && !denied))
         }
         Some(Evidence::Token(verified)) => {
             let may_stay: MayStay = Arc::new(move || current.load().still_allows(&asked, of.as_ref(), None));

@@ -1,8 +1,7 @@
-//! What a worker's last cookies led to, and who calls in its last sessions. One decision: the same bytes lead to the same session
-//! without a MAC and a hash being computed again, and the same session to the same caller, and to nothing else: whether that
-//! session still stands is compared on every request, by whoever asks ([`super::Sessions::remembered`]). A caller is three
-//! times as large as its session, so only sessions in use have one. A cookie leads to both at once: of a thousand sessions in use
-//! each piece of memory that has to be looked into lies far away. Knows nothing of revocations and limits.
+//! What a worker's last cookies led to, and its last sessions. One decision: the same bytes lead to the same session without a MAC and
+//! a hash being computed again, and the same session to the same caller, and to nothing else: whether that session still stands is
+//! compared on every request, by whoever asks ([`super::Sessions::remembered`]). Only sessions in use have a caller, who is three
+//! times as large as they are. Knows nothing of revocations and limits.
 
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use crate::places::{Mark, Places, Secrets, put};
 use crate::policy::Caller;
 
 use super::cookie::VALUE_CHARACTERS;
+use super::in_use::InUse;
 use super::view::View;
 
 /// A part of the value that is random, whoever's it is.
@@ -18,54 +18,40 @@ const RANDOM: std::ops::Range<usize> = 12..20;
 /// A worker's memory. Its locks are never contended.
 #[derive(Default)]
 pub struct Memo {
-    cookies: Secrets<[u8; VALUE_CHARACTERS], Seen>,
-    callers: Places<Calling>,
-}
-
-/// A session, and who calls in it.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// The session as it was then.
-    pub view: Arc<View>,
-    /// Who calls, as long as it is that session.
-    pub caller: Arc<Caller>,
-}
-
-/// Held by its session in memory, not by a key: what is known of a user may change, and the session is loaded anew then.
-struct Calling {
-    view: Arc<View>,
-    caller: Option<Arc<Caller>>,
+    cookies: Secrets<[u8; VALUE_CHARACTERS], Arc<InUse>>,
+    sessions: Places<Arc<InUse>>,
 }
 
 impl Memo {
-    /// Who calls in a session; found out by `ask` where it is not remembered. `None` where the user is gone.
-    pub fn caller(&self, view: &Arc<View>, ask: impl FnOnce(&View) -> Option<Arc<Caller>>) -> Option<Arc<Caller>> {
+    /// A session in use; who calls in it is found out by `ask` where it is not remembered. `None` where the user is gone. It is known
+    /// by its view, not by a key: what is known of a user may change, and the session is loaded anew then.
+    pub fn in_use(&self, view: &Arc<View>, ask: impl FnOnce(&View) -> Option<Arc<Caller>>) -> Option<Arc<InUse>> {
         let mark = *view.key.0.first_chunk()?;
-        self.callers.at(mark, |set| {
+        self.sessions.at(mark, |set| {
             if let Some(held) = set.iter().flatten().find(|held| Arc::ptr_eq(&held.view, view)) {
-                return held.caller.clone();
+                return Some(held.clone());
             }
-            let caller = ask(view);
-            put(set, Calling { view: view.clone(), caller: caller.clone() });
-            caller
+            let session = Arc::new(InUse::new(view, ask(view)?));
+            put(set, session.clone());
+            Some(session)
         })
     }
 
     /// Forget everything, and give the room back.
     pub fn forget(&self) {
         self.cookies.forget();
-        self.callers.forget();
+        self.sessions.forget();
     }
 
     /// The session that these very bytes led to.
-    pub(super) fn find(&self, cookie: &str) -> Option<Seen> {
+    pub(super) fn find(&self, cookie: &str) -> Option<Arc<InUse>> {
         self.cookies.find(mark(cookie)?, cookie.as_bytes())
     }
 
     /// Remember. Only a cookie that was verified comes here.
-    pub fn keep(&self, cookie: &str, view: &Arc<View>, caller: &Arc<Caller>) {
+    pub fn keep(&self, cookie: &str, session: &Arc<InUse>) {
         let (Some(mark), Ok(cookie)) = (mark(cookie), cookie.as_bytes().try_into()) else { return };
-        self.cookies.keep(mark, cookie, Seen { view: view.clone(), caller: caller.clone() });
+        self.cookies.keep(mark, cookie, session.clone());
     }
 }
 

@@ -14,9 +14,10 @@ use super::cache::{Cache, NotLoaded};
 use super::coherence::{Coherence, NoLease, Refused, Rules, Trust};
 use super::counts::Counts;
 use super::exchange::{Exchanges, MayGoOn, OpenExchange};
+use super::in_use::InUse;
 use super::ledger::Ledger;
 use super::lifetime::{Lifetimes, Touch, Verdict, judge};
-use super::memo::{Memo, Seen};
+use super::memo::Memo;
 use super::{
     Bearer, Committed, CookieCodec, Creation, Event, Keep, Kept, KeyError, Listed, Part, Provided, Revocation, Revoked,
     Session, SessionKey, SessionStore, ShelfKey, StoreError, TokenId, UserKey, View, Wait,
@@ -228,10 +229,10 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`] where the lease has run out since.
-    pub fn confirm(&self, view: &View) -> Result<bool, StoreError> {
-        match self.trust(view.key.shard()) {
+    pub fn confirm(&self, session: &InUse) -> Result<bool, StoreError> {
+        match self.trust(session.key.shard()) {
             Trust::None => Err(no_lease()),
-            _ => Ok(self.cache.counts(view) || !self.is_over(view.key, view.user, view.epoch())),
+            _ => Ok(self.stands(session) || !self.is_over(session.key, session.user, session.view.epoch())),
         }
     }
 
@@ -291,19 +292,23 @@ impl Sessions {
 
     /// The session that these very bytes led to before, where memory alone can still answer: no revocation concerned it, it is
     /// within its limits, and nothing has to be written first. `None` means nothing but *look it up*.
-    pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Seen> {
-        let seen = memo.find(cookie)?;
-        let view = &*seen.view;
+    pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Arc<InUse>> {
+        let session = memo.find(cookie)?;
         // The lease after memory, as in `lookup`; without one, what may still be answered is decided there.
-        if !self.cache.counts(view) || self.trust(view.key.shard()) != Trust::Full {
+        if !self.stands(&session) || self.trust(session.key.shard()) != Trust::Full {
             return None;
         }
-        let Verdict::Alive(touch) = judge(view.limits(), view.last_seen(), now) else { return None };
-        if !self.accept_at_once(view, touch, activity, now) {
+        let Verdict::Alive(touch) = session.judge(now) else { return None };
+        if !self.accept_at_once(&session.view, touch, activity, now) {
             return None;
         }
         self.counts.hits.add();
-        Some(seen)
+        Some(session)
+    }
+
+    /// Whether no revocation has concerned it since it was loaded.
+    fn stands(&self, session: &InUse) -> bool {
+        self.cache.generations.counts(session.stamp, session.key, session.user)
     }
 
     /// Accept a request of a live session unless its activity has to be in the store first; queue it where that is due.
@@ -540,8 +545,8 @@ impl Sessions {
 
     /// Whether what is open in a session may go on as far as this node can hear of revocations. Asked at every step: a process that
     /// stood still finds its lease run out before any timer tells it.
-    pub fn may_carry(&self, view: &View) -> bool {
-        self.trust(view.key.shard()) != Trust::None
+    pub fn may_carry(&self, session: &InUse) -> bool {
+        self.trust(session.key.shard()) != Trust::None
     }
 
     /// The same of what is open under a token.
