@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::clock::Timestamp;
-use crate::policy::Caller;
+use crate::policy::{Caller, Load};
 use crate::session::{Listed, Revocation, SessionKey, StoreError, View, Wait};
 
 use super::form::{field, same_origin};
@@ -50,18 +50,14 @@ impl Login {
 
     /// To the sign-in, and back to this page. A program is told instead: it would take the sign-in page for its answer.
     fn nobody(&self, ask: &Ask<'_>, json: bool) -> Response<Bytes> {
-        let loads = ask.headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
-        if loads && !json {
+        if Load::of(ask.headers).may_be_page() && !json {
             return see_other(&self.sign_in_location(&Wanted::back_to(&ReturnTo::here(ask.path, None))));
         }
         let (kind, body) = match json {
             true => ("application/json", "{\"error\":\"unauthenticated\",\"message\":\"You are not signed in.\"}"),
             false => ("text/plain; charset=utf-8", "You are not signed in.\n"),
         };
-        let mut response = written(StatusCode::UNAUTHORIZED, kind, body.to_owned());
-        let challenge = HeaderValue::from_static("Session realm=\"portcullis\", login=\"/.portcullis/login\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        response
+        written(StatusCode::UNAUTHORIZED, kind, body.to_owned())
     }
 
     /// A page with a button; GET itself changes nothing.

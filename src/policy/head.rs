@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
 use super::fields::{Field, Fields};
 use super::host::{Host, HostError};
+use super::load::Load;
 use super::path::{CanonicalPath, PathError};
 
 /// Why a head is refused.
@@ -189,10 +190,9 @@ fn has_outer_blank(value: &HeaderValue) -> bool {
     blank(value.as_bytes().first()) || blank(value.as_bytes().last())
 }
 
-/// A page load by a person: GET or HEAD that `Sec-Fetch-Mode: navigate` marks, or, where the browser does not say, an
-/// `Accept` that names `text/html` and no `X-Requested-With`. Never by User-Agent, which anybody writes. Neither a frame, which
-/// nobody signs in in, nor a file that is saved (`<a download>`, which has no destination and wants no HTML): a sign-in page would
-/// be saved under its name. What a service worker passes on has lost its destination, too, and wants HTML.
+/// A page load by a person: GET or HEAD of what its browser calls one, or, where it does not say, an `Accept` that names `text/html`
+/// and no `X-Requested-With`. Never by User-Agent, which anybody writes. Neither a frame, which nobody signs in in, nor a file that is
+/// saved (`<a download>`, which wants no HTML): a sign-in page would be saved under its name.
 fn is_navigation(method: &Method, fields: &Fields<'_>) -> bool {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return false;
@@ -201,16 +201,11 @@ fn is_navigation(method: &Method, fields: &Fields<'_>) -> bool {
         let mut accepts = fields.all(Field::Accept).filter_map(|value| value.to_str().ok());
         accepts.any(|accept| accept.contains("text/html"))
     };
-    match fields.get(Field::FetchMode) {
-        Some(mode) if mode.as_bytes() == b"navigate" => {
-            match fields.headers().get("sec-fetch-dest").map(HeaderValue::as_bytes) {
-                None | Some(b"document") => true,
-                Some(b"empty") => wants_html(),
-                Some(_) => false,
-            }
-        }
-        Some(_) => false,
-        None => wants_html() && !fields.has(Field::RequestedWith),
+    match Load::said(fields.get(Field::FetchMode), fields.headers()) {
+        Load::Page => true,
+        Load::Relayed => wants_html(),
+        Load::Part => false,
+        Load::Unsaid => wants_html() && !fields.has(Field::RequestedWith),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::clock::Timestamp;
 use crate::login::oidc::{AccessToken, Followed, Needs};
 use crate::login::{Login, Wanted};
 use crate::policy::{
-    AccessRule, Authentication, Decision, Field, Fields, Found, HeadError, Matched, NotThere, Reason, RequestHead,
-    Route, decide, destination, methods,
+    AccessRule, Authentication, Decision, Field, Fields, Found, HeadError, Load, Matched, NotThere, Reason,
+    RequestHead, Route, decide, destination, methods,
 };
 use crate::session::Activity;
 use crate::sparing::Sparing;
@@ -295,12 +295,12 @@ fn is_again(reason: Reason) -> bool {
 /// lose it without a word.
 fn challenge(runtime: &Runtime, head: &RequestHead<'_>, headers: &HeaderMap, route: &Route, reason: Reason) -> Refusal {
     let login = runtime.login.sign_in_location(&Wanted::new("/", None, &route.sign_in, is_again(reason)));
-    let loads = headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
     let from = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         Some(b"cross-site") => NotSent::FromElsewhere,
         _ => NotSent::FromHere,
     };
-    let is_form = loads && !head.method.is_safe() && Audience::of(headers) == Audience::Person;
+    let is_form =
+        Load::of(headers).may_be_page() && !head.method.is_safe() && Audience::of(headers) == Audience::Person;
     let not_sent = is_form.then_some(from);
     Refusal::Unauthenticated(Box::new(Challenge { reason, accept: route.accept, login, not_sent }))
 }

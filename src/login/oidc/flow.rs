@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::fetch::Credential;
+use crate::policy::Load;
 use crate::session::{NewSession, Provided, Revocation, StoreError, Wait, Who};
 
 use super::super::sign_in::device_label;
@@ -96,7 +97,7 @@ impl Login {
         tries: u8,
     ) -> Result<Answer, LoginError> {
         // A picture or a frame of another site must not begin sign-ins (ASVS 7.6.2).
-        if !is_page_load(ask.headers) {
+        if !Load::of(ask.headers).may_be_page() {
             return Ok(self.problem(ask, Problem::NotAPage, provider, &wanted, "not_a_page"));
         }
         if wanted.again && ask.caller.is_some() && self.came_back(ask, &wanted) {
@@ -436,16 +437,6 @@ impl From<ProviderError> for Stopped {
 impl From<StoreError> for Stopped {
     fn from(source: StoreError) -> Stopped {
         Stopped { why: Why::Store(source), subject: None }
-    }
-}
-
-/// Whether a page is loaded, as far as the browser says. What a service worker passes on has lost its destination and kept its mode
-/// (Fetch §5.4).
-fn is_page_load(headers: &HeaderMap) -> bool {
-    match headers.get("sec-fetch-dest").map(HeaderValue::as_bytes) {
-        None | Some(b"document") => true,
-        Some(b"empty") => headers.get("sec-fetch-mode").is_some_and(|mode| mode.as_bytes() == b"navigate"),
-        Some(_) => false,
     }
 }
 
