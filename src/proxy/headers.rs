@@ -160,11 +160,18 @@ pub fn request_headers<'r>(fields: &Fields<'r>, outgoing: &Outgoing<'r>) -> Vec<
     let hops = hops_left(outgoing.method, incoming);
     let withholds_token = outgoing.withholds_token();
     for (name, value) in incoming {
-        let gone = is_hop_by_hop(name) || is_rebuilt(name) || is_named(&named, name);
-        let owned = outgoing.identity.owns(name.as_str()) || options.removes(name.as_str()) || outgoing.takes(name);
-        let withheld = withholds_token && *name == header::AUTHORIZATION;
-        let odd = is_forwarding(name.as_str()) || is_misread(name.as_str()) || is_misframing(name.as_str());
-        if gone || owned || withheld || odd {
+        // Those that are told first most often stand first.
+        let stays_behind = is_hop_by_hop(name)
+            || is_rebuilt(name)
+            || is_named(&named, name)
+            || (withholds_token && *name == header::AUTHORIZATION)
+            || outgoing.identity.owns(name.as_str())
+            || options.removes(name.as_str())
+            || outgoing.takes(name)
+            || is_forwarding(name.as_str())
+            || is_misread(name.as_str())
+            || is_misframing(name.as_str());
+        if stays_behind {
             continue;
         }
         match hops {
