@@ -63,8 +63,8 @@ impl Login {
     /// A page with a button; GET itself changes nothing.
     pub(super) fn sign_out_page(&self, ask: &Ask<'_>) -> Response<Bytes> {
         match ask.caller {
-            Some(known) => self.pages.sign_out(&self.csrf(known.view)),
-            None => self.pages.signed_out(),
+            Some(known) => self.pages.sign_out(&self.csrf(known.view), ask.start),
+            None => self.pages.signed_out(ask.start),
         }
     }
 
@@ -74,7 +74,7 @@ impl Login {
         let mut there = None;
         let who = match ask.caller {
             Some(known) if !self.proves(&ask, known.view) => {
-                let response = self.pages.sign_out(&self.csrf(known.view));
+                let response = self.pages.sign_out(&self.csrf(known.view), ask.start);
                 return Ok(refused(response, known.view));
             }
             Some(known) => {
@@ -91,7 +91,8 @@ impl Login {
             None if !same_origin(ask.headers, ask.authority) => return Ok(plain(see_other(SIGN_OUT))),
             None => None,
         };
-        let mut response = there.map_or_else(|| self.pages.signed_out(), |there| self.pages.signed_out_here(&there));
+        let mut response =
+            there.map_or_else(|| self.pages.signed_out(ask.start), |there| self.pages.signed_out_here(&there));
         self.carrier.take_back(ask.headers, response.headers_mut());
         // Who sits there next begins with forms of their own.
         cookies::clear(response.headers_mut(), &self.browser_cookie());

@@ -12,6 +12,7 @@ use crate::policy::Caller;
 use crate::session::View;
 
 use super::PREFIX;
+use super::return_to::ReturnTo;
 
 /// A request for a page of the gateway.
 pub struct Ask<'r> {
@@ -31,6 +32,8 @@ pub struct Ask<'r> {
     pub body: Bytes,
     /// Who asks, where the page wants to know.
     pub caller: Option<Known<'r>>,
+    /// Where one is led who was on the way to nowhere: the start page of this host, where it has one.
+    pub start: &'static str,
     /// The session cookie, unverified.
     pub session_cookie: Option<&'r str>,
     /// Now.
@@ -58,6 +61,7 @@ pub struct KeptAsk {
     peer: IpAddr,
     body: Bytes,
     caller: Option<KeptKnown>,
+    start: &'static str,
     session_cookie: Option<String>,
     now: Timestamp,
     request_id: String,
@@ -69,6 +73,11 @@ struct KeptKnown {
 }
 
 impl Ask<'_> {
+    /// The address of a way back, as it is on this host.
+    pub(super) fn led<'b>(&self, back: &'b ReturnTo) -> &'b str {
+        if *back == ReturnTo::start() { self.start } else { back.as_str() }
+    }
+
     /// Keep it.
     pub fn kept(&self) -> KeptAsk {
         let known = |known: Known<'_>| KeptKnown { view: known.view.clone(), caller: known.caller.clone() };
@@ -81,6 +90,7 @@ impl Ask<'_> {
             peer: self.peer,
             body: self.body.clone(),
             caller: self.caller.map(known),
+            start: self.start,
             session_cookie: self.session_cookie.map(str::to_owned),
             now: self.now,
             request_id: self.request_id.to_owned(),
@@ -106,6 +116,7 @@ impl KeptAsk {
             peer: self.peer,
             body: self.body.clone(),
             caller: self.caller.as_ref().map(KeptKnown::known),
+            start: self.start,
             session_cookie: self.session_cookie.as_deref(),
             now: self.now,
             request_id: &self.request_id,

@@ -228,13 +228,13 @@ impl Pages {
     }
 
     /// The page with the sign-out button.
-    pub fn sign_out(&self, csrf: &str) -> Response<Bytes> {
-        self.page("sign_out", StatusCode::OK, context! { csrf })
+    pub fn sign_out(&self, csrf: &str, start: &str) -> Response<Bytes> {
+        self.page("sign_out", StatusCode::OK, context! { csrf, start })
     }
 
     /// Signed out.
-    pub fn signed_out(&self) -> Response<Bytes> {
-        self.page("signed_out", StatusCode::OK, context! {})
+    pub fn signed_out(&self, start: &str) -> Response<Bytes> {
+        self.page("signed_out", StatusCode::OK, context! { start })
     }
 
     /// Who one is.

@@ -74,7 +74,7 @@ impl Login {
     pub(super) async fn sign_in_page(&self, ask: &Ask<'_>) -> Result<Answer, LoginError> {
         let wanted = self.wanted(ask);
         if ask.caller.is_some() && !wanted.again {
-            return Ok(plain(see_other(wanted.back().as_str())));
+            return Ok(plain(see_other(ask.led(&wanted.back()))));
         }
         if let Some(provider) = self.only_provider(&wanted) {
             return self.leave_for(ask, &provider, wanted, 0).await;
@@ -298,7 +298,7 @@ impl Login {
             ended.map_err(unfinished)?;
             return Ok(refused);
         }
-        let mut response = see_other(back.as_str());
+        let mut response = see_other(ask.led(back));
         let headers = response.headers_mut();
         self.carrier.hand_over(&begun, ask.headers, headers, ask.now).await.map_err(unfinished)?;
         if let Some(device) = self.new_device(ask, &name) {

@@ -253,6 +253,12 @@ impl RouteTable {
         }
     }
 
+    /// Whether there is something at the start page of the host that this was asked of.
+    pub fn has_start(&self, head: &RequestHead<'_>) -> bool {
+        let start = CanonicalPath::read("/").map(|path| RequestHead { path, query: None, ..head.clone() });
+        start.is_ok_and(|start| !matches!(self.find(&start), Found::Nothing))
+    }
+
     /// Carry out the rewrite and match again.
     fn rewritten<'t>(&'t self, head: &RequestHead<'_>, route: &'t Arc<Route>) -> Found<'t> {
         let Some(prefix) = &route.options.prefix else {

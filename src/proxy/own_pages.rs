@@ -84,6 +84,7 @@ pub async fn answer(
         peer: client,
         body,
         caller,
+        start: if runtime.routes.has_start(head) { "/" } else { "/.portcullis/whoami" },
         session_cookie: cookie,
         now,
         request_id: &request_id,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::browser::Browser;
 use crate::providers::{Provider, gateway, section, text};
-use crate::support::{run, run_text, shipped};
+use crate::support::{between, run, run_text, shipped};
 use crate::wire::{Application, whole};
 
 /// What browsers say beside a request of each kind, as Chromium does.
@@ -162,4 +162,25 @@ fn people_sign_in_at_a_provider_from_an_application_with_a_service_worker() {
     browser.until("back at its page", || browser.address() == format!("{base}/mine?x=1"));
     assert!(browser.text().contains("alice"), "{}", browser.text());
     assert_eq!(browser.run("return Boolean(navigator.serviceWorker.controller)"), json!(true), "it was in the way");
+}
+
+/// Who signs in, or out, without having been on the way to something is led where there is something: applications may all be
+/// below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_was_on_the_way_to_nowhere_is_led_where_there_is_something() {
+    for (start, route) in [("/", "path     = \"/\""), ("/.portcullis/whoami", "path     = \"/app\"")] {
+        let text = shipped("memory").replacen("path     = \"/\"", route, 1);
+        let running = run_text(tempfile::tempdir().unwrap(), &text);
+        let signed_in = running.sign_in("/.portcullis/login", &running.password);
+        assert_eq!(signed_in.header("location").as_deref(), Some(start));
+        let again = running.curl("/.portcullis/login", &[]);
+        assert_eq!(again.header("location").as_deref(), Some(start));
+        assert_eq!(running.curl(start, &["-H", "accept: text/html"]).status, 200);
+        let link = format!("href=\"{}\"", start.replace('/', "&#x2f;"));
+        let page = running.curl("/.portcullis/logout", &[]);
+        assert!(page.body.contains(&link), "{}", page.body);
+        let csrf = format!("csrf={}", between(&page.body, "name=\"csrf\" value=\"", "\""));
+        let signed_out = running.curl("/.portcullis/logout", &["--data-urlencode", &csrf]);
+        assert!(signed_out.status == 200 && signed_out.body.contains(&link), "{}", signed_out.body);
+    }
 }

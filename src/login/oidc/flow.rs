@@ -166,7 +166,7 @@ impl Login {
     /// the attacker.
     async fn without_attempt(&self, ask: &Ask<'_>, provider: &Provider, way: Way) -> Result<Answer, LoginError> {
         if ask.caller.is_some() && !way.wanted.again {
-            let mut response = see_other(way.wanted.back().as_str());
+            let mut response = see_other(ask.led(&way.wanted.back()));
             quiet(&mut response);
             return Ok(Answer { response, audit: None });
         }
@@ -306,7 +306,7 @@ impl Login {
                 audit: audit.map(|audit| Audit { subject: Some(who.subject.clone()), ..audit }),
             });
         }
-        let mut response = see_other(wanted.back().as_str());
+        let mut response = see_other(ask.led(&wanted.back()));
         quiet(&mut response);
         let handed = self.carrier.hand_over(&begun, ask.headers, response.headers_mut(), ask.now).await;
         handed.map_err(unfinished)?;

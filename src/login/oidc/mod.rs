@@ -131,7 +131,7 @@ impl Login {
     async fn start(&self, ask: &Ask<'_>, provider: &Provider) -> Result<Answer, LoginError> {
         let wanted = self.wanted(ask);
         if ask.caller.is_some() && !wanted.again {
-            return Ok(plain(see_other(wanted.back().as_str())));
+            return Ok(plain(see_other(ask.led(&wanted.back()))));
         }
         self.leave_for(ask, provider, wanted, 0).await
     }
