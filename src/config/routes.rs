@@ -68,7 +68,6 @@ pub(super) fn routes(
         }
         good.extend(route(table, name, roles, upstreams, can).map(|route| (index, route)));
     }
-    tell_methods_apart(&mut good);
     let arranged = RouteTable::new(good.iter().map(|(_, route)| route.clone()).collect());
     let table = match arranged {
         Ok(table) => (good.len() == count).then_some(table),
@@ -78,17 +77,6 @@ pub(super) fn routes(
         }
     };
     Routes { good, table }
-}
-
-/// A method that leads around a rule does so at the rule's own place, or, where a path was rewritten, in its application.
-fn tell_methods_apart(routes: &mut [(usize, Route)]) {
-    let by_method = |route: &Route| {
-        let is_near =
-            |other: &Route| other.upstream == route.upstream || (other.host == route.host && other.path == route.path);
-        routes.iter().any(|(_, other)| other.methods.is_some() && is_near(other))
-    };
-    let found: Vec<bool> = routes.iter().map(|(_, route)| by_method(route)).collect();
-    routes.iter_mut().zip(found).for_each(|((_, route), found)| route.options.by_method = found);
 }
 
 fn told(root: &Table<'_, '_>, Clash { one, other, lenient }: &Clash, routes: &[(usize, Route)]) {

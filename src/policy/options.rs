@@ -26,7 +26,7 @@ pub struct RouteOptions {
     pub request: HeaderEdits,
     /// Changes to the answer's.
     pub response: HeaderEdits,
-    /// Whether rules tell methods apart at this place or in this application.
+    /// Whether rules tell methods apart at this place or in this application; the table of routes says so.
     pub by_method: bool,
     /// Whether a bearer token that was accepted goes on to the application.
     pub forward_token: bool,

@@ -185,8 +185,9 @@ impl RouteTable {
     ///
     /// # Errors
     /// Each route that clashes with an earlier one: same host, path and a shared method, or paths that a lenient server takes for one.
-    pub fn new(routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
+    pub fn new(mut routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
         let (mut table, mut clashes) = (RouteTable::default(), Vec::new());
+        tell_methods_apart(&mut routes);
         for (index, route) in routes.into_iter().enumerate() {
             let route = Arc::new(Route { index, ..route });
             let written = route.path.as_str();
@@ -344,6 +345,16 @@ fn any(_: &Place) -> bool {
 /// Every method that these list.
 pub fn methods(routes: &[&Arc<Route>]) -> Vec<Method> {
     routes.iter().flat_map(|route| route.methods.iter().flatten().cloned()).collect()
+}
+
+/// A method that leads around a rule does so at the rule's own place, or, where a path was rewritten, in its application.
+fn tell_methods_apart(routes: &mut [Route]) {
+    let is_near = |one: &Route, other: &Route| {
+        one.upstream == other.upstream || (one.host == other.host && one.path == other.path)
+    };
+    let by_method = |one: &Route| routes.iter().any(|other| other.methods.is_some() && is_near(one, other));
+    let found: Vec<bool> = routes.iter().map(by_method).collect();
+    routes.iter_mut().zip(found).for_each(|(route, found)| route.options.by_method = found);
 }
 
 fn overlap(one: &Route, other: &Route) -> bool {
