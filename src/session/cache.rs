@@ -110,6 +110,12 @@ impl Cache {
         self.loads.forget(key);
     }
 
+    /// The store does not know it: no view of it counts any more, whoever holds one. Workers remember sessions in use beside this memory.
+    pub(super) fn lose(&self, key: SessionKey) {
+        self.generations.raise_session(key);
+        self.forget(key);
+    }
+
     /// Put a view into its set, in place of what does not count any more, and of the one unused longest where there is no room.
     fn put(&self, view: &Arc<View>) {
         let full = self.sets.weighted_size() >= self.entries;

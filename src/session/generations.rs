@@ -86,11 +86,16 @@ impl Generations {
     /// Raise what an event concerns. Done before anybody is told that the revocation stands.
     pub fn raise(&self, event: &Event) {
         match event {
-            Event::Ended { key, .. } => drop(counter(&self.sessions, &key.0).fetch_add(1, Ordering::SeqCst)),
+            Event::Ended { key, .. } => self.raise_session(*key),
             Event::UserEpoch { user, .. } => self.raise_user(*user),
             Event::Everyone { .. } => self.raise_everyone(),
             Event::Token { .. } => {}
         }
+    }
+
+    /// Let a session be loaded anew.
+    pub fn raise_session(&self, key: SessionKey) {
+        counter(&self.sessions, &key.0).fetch_add(1, Ordering::SeqCst);
     }
 
     /// Let every session of a user be loaded anew.

@@ -362,7 +362,7 @@ impl Sessions {
                 Ok(Lookup::Alive(view))
             }
             Ok(_) => {
-                self.cache.forget(view.key);
+                self.cache.lose(view.key);
                 Ok(Lookup::Ended(EndedBecause::Revoked))
             }
             // An outage ends nothing: within its limits here, the session is served, and the touch waits.

@@ -85,7 +85,7 @@ impl Sessions {
                         Ok(alive) => {
                             // What the store does not know is no session, whatever is in memory of it.
                             let gone = mine.iter().zip(alive).filter(|(_, alive)| !alive);
-                            gone.for_each(|((key, _), _)| this.cache.forget(*key));
+                            gone.for_each(|((key, _), _)| this.cache.lose(*key));
                             Ok(())
                         }
                         Err(error) => {

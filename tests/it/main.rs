@@ -30,6 +30,7 @@ mod grpc;
 mod held;
 mod histories;
 mod hostile;
+mod in_use;
 mod liar;
 mod libraries;
 mod local_users;
