@@ -5,7 +5,8 @@
 #   run.sh portcullis session sat --cmd "bash $PWD/benches/rig/start.sh" --creds creds --tokens 1000 --ref nginx
 #
 # PORTCULLIS names the program (default: the release build of this tree), PORTCULLIS_UNDER a program to run it under (callgrind),
-# PORTCULLIS_USERS how many users there are (default 1000), PORTCULLIS_STORE the store (default: embedded).
+# PORTCULLIS_USERS how many users there are (default 1000), PORTCULLIS_STORE the store (default: embedded). With PORTCULLIS_LIVE, a
+# folder that `cargo bench --bench live` wrote, all sessions of its store are in memory before the rig begins.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 program=${PORTCULLIS:-$here/../../target/release/portcullis}
@@ -19,7 +20,10 @@ login="[login.local]
 users = \"$kept/users.toml\"
 argon2_memory_kib = 7168
 argon2_passes = 5"
-store=${PORTCULLIS_STORE:-embedded:$kept/data}
+live=${PORTCULLIS_LIVE:-}
+memory=
+[ -z "$live" ] || memory="cache_entries = 1200000"
+store=${PORTCULLIS_STORE:-embedded:${live:-$kept}/data}
 secret=
 if [[ $store == redis* ]]; then
   [ -s "$kept/secret" ] || (umask 077 && head -c 32 /dev/urandom | base64 >"$kept/secret")
@@ -62,6 +66,7 @@ store = "$store"
 $secret
 idle_timeout = "12h"
 max_age = "12h"
+$memory
 
 $login
 
@@ -97,7 +102,9 @@ if [ ! -s "$kept/users.toml" ]; then
   printf 'rig password for everybody' | "$program" user --config "$RIG_RUN/gateway.toml" add user00000 --role user --password-stdin >&2
   python3 -B "$here/users.py" "$kept/users.toml" "$users"
 fi
-if [ "$RIG_AUTH" = session ]; then
+if [ "$RIG_AUTH" = session ] && [ -n "$live" ]; then
+  "$here/into_memory.sh" "https://127.0.0.1:$RIG_PORT/1k" "$RIG_AUX_PORT" "$live/creds" "$RIG_RUN/creds" &
+elif [ "$RIG_AUTH" = session ]; then
   python3 -B "$here/sign_in.py" "https://127.0.0.1:$RIG_PORT" "$users" "$kept/creds" "$RIG_RUN/creds" &
 fi
 exec ${PORTCULLIS_UNDER:-} "$program" run --config "$RIG_RUN/gateway.toml"
