@@ -188,6 +188,10 @@ impl IdentityHeaders {
 
     /// Whether the gateway owns this name, in whatever spelling. No allocation.
     pub fn owns(&self, name: &str) -> bool {
+        self.tells(name) || under_variable(name).is_some_and(|name| self.tells(name))
+    }
+
+    fn tells(&self, name: &str) -> bool {
         (self.lengths & length_bit(name) != 0 && self.owned.iter().any(|owned| same_alias(owned, name)))
             || is_of_a_family(name)
     }
@@ -234,6 +238,13 @@ fn fold(byte: u8) -> u8 {
 
 fn same_alias(folded: &str, name: &str) -> bool {
     folded.len() == name.len() && folded.bytes().zip(name.bytes()).all(|(one, other)| one == fold(other))
+}
+
+/// The name behind `http-`. To CGI the field `Remote-User` is `HTTP_REMOTE_USER`, and who is told that name puts another `HTTP_` before
+/// it: Django's `RemoteUserMiddleware` under ASGI (before 6.1) believes `Http-Remote-User`, which nobody but a client would write.
+fn under_variable(name: &str) -> Option<&str> {
+    let (start, rest) = name.split_at_checked("http-".len())?;
+    same_alias("http-", start).then_some(rest)
 }
 
 fn is_of_a_family(name: &str) -> bool {

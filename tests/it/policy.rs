@@ -441,6 +441,9 @@ fn identity_names_are_owned_in_every_spelling() {
         "X-ARR-ClientCert",
         "X-Amzn-Mtls-Clientcert-Subject",
         "X-TLS-Client-Cert",
+        "Http-X-Forwarded-User",
+        "HTTP_REMOTE_USER",
+        "http.x-webauth_user",
     ] {
         assert!(headers.owns(name), "{name}");
     }
@@ -455,6 +458,10 @@ fn identity_names_are_owned_in_every_spelling() {
         "client",
         "x-client-id",
         "sec-fetch-mode",
+        "http",
+        "http-",
+        "http-user",
+        "https-remote-user",
         "x",
     ] {
         assert!(!headers.owns(name), "{name}");
