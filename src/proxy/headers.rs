@@ -246,10 +246,30 @@ pub fn response_headers(headers: &mut HeaderMap, returning: Returning<'_>) {
             headers.append(name, value);
         }
     }
-    // What was answered to one person must not be kept by a cache for the next, unless the application knows better.
     if private {
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+        keep_from_shared_caches(headers);
     }
+}
+
+/// What was answered to one person must not be kept by a cache for the next. Of a request with `Authorization` a cache knows that (RFC
+/// 9111 §3.5), of one in a session it does not, and no more does the application, which may say for how long an answer is good without a
+/// thought of others. Unless it says that it is for all.
+fn keep_from_shared_caches(headers: &mut HeaderMap) {
+    let is_settled = |directive: &[u8]| {
+        // `private` with names is of those fields alone.
+        let words = [&b"private"[..], b"public", b"no-store"];
+        words.iter().any(|known| directive.eq_ignore_ascii_case(known))
+            || directive.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"s-maxage"))
+    };
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
+    if lines.flat_map(|line| line.split(|byte| *byte == b',')).any(|directive| is_settled(directive.trim_ascii())) {
+        return;
+    }
+    // The first of several lines; the others stay.
+    let first = headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(""));
+    let more = Some(&*first).filter(|said| !said.is_empty());
+    let more = more.and_then(|said| HeaderValue::from_bytes(&[b"private, ", said.as_bytes()].concat()).ok());
+    *first = more.unwrap_or(HeaderValue::from_static("private"));
 }
 
 /// An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.

@@ -216,6 +216,38 @@ fn an_answer_without_caching_rules_to_a_person_is_private() {
     assert_eq!(running.curl("/public", &[]).header("cache-control"), None);
 }
 
+/// attacks: a cache before the gateway that hands one person's page to whoever asks next, because the application allowed keeping it and
+/// knew of no session
+#[test]
+fn only_who_says_so_lets_a_shared_cache_keep_what_a_person_was_answered() {
+    for (said, heard) in [
+        ("max-age=60", "private, max-age=60"),
+        ("no-cache", "private, no-cache"),
+        ("", "private"),
+        ("max-age=60, must-revalidate", "private, max-age=60, must-revalidate"),
+        ("private=\"set-cookie\", max-age=60", "private, private=\"set-cookie\", max-age=60"),
+        ("max-age=60\r\ncache-control: immutable", "private, max-age=60\nimmutable"),
+        ("max-age=60 , Public", "max-age=60 , Public"),
+        ("max-age=60\r\ncache-control: public", "max-age=60\npublic"),
+        ("max-age=5, s-maxage=60", "max-age=5, s-maxage=60"),
+        ("no-store", "no-store"),
+        ("private, max-age=60", "private, max-age=60"),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncache-control: {said}\r\n\r\nok");
+        let (port, _heads) = application(answer.leak().as_bytes());
+        let running = behind(port);
+        assert_eq!(running.sign_in("/", &running.password).status, 303);
+        let kept = |path: &str| {
+            let answer = running.curl(path, &[]);
+            assert_eq!(answer.status, 200, "{said}");
+            let lines = answer.head.lines().filter_map(|line| line.strip_prefix("cache-control:"));
+            lines.map(str::trim).collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(kept("/"), heard);
+        assert_eq!(kept("/public"), said.replace("\r\ncache-control: ", "\n"), "nobody's");
+    }
+}
+
 /// What a client's library calls a protocol error is not handed on (RFC 9110 §8.6); what a 304 says of what is not sent is none.
 #[test]
 fn an_answer_that_cannot_have_a_body_announces_none() {
