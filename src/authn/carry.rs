@@ -9,11 +9,11 @@ use http::HeaderMap;
 
 use crate::clock::Timestamp;
 use crate::policy::{Field, Fields};
-use crate::session::{Activity, Begun, Revocation, Session, SessionKey, Sessions, StoreError, Wait};
+use crate::session::{Activity, Begun, InUse, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, Wait};
 use crate::token::{Current, Learnt, OwnTokens, Pair, Tell};
 
 use super::credential::{CookieName, Repeated};
-use super::{Directory, Of, Standing, cookies};
+use super::{Directory, Of, Recent, Standing, cookies};
 
 /// What browsers keep of one cookie with its name and attributes is 4,096 bytes (rfc6265bis §5.6); the rest is for those.
 const CHUNK: usize = 3_800;
@@ -92,17 +92,37 @@ impl Carrier {
         Ok((access.is_some() || refresh.is_some()).then_some(Presented::Pair(access, refresh)))
     }
 
+    /// The session that a request brings, and what told of it, where a worker's memory alone can answer.
+    pub(super) fn remembered(
+        &self,
+        presented: &Presented<'_>,
+        recent: &Recent,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Option<(Arc<InUse>, Option<TokenId>)> {
+        match (presented, &self.tokens) {
+            (Presented::Id(cookie), _) => {
+                Some((self.sessions.remembered(&recent.sessions, cookie, activity, now)?, None))
+            }
+            (Presented::Pair(Some(access), _), Some(tokens)) => {
+                let telling = tokens.remembered(&recent.own, access, activity, now)?;
+                Some((telling.session.clone(), telling.id))
+            }
+            (Presented::Pair(..), _) => None,
+        }
+    }
+
     /// The session that a request brings.
     pub(super) async fn lookup(
         &self,
-        presented: Presented<'_>,
+        presented: &Presented<'_>,
         activity: Activity,
         now: Timestamp,
         on_reuse: &(dyn Fn() -> Tell + Sync),
     ) -> Result<Learnt, StoreError> {
         match (presented, &self.tokens) {
             (Presented::Pair(access, refresh), Some(tokens)) => {
-                tokens.lookup((access.as_deref(), refresh), self, activity, now, on_reuse).await
+                tokens.lookup((access.as_deref(), *refresh), self, activity, now, on_reuse).await
             }
             (Presented::Id(cookie), _) => {
                 let lookup = self.sessions.lookup(cookie, activity, now).await?;

@@ -20,7 +20,7 @@ use crate::session::{
     Activity, EndedBecause, InUse, Lookup, Memo, Session, SessionKey, Sessions, StoreError, TokenId, View,
 };
 
-use crate::token::{self, Handing, Learnt, Tell, TokenError, Tokens, Verified};
+use crate::token::{self, Handing, Learnt, Tell, Telling, TokenError, Tokens, Verified};
 
 use carry::Presented;
 use credential::bearer;
@@ -171,14 +171,28 @@ pub struct Asking<'r> {
 #[derive(Default)]
 pub struct Recent {
     sessions: Memo,
-    tokens: token::Recent,
+    tokens: token::Recent<Verified>,
+    own: token::Recent<Telling>,
 }
 
 impl Recent {
+    /// Remember what a request brought, and what it led to: a cookie, or an access token that tells of the session until it ends.
+    fn keep(&self, presented: &Presented<'_>, session: &Arc<InUse>, (id, until): (Option<TokenId>, Option<Timestamp>)) {
+        match presented {
+            Presented::Id(cookie) => self.sessions.keep(cookie, session),
+            Presented::Pair(Some(access), _) => {
+                let telling = until.map(|ends| Arc::new(Telling { session: session.clone(), id, ends }));
+                telling.iter().for_each(|telling| self.own.keep(access, telling));
+            }
+            Presented::Pair(None, _) => {}
+        }
+    }
+
     /// Forget everything, and give the room back.
     pub fn forget(&self) {
         self.sessions.forget();
         self.tokens.forget();
+        self.own.forget();
     }
 }
 
@@ -232,7 +246,7 @@ impl Authenticator {
         let token = if accept.token { bearer(fields) } else { None };
         match (session, token) {
             (Some(_), Some(_)) => Err(AuthnError::Both),
-            (Some(session), None) => self.ask_session(session, &recent.sessions, request, now).await,
+            (Some(session), None) => self.ask_session(session, recent, request, now).await,
             (None, Some(token)) => self.ask_token(token, &recent.tokens, client, now).await,
             (None, None) => Ok(Known::anonymous()),
         }
@@ -241,7 +255,7 @@ impl Authenticator {
     async fn ask_token(
         &self,
         token: &str,
-        recent: &token::Recent,
+        recent: &token::Recent<Verified>,
         client: IpAddr,
         now: Timestamp,
     ) -> Result<Known, AuthnError> {
@@ -266,26 +280,20 @@ impl Authenticator {
     async fn ask_session(
         &self,
         presented: Presented<'_>,
-        memo: &Memo,
+        recent: &Recent,
         Asking { fields, activity, on_reuse, .. }: Asking<'_>,
         now: Timestamp,
     ) -> Result<Known, AuthnError> {
-        let id = match presented {
-            Presented::Id(cookie) => Some(cookie),
-            Presented::Pair(..) => None,
-        };
-        if let Some(session) = id.and_then(|cookie| self.sessions().remembered(memo, cookie, activity, now)) {
-            return Ok(Known::in_session(session, None));
+        if let Some((session, told_by)) = self.carrier.remembered(&presented, recent, activity, now) {
+            return Ok(Known::in_session(session, told_by));
         }
         // Apart, because it is rare and large: every connection keeps room for what is awaited in place.
-        let Learnt { lookup, renewed, told_by, handing } =
-            Box::pin(self.carrier.lookup(presented, activity, now, on_reuse)).await?;
+        let Learnt { lookup, renewed, told_by, until, handing } =
+            Box::pin(self.carrier.lookup(&presented, activity, now, on_reuse)).await?;
         let mut known = match lookup {
-            Lookup::Alive(view) => match memo.in_use(&view, |view| self.caller_in(view)) {
+            Lookup::Alive(view) => match recent.sessions.in_use(&view, |view| self.caller_in(view)) {
                 Some(session) => {
-                    if let Some(cookie) = id {
-                        memo.keep(cookie, &session);
-                    }
+                    recent.keep(&presented, &session, (told_by, until));
                     Known::in_session(session, told_by)
                 }
                 None => Known::without_evidence(Authentication::Rejected(Rejection::UserUnknown)),

@@ -293,17 +293,21 @@ impl Sessions {
     /// The session that these very bytes led to before, where memory alone can still answer: no revocation concerned it, it is
     /// within its limits, and nothing has to be written first. `None` means nothing but *look it up*.
     pub fn remembered(&self, memo: &Memo, cookie: &str, activity: Activity, now: Timestamp) -> Option<Arc<InUse>> {
-        let session = memo.find(cookie)?;
+        memo.find(cookie).filter(|session| self.goes_on(session, activity, now))
+    }
+
+    /// Whether a session in use may be used once more, as far as memory alone can say.
+    pub fn goes_on(&self, session: &InUse, activity: Activity, now: Timestamp) -> bool {
         // The lease after memory, as in `lookup`; without one, what may still be answered is decided there.
-        if !self.stands(&session) || self.trust(session.key.shard()) != Trust::Full {
-            return None;
+        if !self.stands(session) || self.trust(session.key.shard()) != Trust::Full {
+            return false;
         }
-        let Verdict::Alive(touch) = session.judge(now) else { return None };
-        if !self.accept_at_once(&session.view, touch, activity, now) {
-            return None;
+        let Verdict::Alive(touch) = session.judge(now) else { return false };
+        let goes_on = self.accept_at_once(&session.view, touch, activity, now);
+        if goes_on {
+            self.counts.hits.add();
         }
-        self.counts.hits.add();
-        Some(session)
+        goes_on
     }
 
     /// Whether no revocation has concerned it since it was loaded.

@@ -38,7 +38,7 @@ pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
 pub use limit::Failing;
-pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, Tell, ring};
+pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, Tell, Telling, ring};
 pub use recent::Recent;
 pub use seal::Sealer;
 pub use verify::{Presented, TOKEN_BYTES};
@@ -181,7 +181,7 @@ impl Tokens {
     /// Whose token this is, where this worker saw these very bytes not long ago; `None`: it has to be verified.
     pub fn remembered(
         &self,
-        recent: &Recent,
+        recent: &Recent<Verified>,
         token: &str,
         now: Timestamp,
     ) -> Option<Result<Arc<Verified>, TokenError>> {

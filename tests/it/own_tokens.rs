@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
 use portcullis::clock::{Clock, SystemClock, TestClock};
-use portcullis::session::{Revocation, SessionStore, ShelfKey, UserKey, Wait};
+use portcullis::session::{Revocation, SessionStore, ShelfKey, TokenId, UserKey, Wait};
 
 use crate::redis_server::RedisServer;
 use crate::sessions::Faulty;
@@ -371,6 +373,17 @@ fn what_ends_a_session_elsewhere_ends_its_tokens_at_once() {
     assert_eq!(said.status, 200, "the one that was spared goes on");
     let left = (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap());
     assert_eq!(asks(&left), (200, 200));
+    // The access token itself, by its name, whichever worker remembers it: the refresh token makes another.
+    let claims = URL_SAFE_NO_PAD.decode(left.0.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let id = TokenId::of("https://gateway.example", claims["jti"].as_str().unwrap());
+    let many = || (0..12).map(|_| with(&running, "/", &[(ACCESS, &left.0)], &[]).status).collect::<Vec<_>>();
+    assert_eq!(many(), [200; 12]);
+    revoke(Revocation::Token { id, until: clock.now().plus(Duration::from_secs(600)) });
+    assert_eq!(many(), [401; 12]);
+    let said = with(&running, "/", &[(ACCESS, &left.0), (REFRESH, &left.1)], &[]);
+    let left = (value(&said, ACCESS).unwrap(), value(&said, REFRESH).unwrap());
+    assert_eq!((said.status, asks(&left)), (200, (200, 200)));
     // A user who is disabled is out with the next look at the file.
     let users = std::fs::read_to_string(running.folder.path().join("users.toml")).unwrap();
     let disabled = users.replace("[user.demo]", "[user.demo]\ndisabled = true");

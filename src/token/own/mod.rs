@@ -16,10 +16,12 @@ use std::time::Duration;
 use crate::clock::{Clock, Timestamp};
 use crate::memory::Memory;
 use crate::session::{
-    Activity, EndedBecause, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait, Who,
+    Activity, EndedBecause, InUse, Lookup, Revocation, Session, SessionKey, Sessions, StoreError, TokenId, View, Wait,
+    Who,
 };
 
 use super::cache::digest_of;
+use super::recent::Recent;
 use super::turns::in_turn;
 use access::{Access, Codec, Unread};
 use family::{Families, Turned};
@@ -63,6 +65,8 @@ pub struct Learnt {
     pub renewed: Option<Pair>,
     /// The access token that told of the session, where it may be denied by its id.
     pub told_by: Option<TokenId>,
+    /// When the access token ends that was brought and told of it; `None` where none did.
+    pub until: Option<Timestamp>,
     /// Asked before what was renewed goes out.
     pub handing: Option<Handing>,
 }
@@ -70,7 +74,7 @@ pub struct Learnt {
 impl Learnt {
     /// This, and nothing beside.
     pub fn of(lookup: Lookup) -> Learnt {
-        Learnt { lookup, renewed: None, told_by: None, handing: None }
+        Learnt { lookup, renewed: None, told_by: None, until: None, handing: None }
     }
 
     /// None.
@@ -87,6 +91,16 @@ pub type Tell = Box<dyn FnOnce(&Who, bool) + Send>;
 pub trait Current: Send + Sync {
     /// The record as of now.
     fn current(&self, key: SessionKey, session: Session) -> Option<Session>;
+}
+
+/// An access token that tells of a session in use.
+pub struct Telling {
+    /// The session.
+    pub session: Arc<InUse>,
+    /// Its name, where it may be denied by that.
+    pub id: Option<TokenId>,
+    /// Its end.
+    pub ends: Timestamp,
 }
 
 /// An access token that was read.
@@ -149,6 +163,21 @@ impl OwnTokens {
         made.ok_or_else(|| StoreError::Unavailable("a token could not be made".into()))
     }
 
+    /// The session of which these very bytes told before, where memory alone can still answer. `None` means nothing but *look it up*.
+    pub fn remembered(
+        &self,
+        recent: &Recent<Telling>,
+        access: &str,
+        activity: Activity,
+        now: Timestamp,
+    ) -> Option<Arc<Telling>> {
+        let telling = recent.find(access)?;
+        // After the look into memory, as in `by_access`, and of every part of the store: a token may be denied in any.
+        self.sessions.hears_all().ok()?;
+        let counts = now < telling.ends && !self.is_denied(telling.id);
+        (counts && self.sessions.goes_on(&telling.session, activity, now)).then_some(telling)
+    }
+
     /// The session of a pair. The store is asked only where the access token is over, about to be, or contradicted.
     ///
     /// # Errors
@@ -166,8 +195,10 @@ impl OwnTokens {
         let mut because = EndedBecause::Unknown;
         if let Some(token) = access {
             match self.by_access(token, activity, now).await? {
-                Ok((lookup @ Lookup::Alive(_), told_by)) => return Ok(Learnt { told_by, ..Learnt::of(lookup) }),
-                Ok((Lookup::Ended(ended), _)) => because = ended,
+                Ok((lookup @ Lookup::Alive(_), told_by, until)) => {
+                    return Ok(Learnt { told_by, until: Some(until), ..Learnt::of(lookup) });
+                }
+                Ok((Lookup::Ended(ended), ..)) => because = ended,
                 // What was changed is not forgiven: a good refresh token beside it does not make it good.
                 Err(Unread::Forged) => return Ok(Learnt::ended(EndedBecause::Forged)),
                 Err(Unread::Over) => because = EndedBecause::Absolute,
@@ -184,7 +215,7 @@ impl OwnTokens {
         token: &str,
         activity: Activity,
         now: Timestamp,
-    ) -> Result<Result<(Lookup, Option<TokenId>), Unread>, StoreError> {
+    ) -> Result<Result<(Lookup, Option<TokenId>, Timestamp), Unread>, StoreError> {
         let digest = digest_of(token);
         let known = self.read.get(&digest);
         // Whoever cannot hear of revocations cannot say that there was none. Asked after the look into memory, as for sessions.
@@ -193,11 +224,12 @@ impl OwnTokens {
             if now >= read.access.ends {
                 return Ok(Err(Unread::Over));
             }
-            if self.is_denied(&read.access) {
-                return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None)));
+            if self.is_denied(read.access.id) {
+                return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None, read.access.ends)));
             }
             if self.sessions.still_alive(&read.view) {
-                return Ok(Ok((self.sessions.using(&read.view, activity, now).await?, read.access.id)));
+                let lookup = self.sessions.using(&read.view, activity, now).await?;
+                return Ok(Ok((lookup, read.access.id, read.access.ends)));
             }
         }
         let look = || in_turn(|| self.codec.read(&self.ring, token, now));
@@ -209,22 +241,24 @@ impl OwnTokens {
         }
         self.sessions.hears_all()?;
         let access = match read {
-            Ok(access) if self.is_denied(&access) => return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None))),
+            Ok(access) if self.is_denied(access.id) => {
+                return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None, access.ends)));
+            }
             Ok(access) => access,
             Err(unread) => return Ok(Err(unread)),
         };
         // A token may be denied by its id in any part of the store.
         self.sessions.hears_all()?;
         let Some(view) = self.sessions.adopt(access.key, access.session.clone())? else {
-            return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None)));
+            return Ok(Ok((Lookup::Ended(EndedBecause::Revoked), None, access.ends)));
         };
-        let id = access.id;
+        let (id, ends) = (access.id, access.ends);
         self.read.put(digest, Arc::new(Read { view: view.clone(), access }));
-        Ok(Ok((self.sessions.using(&view, activity, now).await?, id)))
+        Ok(Ok((self.sessions.using(&view, activity, now).await?, id, ends)))
     }
 
-    fn is_denied(&self, access: &Access) -> bool {
-        access.id.is_some_and(|id| self.sessions.is_token_revoked(id))
+    fn is_denied(&self, id: Option<TokenId>) -> bool {
+        id.is_some_and(|id| self.sessions.is_token_revoked(id))
     }
 
     async fn by_refresh(
@@ -274,6 +308,6 @@ impl OwnTokens {
             return Ok(Learnt::ended(EndedBecause::Revoked));
         };
         let lookup = self.sessions.using(&view, Activity::Passive, now).await?;
-        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, handing })
+        Ok(Learnt { lookup, renewed: Some(Pair { access, refresh: next }), told_by, until: None, handing })
     }
 }
