@@ -18,6 +18,7 @@ mod coherence;
 mod config;
 mod contract;
 mod cost;
+mod crowded_store;
 mod crowds;
 mod destinations;
 mod duties;

@@ -39,6 +39,9 @@ use way::Way;
 /// Touches in one script: bounds how long the server is busy with them.
 const TOUCHES: usize = 128;
 
+/// Records of a list in one script, for the same reason.
+const LISTED: usize = 200;
+
 /// The store. Dropping it closes its connections.
 pub struct Redis {
     ways: Arc<[Way]>,
@@ -203,13 +206,19 @@ impl SessionStore for Redis {
 
     fn list(&self, user: UserKey) -> StoreFuture<'_, Vec<Listed>> {
         Box::pin(async move {
-            let name = hex(&user.0);
-            let found: Vec<(String, Vec<u8>, u64, u64)> =
-                self.of(user.shard()).run(Script::List, &[name.as_bytes()]).await.map_err(unavailable)?;
-            let listed = |(key, record, seen, epoch): (String, Vec<u8>, u64, u64)| {
-                Ok(Listed { key: text::key(&key).map_err(unavailable)?, session: session(&record, seen, epoch)? })
-            };
-            let mut list: Vec<Listed> = found.into_iter().map(listed).collect::<Result<_, StoreError>>()?;
+            let (way, name) = (self.of(user.shard()), hex(&user.0));
+            let keys: Vec<String> = way.run(Script::List, &[name.as_bytes()]).await.map_err(unavailable)?;
+            let mut list = Vec::new();
+            for some in keys.chunks(LISTED) {
+                let mut arguments = vec![name.as_bytes()];
+                arguments.extend(some.iter().map(String::as_bytes));
+                let found: Vec<(String, Vec<u8>, u64, u64)> =
+                    way.run(Script::List, &arguments).await.map_err(unavailable)?;
+                for (key, record, seen, epoch) in found {
+                    let (key, session) = (text::key(&key).map_err(unavailable)?, session(&record, seen, epoch)?);
+                    list.push(Listed { key, session });
+                }
+            }
             newest_first(&mut list);
             Ok(list)
         })

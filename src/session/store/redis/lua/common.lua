@@ -10,6 +10,8 @@ local SLACK = 60000
 local HORIZON = 3600000
 -- How long an epoch is remembered: tokens of other makers may live for days.
 local EPOCHS_KEPT = 30 * 86400000
+-- Names in one command.
+local AT_ONCE = 1000
 -- How long a tombstone stands where no record says how long the session could have lived.
 local UNKNOWN_ENDS = 3600000
 
@@ -97,10 +99,10 @@ end
 
 -- End a user's sessions of an older epoch and lift the spared one to it. Answers how many were live.
 local function raise(user, epoch, spared)
-  local doomed, ended = {}, 0
+  local doomed, ended, least = {}, 0, epoch_of(user)
   for _, key in ipairs(redis.call('ZRANGE', name('u', user), 0, -1)) do
     local session = read(key)
-    local alive = session and session.epoch >= epoch_of(user)
+    local alive = session and session.epoch >= least
     if key == spared then
       if alive and session.epoch < epoch then
         session.epoch = epoch
@@ -113,10 +115,13 @@ local function raise(user, epoch, spared)
   end
   redis.call('ZADD', single('n'), 'GT', whole(epoch), user)
   redis.call('ZREMRANGEBYSCORE', single('n'), '-inf', whole(clock() - EPOCHS_KEPT))
-  for _, key in ipairs(doomed) do
-    redis.call('DEL', name('s', key))
-    redis.call('ZREM', single('a'), key)
-    redis.call('ZREM', name('u', user), key)
+  -- Many at a time: while this runs, nobody's heartbeat is written.
+  for from = 1, #doomed, AT_ONCE do
+    local keys = { unpack(doomed, from, math.min(from + AT_ONCE - 1, #doomed)) }
+    redis.call('ZREM', single('a'), unpack(keys))
+    redis.call('ZREM', name('u', user), unpack(keys))
+    for at, key in ipairs(keys) do keys[at] = name('s', key) end
+    redis.call('DEL', unpack(keys))
   end
   return ended
 end
