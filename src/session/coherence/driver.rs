@@ -255,8 +255,8 @@ impl Coherence {
                 let part = self.part(index).index;
                 let link = timeout(CONNECT, self.log.connect(part)).await??;
                 // Before the first lease over it: a token that answers for itself is refused by nothing else, and of one that was
-                // denied long ago the log no longer tells whoever just began or was away.
-                let remembered = timeout(CONNECT, link.remembered()).await??;
+                // denied long ago the log no longer tells whoever just began or was away. It may be much: each piece has its own deadline.
+                let remembered = timeout(self.rules.catch_up, link.remembered()).await??;
                 let knows_more = listener.knows_more(self.part(index), &remembered);
                 remembered.iter().for_each(|event| listener.learn(event));
                 let mut core = lock(&lane.core);

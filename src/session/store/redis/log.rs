@@ -21,6 +21,9 @@ use super::way::{Term, Way};
 /// Entries read at a time: bounds how long a node applies before it says so.
 const AT_ONCE: usize = 1_000;
 
+/// Members of a sorted set read at a time, where all of it is wanted: some ten milliseconds of a server.
+const PIECE: usize = 5_000;
+
 /// All logs of a store.
 pub(super) struct RedisLog {
     ways: Arc<[Way]>,
@@ -101,27 +104,48 @@ fn before(at: Position) -> Position {
     }
 }
 
-/// What the log may have forgotten and memory must not: denied tokens and epochs.
+/// What the log may have forgotten and memory must not: denied tokens and epochs. In pieces: there may be millions, and in one answer
+/// they would hold up the heartbeats of all nodes, and never come in time. What is written meanwhile is in the log.
 pub(super) async fn remembered(connection: &Connection, way: &Way, part: Part) -> Result<Vec<Event>, RedisError> {
-    let mut commands = redis::pipe();
-    for kind in ["t", "n"] {
-        commands.cmd("ZRANGE").arg(way.key(kind)).arg(0).arg(-1).arg("WITHSCORES");
-    }
-    commands.cmd("GET").arg(way.key("g"));
-    let (tokens, users, everyone): Remembered = connection.ask_all(&commands).await?;
     let mut events = Vec::new();
-    for (id, until) in tokens {
-        events.push(Event::Token { id: TokenId(text::bytes(&id)?), until: Timestamp(until) });
-    }
-    for (user, epoch) in users {
-        events.push(Event::UserEpoch { user: UserKey(text::bytes(&user)?), epoch, spared: None });
-    }
+    pieces(connection, &way.key("t"), |id, until| {
+        events.push(Event::Token { id: TokenId(text::bytes(id)?), until: Timestamp(until) });
+        Ok(())
+    })
+    .await?;
+    pieces(connection, &way.key("n"), |user, epoch| {
+        events.push(Event::UserEpoch { user: UserKey(text::bytes(user)?), epoch, spared: None });
+        Ok(())
+    })
+    .await?;
+    let everyone: Option<u64> = connection.ask(redis::cmd("GET").arg(way.key("g"))).await?;
     events.extend(everyone.map(|epoch| Event::Everyone { part, epoch }));
     Ok(events)
 }
 
-/// Tokens until when, users' epochs, everybody's.
-type Remembered = (Vec<(String, u64)>, Vec<(String, u64)>, Option<u64>);
+/// Each member of a sorted set with its score, some of them twice.
+async fn pieces(
+    connection: &Connection,
+    key: &str,
+    mut tell: impl FnMut(&str, u64) -> Result<(), RedisError>,
+) -> Result<(), RedisError> {
+    let (mut from, mut count) = (0, PIECE);
+    loop {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(key).arg(from).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(count);
+        let piece: Vec<(String, u64)> = connection.ask(&command).await?;
+        piece.iter().try_for_each(|(member, score)| tell(member, *score))?;
+        match piece.last() {
+            Some((_, last)) if piece.len() == count => {
+                // The next one begins with the last score and not behind it: others may have the same. A set only ever moves on, so that
+                // nobody slips back behind it.
+                count = if *last == from { count * 2 } else { PIECE };
+                from = *last;
+            }
+            _ => return Ok(()),
+        }
+    }
+}
 
 fn unavailable(error: RedisError) -> StoreError {
     match error {
