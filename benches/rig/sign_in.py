@@ -1,6 +1,7 @@
 """sign_in.py ORIGIN COUNT KEPT OUT: sign COUNT users in as browsers do, and write a `Cookie:` line for each to OUT.
 
-Cookies of an earlier run, in KEPT, are used again where the gateway still takes the first and the last of them."""
+Cookies of an earlier run, in KEPT, are used again where the gateway still takes the first and the last of them; not so pairs of tokens,
+which asking turns."""
 import html
 import http.client
 import os
@@ -15,6 +16,7 @@ host = urllib.parse.urlsplit(origin).netloc
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 LOGIN = "/.portcullis/login"
+OWN = ("__Host-portcullis=", "__Host-portcullis-access", "__Host-portcullis-refresh")
 
 
 def connection():
@@ -46,15 +48,15 @@ def signed_in(wire, name):
     state = html.unescape(re.search(r'name="state" value="([^"]*)"', page)[1])
     form = urllib.parse.urlencode({"user": name, "password": "rig password for everybody", "state": state})
     status, cookies, page = ask(wire, "POST", LOGIN, form, "; ".join(cookies))
-    session = [cookie for cookie in cookies if cookie.startswith("__Host-portcullis=")]
+    session = [cookie for cookie in cookies if cookie.startswith(OWN) and not cookie.endswith("=")]
     assert status == 303 and session, (name, status, page)
-    return "Cookie: " + session[0]
+    return "Cookie: " + "; ".join(session)
 
 
 wire = connection()
 lines = open(kept).read().splitlines() if os.path.exists(kept) else []
 alive = lambda line: ask(wire, "GET", "/1k", cookies=line.split(": ", 1)[1])[0] == 200
-if len(lines) != count or not (alive(lines[0]) and alive(lines[-1])):
+if len(lines) != count or "; " in lines[0] or not (alive(lines[0]) and alive(lines[-1])):
     lines = [signed_in(wire, f"user{number:05}") for number in range(count)]
     with open(kept, "w") as file:
         file.write("\n".join(lines) + "\n")

@@ -5,8 +5,9 @@
 #   run.sh portcullis session sat --cmd "bash $PWD/benches/rig/start.sh" --creds creds --tokens 1000 --ref nginx
 #
 # PORTCULLIS names the program (default: the release build of this tree), PORTCULLIS_UNDER a program to run it under (callgrind),
-# PORTCULLIS_USERS how many users there are (default 1000), PORTCULLIS_STORE the store (default: embedded). With PORTCULLIS_LIVE, a
-# folder that `cargo bench --bench live` wrote, all sessions of its store are in memory before the rig begins.
+# PORTCULLIS_USERS how many users there are (default 1000), PORTCULLIS_STORE the store (default: embedded), PORTCULLIS_MODE how browsers
+# carry sessions (default: server). With PORTCULLIS_LIVE, a folder that `cargo bench --bench live` wrote, all sessions of its store are in
+# memory before the rig begins.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 program=${PORTCULLIS:-$here/../../target/release/portcullis}
@@ -62,6 +63,7 @@ certificate = "$RIG_CERT"
 private_key = "$RIG_KEY"
 
 [session]
+mode = "${PORTCULLIS_MODE:-server}"
 store = "$store"
 $secret
 idle_timeout = "12h"
