@@ -18,9 +18,25 @@ impl Config {
                 doubts.push(Problem { line: self.lines.of(&key), key, message });
             }
         }
+        self.patterns(&mut doubts);
         self.shared_servers(&mut doubts);
         self.shared_names(&mut doubts);
         doubts
+    }
+
+    /// Paths that look like the patterns of other programs. A rule for `/admin/*` holds for nothing that an application is made of, and
+    /// what it was written for falls under a less specific one.
+    fn patterns(&self, doubts: &mut Vec<Problem>) {
+        let is_pattern = |segment: &&str| segment.contains(['*', '{', '}']) || segment.starts_with(':');
+        for route in self.routes.routes() {
+            let Some(segment) = route.path.as_str().split('/').find(is_pattern) else { continue };
+            let key = format!("route[{}].path", route.index);
+            let message = format!(
+                "`{segment}` stands for nothing but these very letters; a path covers all that is below it as it is, \
+                 such as \"/admin\" for /admin and /admin/users"
+            );
+            doubts.push(Problem { line: self.lines.of(&key), key, message });
+        }
     }
 
     /// Rewrites to an application that has rules under another name. Two names may be two applications behind one server, so none is held

@@ -321,3 +321,22 @@ fn a_preflight_for_a_method_that_the_route_refuses_is_warned_of() {
     let (code, said) = checked(folder.path(), &with("[\"GET\"]"));
     assert!(code == 0 && said.lines().count() == 1, "{said}");
 }
+
+/// attacks: a rule that holds for less than was meant, and what it was written for falls under a wider one
+#[test]
+fn a_path_that_is_a_pattern_elsewhere_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |path: &str| shipped("memory").replace("path     = \"/admin\"", &format!("path     = \"{path}\""));
+    for (path, segment) in
+        [("/admin/*", "*"), ("/admin*", "admin*"), ("/admin/.*", ".*"), ("/a/:id/x", ":id"), ("/a/{id}/x", "{id}")]
+    {
+        let text = with(path);
+        let (code, said) = checked(folder.path(), &text);
+        let begin = format!("gateway.toml:{}: route[1].path: warning: `{segment}` stands for ", line(&text, path));
+        assert!(code == 0 && said.lines().count() == 2 && said.starts_with(&begin), "{said}");
+    }
+    for path in ["/admin", "/admin.x", "/projects:batch", "/~admin", "/$metadata"] {
+        let (code, said) = checked(folder.path(), &with(path));
+        assert!(code == 0 && said.lines().count() == 1, "{said}");
+    }
+}
