@@ -168,7 +168,7 @@ async fn stops(
     if own_pages::is_own(&head) {
         (record.decision, record.reason) = (Outcome::OwnPage, "own_page");
         // Rare and large, so apart: every connection keeps room for what stands here.
-        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&fields, body), beside)).await;
+        return Box::pin(own_pages::answer(worker, trace.client, &head, id, (&fields, body, switch), beside)).await;
     }
 
     // 3: find the route.

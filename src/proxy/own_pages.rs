@@ -20,6 +20,7 @@ use super::record::{self, AuditLine};
 use super::reply::{Refusal, SIGN_IN, gateway_headers};
 use super::request_id::RequestId;
 use super::unread::Unread;
+use super::upgrade::Switch;
 use super::{Runtime, Worker};
 
 /// A sign-in form has two fields and a sealed state.
@@ -40,15 +41,19 @@ pub fn is_own(head: &RequestHead<'_>) -> bool {
 /// Answer; what goes out with it is put beside it.
 ///
 /// # Errors
-/// [`Refusal`]: body too large, broken or not coming, ambiguous cookies, the store away.
+/// [`Refusal`]: body too large, broken or not coming, ambiguous cookies, the store away, a WebSocket.
 pub async fn answer(
     worker: &Arc<Worker>,
     client: IpAddr,
     head: &RequestHead<'_>,
     id: RequestId,
-    (fields, body): (&Fields<'_>, &mut Unread),
+    (fields, body, switch): (&Fields<'_>, &mut Unread, Option<Switch>),
     beside: &mut Beside,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    // RFC 8441 §5: over HTTP/2 a page would say that a WebSocket is open, over HTTP/1.1 that there is none.
+    if let Some(Switch::Two { .. }) = switch {
+        return Err(Refusal::Protocol);
+    }
     if let Some(doubt) = head.path.doubt() {
         return Err(Refusal::Head(HeadError::Path(doubt)));
     }

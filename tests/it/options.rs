@@ -510,9 +510,13 @@ async fn a_page_in_the_place_of_a_websocket_opens_none() {
     });
     let running = with(application.port, "");
     let mut client = two(running.port()).await;
-    for (path, status) in
-        [("/public/streamed", 502), ("/public/whole", 502), ("/public/none", 502), ("/public/other", 404)]
-    {
+    for (path, status) in [
+        ("/public/streamed", 502),
+        ("/public/whole", 502),
+        ("/public/none", 502),
+        ("/public/other", 404),
+        ("/.portcullis/login", 501),
+    ] {
         let first = Request::get("https://localhost/.portcullis/login").body(whole("")).unwrap();
         soon(client.send_request(first)).await.unwrap();
         let request = Request::connect(format!("https://localhost{path}"))
