@@ -136,7 +136,9 @@ fn edits(table: &mut Table<'_, '_>, set: &'static str, remove: &'static str) -> 
     let mut fine = true;
     let path = table.path_of(set);
     for (name, span, value) in table.entries(set) {
-        match (header(&name), text(value).and_then(|text| HeaderValue::from_str(&text).ok())) {
+        // Blanks around a value are none of it, and over HTTP/2 no client takes them (RFC 9113 §8.2.1).
+        let value = text(value).and_then(|text| HeaderValue::from_str(text.trim_matches([' ', '\t'])).ok());
+        match (header(&name), value) {
             (Ok(name), Some(_)) if edits.set.iter().any(|(other, _)| *other == name) => {
                 table.problem(&span, set, format!("`{name}` stands twice"));
                 fine = false;

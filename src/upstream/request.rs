@@ -44,11 +44,14 @@ impl Value<'_> {
         }
     }
 
+    /// Without blanks around it, which are none of it (RFC 9110 §5.5): over HTTP/1.1 whoever reads takes them off, over HTTP/2 they make
+    /// the whole request malformed (RFC 9113 §8.2.1).
     fn to_header(&self) -> HeaderValue {
+        let (bytes, bare) = (self.as_bytes(), self.as_bytes().trim_ascii());
         match self {
-            Value::Lent(value) => (*value).clone(),
-            Value::Own(value) => value.clone(),
-            Value::Text(Text(text)) => HeaderValue::from_bytes(text).expect("what `http` takes is no less"),
+            Value::Lent(value) if bare.len() == bytes.len() => (*value).clone(),
+            Value::Own(value) if bare.len() == bytes.len() => value.clone(),
+            _ => HeaderValue::from_bytes(bare).expect("what `http` takes is no less"),
         }
     }
 }

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Running, run_text, shipped};
+use crate::support::{Running, add_user, run_text, shipped};
 use crate::tools::Service;
 use crate::wire::{Application, Client, Frames, Nobody, fed, line, serve, soon, two, whole};
 
@@ -84,6 +84,36 @@ async fn an_application_that_speaks_http2_gets_it() {
     let socket = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
     assert_eq!(running.curl("/", &socket).status, 502);
     assert_eq!(running.curl("/", &[]).status, 200, "and the server is not blamed for it");
+}
+
+/// attacks: line 102. A name that its user file or provider wrote with a blank, a route's own line, what is left of cookies: servers
+/// leave such a line out, or refuse the request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_line_has_blanks_around_it_over_http2() {
+    let application = Application::start_two(|request| async move {
+        let lines = request.headers().iter().map(|(name, value)| format!("{name}={value:?}\n"));
+        Response::new(whole(lines.collect::<String>()))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("demo_user", "# demo_user");
+    let text = text.replace("builtin:whoami", &format!("h2c://127.0.0.1:{}", application.port));
+    let own = "set_headers = { X-Set = \" set \" }\nset_response_headers = { X-Answer = \" answer\\t\" }\n\n[[route]]";
+    let text = text.replacen("\n[[route]]\nname     = \"admin\"", &format!("{own}\nname     = \"admin\""), 1);
+    add_user(folder.path(), &text, "demo", "correct horse battery", &[]);
+    let users = folder.path().join("users.toml");
+    let named = std::fs::read_to_string(&users).unwrap().replace("roles = []", "roles = []\nname = \" Zo \\t\"");
+    std::fs::write(&users, named).unwrap();
+    let running = run_text(folder, &text);
+    assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", "correct horse battery")).status, 303);
+    let cookies = format!("a=b ; {}", running.cookie());
+    for mut client in Client::both(port(&running)).await {
+        let answer = client.ask(Request::get("/").header("cookie", &cookies), "/", whole("")).await;
+        assert_eq!(answer.headers()["x-answer"], "answer");
+        let said = self::text(answer).await.0;
+        for line in ["x-forwarded-preferred-username=\"Zo\"", "x-set=\"set\"", "cookie=\"a=b\""] {
+            assert!(said.lines().any(|said| said == line), "{line}: {said}");
+        }
+    }
 }
 
 /// attacks: policy 11, over HTTP/2: the answer is there, the rest of the request is not wanted, the client is told.
