@@ -71,6 +71,8 @@ impl fmt::Display for Flaw {
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
     shown: ArcSwap<Shown>,
+    /// What is wrong with them, as far as it was said.
+    said: ArcSwap<Vec<Flaw>>,
 }
 
 /// Files, and what was read from them.
@@ -87,7 +89,7 @@ impl Certificates {
     /// [`TlsError`], naming the file.
     pub fn load(files: Vec<CertificateFiles>, provider: Arc<CryptoProvider>) -> Result<Arc<Certificates>, TlsError> {
         let shown = ArcSwap::from_pointee(read_all(files, &provider)?);
-        Ok(Arc::new(Certificates { provider, shown }))
+        Ok(Arc::new(Certificates { provider, shown, said: ArcSwap::default() }))
     }
 
     /// Read others, which are not shown yet.
@@ -119,18 +121,30 @@ impl Certificates {
 
     /// Say it to whoever reads what the gateway says of itself.
     pub fn warn(&self) {
-        for flaw in self.flaws(SystemTime::now()) {
-            tracing::warn!("{flaw}");
-        }
+        self.said.store(Arc::default());
+        self.warn_of_more();
     }
 
-    /// Read changed files anew until told to stop.
+    /// Say what was not said yet: that one ended meanwhile.
+    fn warn_of_more(&self) {
+        let (flaws, said) = (self.flaws(SystemTime::now()), self.said.load());
+        if flaws == **said {
+            return;
+        }
+        for flaw in flaws.iter().filter(|flaw| !said.contains(flaw)) {
+            tracing::warn!("{flaw}");
+        }
+        self.said.store(Arc::new(flaws));
+    }
+
+    /// Read changed files anew until told to stop, and say when one ends.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut seen = stamps(&self.shown.load().files);
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let shown = self.shown.load_full();
             let stamps = stamps(&shown.files);
             if stamps == seen {
+                self.warn_of_more();
                 continue;
             }
             match read_all(shown.files.clone(), &self.provider) {

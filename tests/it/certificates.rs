@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair};
@@ -10,6 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use crate::cli::portcullis;
 use crate::process::start_text;
 use crate::support::shipped;
+use crate::tools::Service;
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -83,6 +85,22 @@ fn check_warns_of_a_key_that_others_can_read() {
         let says = said.starts_with(&warning) && said.contains(&format!("can be read by others (mode {mode:04o})"));
         assert_eq!((code, says), (0, is_warned_of), "{said}");
     }
+}
+
+/// A renewal that failed weeks ago is found out by whoever is turned away, unless it is said.
+#[test]
+fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = three_pairs(folder.path());
+    let now = SystemTime::now();
+    pair(folder.path(), "past", now - DAY, now + Duration::from_secs(10));
+    let file = folder.path().join("gateway.toml");
+    fs::write(&file, &text).unwrap();
+    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("--config").arg(&file));
+    let said = service.said_until("listening on");
+    assert!(said.contains("future.pem` begins on") && !said.contains("past.pem"), "it holds yet: {said}");
+    let said = service.said_until("past.pem` ended on ");
+    assert!(said.contains("WARN") && !said.contains("future.pem"), "what was said is not said again: {said}");
 }
 
 /// Somebody may have to sign in to renew it; and a restart must not be what takes the gateway away.
