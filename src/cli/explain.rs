@@ -150,6 +150,7 @@ fn routes(text: &mut String, explained: &Explained<'_>, file: &str) {
             Miss::Path => format!("no: the path is not under {}", route.path.as_str()),
             Miss::Method => "no: other methods".to_owned(),
             Miss::LessSpecific => "no: covers it, but another route is more specific".to_owned(),
+            Miss::Doubtful => "no: covers it, but the path has more than one reading".to_owned(),
         };
         let _ = writeln!(text, "  {file}:{} route `{}`: {why}", route.line, route.name);
     }

@@ -23,6 +23,8 @@ pub enum Miss {
     Method,
     /// It covers the request; a more specific one does too.
     LessSpecific,
+    /// It covers the request, which is refused because its path has more than one reading.
+    Doubtful,
 }
 
 /// An explanation.
@@ -52,7 +54,11 @@ pub fn explain<'t>(
         let read = if unread.is_some() { Authentication::Anonymous } else { authentication };
         (chosen, decision) = (Some(matched.route), Some(decide(head, matched, read, now)));
     }
-    let miss = |route: &'t Arc<Route>| (route, why(route, head, chosen));
+    let covering = match found {
+        Found::Doubtful(_) | Found::Ambiguous => Miss::Doubtful,
+        Found::Route(_) | Found::Method(_) | Found::Nothing => Miss::LessSpecific,
+    };
+    let miss = |route: &'t Arc<Route>| (route, why(route, head, chosen).unwrap_or(covering));
     Explained { routes: table.routes().iter().map(miss).collect(), decision, found, unread }
 }
 
@@ -69,16 +75,17 @@ fn reads(matched: &Matched<'_>, proof: Proof) -> bool {
     matched.route.accept.reads(proof) || (is_public(matched.route) && matched.also.is_none_or(|also| is_public(also)))
 }
 
-fn why(route: &Arc<Route>, head: &RequestHead<'_>, chosen: Option<&Arc<Route>>) -> Miss {
+/// `None` where it covers the request and is not the one.
+fn why(route: &Arc<Route>, head: &RequestHead<'_>, chosen: Option<&Arc<Route>>) -> Option<Miss> {
     if chosen.is_some_and(|chosen| Arc::ptr_eq(chosen, route)) {
-        Miss::Chosen
+        Some(Miss::Chosen)
     } else if !route.host.covers(head.host.as_str()) {
-        Miss::Host
+        Some(Miss::Host)
     } else if !route.path.covers(head.path.decoded()) {
-        Miss::Path
+        Some(Miss::Path)
     } else if !route.allows(head.method) {
-        Miss::Method
+        Some(Miss::Method)
     } else {
-        Miss::LessSpecific
+        None
     }
 }

@@ -58,6 +58,11 @@ fn explain_says_what_matched_and_what_would_be_forwarded() {
         let (code, said, _) = explain(&arguments);
         assert_eq!((code, said.lines().last().unwrap()), (0, last), "{arguments:?}\n{said}");
     }
+    let (_, said, _) = explain(&["https://localhost/admin//x"]);
+    let none = "no: covers it, but the path has more than one reading";
+    for (route, why) in [("app", none), ("admin", none), ("public", "no: the path is not under /public")] {
+        assert!(said.contains(&format!(" route `{route}`: {why}\n")), "none of them is chosen: {said}");
+    }
     let (code, _, wrong) = explain(&["--user", "a", "--role", "root", "https://localhost/"]);
     assert_eq!(code, 2);
     assert!(wrong.contains("role `root` is not declared; declared: admin, staff"), "{wrong}");
