@@ -24,6 +24,7 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7200);
 pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     let prefix = prefix(table);
     let host = host(table);
+    let plain_destination = destination(table);
     let response_timeout = table.duration("response_timeout", LEAST..MOST).map(|at| at.value);
     let idle_timeout = table.duration("idle_timeout", LEAST..MOST).map(|at| at.value);
     let body_bytes = table.number("body_bytes", 1..u64::MAX);
@@ -38,6 +39,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
     Some(RouteOptions {
         prefix: prefix?,
         host: host?,
+        plain_destination: plain_destination?,
         response_timeout,
         idle_timeout,
         body_bytes,
@@ -129,6 +131,24 @@ fn host(table: &mut Table<'_, '_>) -> Option<HostHeader> {
         table.problem(&span, "host_header", format!("`{value}` is not a host; write {accepted}"));
     }
     host.map(HostHeader::Fixed)
+}
+
+/// `destination`: Apache and nginx refuse one whose scheme is not what they are spoken to in (RFC 4918 §9.8.5 lets them), Radicale one
+/// that is not as `X-Forwarded-Proto` has it; from outside nobody can tell which it is.
+fn destination(table: &mut Table<'_, '_>) -> Option<bool> {
+    const ACCEPTED: &str = "\"keep\" or \"http\"";
+    let Some(At { value, span, .. }) = table.text("destination", ACCEPTED) else {
+        return (!table.has_problem("destination")).then_some(false);
+    };
+    let is_plain = match value.as_str() {
+        "keep" => Some(false),
+        "http" => Some(true),
+        _ => None,
+    };
+    if is_plain.is_none() {
+        table.problem(&span, "destination", format!("`{value}` is not understood; write {ACCEPTED}"));
+    }
+    is_plain
 }
 
 fn edits(table: &mut Table<'_, '_>, set: &'static str, remove: &'static str) -> Option<HeaderEdits> {

@@ -82,10 +82,14 @@ pub fn destination(
         HostHeader::Fixed(host) if address.origin.is_some() => Some(host.to_str().map_err(|_| NotThere)?),
         _ => None,
     };
-    if permit.rewritten().is_none() && host.is_none() {
+    let is_plain = route.options.plain_destination && address.origin.is_some();
+    if permit.rewritten().is_none() && host.is_none() && !is_plain {
         return Ok(None);
     }
-    let origin = address.origin.map(|(scheme, authority)| format!("{scheme}://{}", host.unwrap_or(authority)));
+    let origin = address.origin.map(|(scheme, authority)| {
+        let scheme = if is_plain { "http" } else { scheme };
+        format!("{scheme}://{}", host.unwrap_or(authority))
+    });
     let path = permit.rewritten().unwrap_or(address.path);
     Ok(Some(format!("{}{path}{}", origin.unwrap_or_default(), address.query)))
 }

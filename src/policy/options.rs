@@ -16,6 +16,8 @@ pub struct RouteOptions {
     pub prefix: Option<PathPrefix>,
     /// What the application sees as `Host`.
     pub host: HostHeader,
+    /// Whether a `Destination` is told to the application as it is spoken to itself, without TLS.
+    pub plain_destination: bool,
     /// Until the response head; `None`: as the upstream has it.
     pub response_timeout: Option<Duration>,
     /// How long an answer, an upload beside it or a WebSocket may stand still; `None`: as long as it likes.

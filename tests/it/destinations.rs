@@ -14,6 +14,12 @@ upstream = "app"
 strip_prefix = true
 host_header = "files.internal"
 [[route]]
+name = "plain"
+path = "/svn"
+access = "authenticated"
+upstream = "app"
+destination = "http"
+[[route]]
 name = "other"
 path = "/other"
 access = "authenticated"
@@ -108,6 +114,16 @@ fn nothing_is_copied_or_moved_to_where_its_caller_may_not_write() {
         ("https://HOST/b", "https://files.internal/b"),
     ] {
         assert_eq!(sent(&running, &heads, ("MOVE", "/files/a", destination)), Ok(told.to_owned()), "{destination}");
+    }
+    // As one that knows of no TLS knows it: others refuse what is named so.
+    let told = format!("http://localhost:{}/svn/b?c", running.port());
+    for (destination, told) in [
+        ("https://HOST/svn/b?c", Ok(told.clone())),
+        ("HTTPS://HOST/svn/b?c", Ok(told)),
+        ("/svn/b", as_it_was()),
+        ("https://HOST/admin/x", Err(403)),
+    ] {
+        assert_eq!(sent(&running, &heads, ("COPY", "/svn/a", destination)), told, "{destination}");
     }
     // `/files/admin/x` is `/admin/x` to the application.
     assert_eq!(sent(&running, &heads, ("MOVE", "/files/a", "https://HOST/files/admin/x")), Err(403));
