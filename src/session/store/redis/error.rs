@@ -45,7 +45,7 @@ pub enum RedisError {
     #[error("`{0}` is not a name that a certificate can be for; write `server_name`")]
     Name(String),
     /// It answered with a refusal, or not at all any more.
-    #[error("{address} refused")]
+    #[error("{address} {}", if source.is_io_error() { "ended the connection" } else { "refused" })]
     Refused {
         /// Who.
         address: Address,
@@ -176,5 +176,25 @@ impl RedisError {
             RedisError::NoMaster(_, Some(why)) | RedisError::NoSlot(Some(why)) => why.is_passing(),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, RedisError};
+    use crate::causes::line;
+    use std::io;
+
+    /// Whoever reads `refused` looks for a password.
+    #[test]
+    fn a_connection_that_breaks_is_no_refusal() {
+        let said = |source: redis::RedisError| {
+            let address = Address { host: "10.0.0.5".to_owned(), port: 6379 };
+            line(&RedisError::Refused { address, source })
+        };
+        let broken = redis::RedisError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(said(broken).starts_with("10.0.0.5:6379 ended the connection: "));
+        let denied = redis::RedisError::from((redis::ErrorKind::AuthenticationFailed, "no"));
+        assert!(said(denied).starts_with("10.0.0.5:6379 refused: "));
     }
 }
