@@ -19,6 +19,7 @@ impl Config {
             }
         }
         self.patterns(&mut doubts);
+        self.nobodies(&mut doubts);
         self.shared_servers(&mut doubts);
         self.shared_names(&mut doubts);
         doubts
@@ -36,6 +37,28 @@ impl Config {
                  such as \"/admin\" for /admin and /admin/users"
             );
             doubts.push(Problem { line: self.lines.of(&key), key, message });
+        }
+    }
+
+    /// Whom a list of addresses or domains means to let in, and can never name: everybody else is let in no more than they are.
+    fn nobodies(&self, doubts: &mut Vec<Problem>) {
+        let is_domain =
+            |text: &str| !text.is_empty() && !text.starts_with('.') && !text.contains(['@', '*', '/', ':', ' ']);
+        let is_address = |text: &str| {
+            let (who, at) = text.rsplit_once('@').unwrap_or_default();
+            !who.is_empty() && who != "*" && is_domain(at)
+        };
+        for login in &self.oidc {
+            let domains = login.allow_domains.iter().filter(|text| !is_domain(text));
+            let domains =
+                domains.map(|text| ("allow_domains", text, "what stands behind the `@`, such as \"example.com\""));
+            let addresses = login.allow_emails.iter().filter(|text| !is_address(text));
+            let addresses = addresses.map(|text| ("allow_emails", text, "whole addresses, or `allow_domains`"));
+            for (key, text, wanted) in domains.chain(addresses) {
+                let key = format!("login.oidc.{}.{key}", login.name);
+                let message = format!("`{text}` is compared letter by letter and lets nobody in; write {wanted}");
+                doubts.push(Problem { line: self.lines.of(&key), key, message });
+            }
         }
     }
 

@@ -340,3 +340,30 @@ fn a_path_that_is_a_pattern_elsewhere_is_warned_of() {
         assert!(code == 0 && said.lines().count() == 1, "{said}");
     }
 }
+
+#[test]
+fn an_address_that_nobody_can_have_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "x").unwrap();
+    fs::set_permissions(folder.path().join("secret"), Permissions::from_mode(0o600)).unwrap();
+    let with = |list: &str| {
+        format!(
+            "{}\n[login.oidc.corp]\nissuer = \"https://id.example\"\nclient_id = \"g\"\nuser_prefix = \"corp:\"\n\
+             client_secret = {{ file = \"secret\" }}\n{list}\n",
+            shipped("memory")
+        )
+    };
+    for (key, nobody, somebody) in [
+        ("allow_domains", "@example.com", "example.com"),
+        ("allow_domains", "*.example.com", "Example.com"),
+        ("allow_domains", "bob@example.com", "bücher.example"),
+        ("allow_emails", "@example.com", "bob@example.com"),
+        ("allow_emails", "*@example.com", "Bob.O'Hara+x@example.com"),
+        ("allow_emails", "example.com", "\\\"a b@c\\\"@example.com"),
+    ] {
+        let text = with(&format!("{key} = [\"{somebody}\", \"{nobody}\"]"));
+        let (code, said) = checked(folder.path(), &text);
+        let begin = format!("gateway.toml:{}: login.oidc.corp.{key}: warning: `{nobody}` is ", line(&text, key));
+        assert!(code == 0 && said.lines().count() == 2 && said.starts_with(&begin), "{said}");
+    }
+}
