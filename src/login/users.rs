@@ -254,7 +254,9 @@ impl Users {
         let failed = |source| UsersError::File { path: path.to_owned(), source };
         let body = toml::to_string(self)
             .map_err(|source| UsersError::Encode { path: path.to_owned(), source: Box::new(source) })?;
-        let text = format!("# Local users of portcullis. Change with `portcullis user add|passwd|remove`.\n\n{body}");
+        let text = format!(
+            "# Local users of portcullis. Change with `portcullis user add|passwd|remove`; `disabled = true` keeps somebody out.\n\n{body}"
+        );
         let half = path.with_extension("new");
         // What a change left that broke off. Never written to: whoever owns the folder could have put a link there.
         let _ = fs::remove_file(&half);
