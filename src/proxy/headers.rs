@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri, Version};
 
 use crate::authn::CookieName;
@@ -261,15 +261,21 @@ fn keep_from_shared_caches(headers: &mut HeaderMap) {
         words.iter().any(|known| directive.eq_ignore_ascii_case(known))
             || directive.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"s-maxage"))
     };
-    let lines = headers.get_all(header::CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
-    if lines.flat_map(|line| line.split(|byte| *byte == b',')).any(|directive| is_settled(directive.trim_ascii())) {
+    let mut said = match headers.entry(header::CACHE_CONTROL) {
+        Entry::Vacant(nothing) => {
+            nothing.insert(HeaderValue::from_static("private"));
+            return;
+        }
+        Entry::Occupied(said) => said,
+    };
+    let mut directives = said.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    if directives.any(|directive| is_settled(directive.trim_ascii())) {
         return;
     }
     // The first of several lines; the others stay.
-    let first = headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(""));
-    let more = Some(&*first).filter(|said| !said.is_empty());
-    let more = more.and_then(|said| HeaderValue::from_bytes(&[b"private, ", said.as_bytes()].concat()).ok());
-    *first = more.unwrap_or(HeaderValue::from_static("private"));
+    let first = Some(said.get()).filter(|first| !first.is_empty());
+    let more = first.and_then(|first| HeaderValue::from_bytes(&[b"private, ", first.as_bytes()].concat()).ok());
+    *said.get_mut() = more.unwrap_or(HeaderValue::from_static("private"));
 }
 
 /// An application must not set or clear the gateway's cookies: a session it chose would be a fixated one.
