@@ -240,8 +240,8 @@ fn same_alias(folded: &str, name: &str) -> bool {
     folded.len() == name.len() && folded.bytes().zip(name.bytes()).all(|(one, other)| one == fold(other))
 }
 
-/// The name behind `http-`. To CGI the field `Remote-User` is `HTTP_REMOTE_USER`, and who is told that name puts another `HTTP_` before
-/// it: Django's `RemoteUserMiddleware` under ASGI (before 6.1) believes `Http-Remote-User`, which nobody but a client would write.
+/// The name behind `http-`. To CGI the field `Remote-User` is `HTTP_REMOTE_USER`, and who is told that name may put another `HTTP_` before
+/// it: Django's `RemoteUserMiddleware` under ASGI (5.2; django#36300) believes `Http-Remote-User`, which nobody but a client would write.
 fn under_variable(name: &str) -> Option<&str> {
     let (start, rest) = name.split_at_checked("http-".len())?;
     same_alias("http-", start).then_some(rest)
