@@ -236,6 +236,39 @@ async fn a_load_that_a_revocation_overtook_is_not_answered_nor_kept() {
     }
 }
 
+/// Where the sessions of many are ended, loads of all others go on.
+#[tokio::test]
+async fn what_is_revoked_of_others_overtakes_no_load() {
+    let (store, node) = faulty();
+    let begun = node.begin(alice(), None, Timestamp(0)).await.unwrap();
+    let user = begun.view.user;
+    let other = |n: u16| {
+        let mut key = user.0;
+        let place = u16::from_be_bytes([key[0], key[1]]).wrapping_add(1 + n % 4_000);
+        key[..2].copy_from_slice(&place.to_be_bytes());
+        UserKey(key)
+    };
+    // More than are told apart are as good as one's own.
+    for (own, others, loads) in [(false, 1, 1), (false, 1_000, 1), (true, 0, 2), (true, 1_000, 2), (false, 2_000, 2)] {
+        node.refresh(user);
+        let before = store.loads.load(Ordering::SeqCst);
+        store.held.store(1, Ordering::SeqCst);
+        let asked = {
+            let (node, cookie) = (node.clone(), begun.cookie.clone());
+            tokio::spawn(async move { alive(&node, &cookie, 1).await })
+        };
+        store.read.notified().await;
+        (0..others / 2).for_each(|n| node.refresh(other(n)));
+        if own {
+            node.refresh(user);
+        }
+        (others / 2..others).for_each(|n| node.refresh(other(n)));
+        store.go.notify_one();
+        assert!(asked.await.unwrap());
+        assert_eq!(store.loads.load(Ordering::SeqCst) - before, loads, "{own} {others}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_come_together_load_once() {
     let (store, node) = faulty();
