@@ -51,13 +51,17 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
-/// After a failure the file is opened anew no more often than this.
+/// After a failure nothing is written for so long at least.
 const REOPEN: Duration = Duration::from_secs(1);
+
+/// How a file is opened.
+type Way = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
 /// The file, while it is open. redb lets a database go for good after the first error of the disk: one moment without space would
 /// be a store that is away until a restart.
 struct File {
     path: PathBuf,
+    way: Way,
     open: RwLock<Option<Database>>,
     /// The last write that was to be on the disk is not.
     refuses: AtomicBool,
@@ -89,11 +93,15 @@ impl File {
         }
     }
 
+    fn is_closed(&self) -> bool {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     fn reopen(&self) {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: a file is opened once.
         drop(open.take());
-        match File::open(&self.path) {
+        match (self.way)(&self.path) {
             Ok(database) => {
                 *open = Some(database);
                 tracing::warn!("the session store was opened anew after an error of the disk");
@@ -143,13 +151,18 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]; `Locked` where another process has it open.
     pub fn open(path: &Path) -> Result<Embedded, OpenError> {
-        let database = File::open(path).map_err(|error| match error {
+        Embedded::by(Box::new(File::open), path)
+    }
+
+    fn by(way: Way, path: &Path) -> Result<Embedded, OpenError> {
+        let database = way(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
             other => OpenError::Database(Box::new(other.into())),
         })?;
         prepare(&database).map_err(OpenError::Prepare)?;
         let file = Arc::new(File {
             path: path.to_owned(),
+            way,
             open: RwLock::new(Some(database)),
             refuses: AtomicBool::new(false),
         });
@@ -289,33 +302,53 @@ fn prepare(database: &Database) -> Result<(), StoreError> {
 /// The writer thread, until the store is dropped and the queue is empty.
 fn write_all(file: &File, jobs: &Receiver<Job>) {
     let mut unsettled = false;
-    let (mut broken, mut opened) = (false, Instant::now());
+    // A disk that takes nothing is tried now and then and not by every write: each of them breaks the database for who reads, until it
+    // was opened anew.
+    let mut rests_until: Option<Instant> = None;
+    let rests = |until: Option<Instant>| until.is_some_and(|until| Instant::now() < until);
     loop {
-        if broken && opened.elapsed() >= REOPEN {
-            file.reopen();
-            (broken, opened) = (false, Instant::now());
-        }
+        // Could not be opened: tried again without a write that asks for it.
+        unsettled |= rests_until.is_some() && file.is_closed();
         let first = match jobs.recv_timeout(SETTLE) {
             Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) if !unsettled => continue,
+            Err(RecvTimeoutError::Timeout) if !unsettled || rests(rests_until) => continue,
             Err(RecvTimeoutError::Timeout) => {
-                unsettled = settle(file).inspect_err(|error| broken |= is_broken(error)).is_err();
+                let settled = settle(file);
+                unsettled = settled.is_err();
+                if settled.is_err_and(|error| is_broken(&error)) {
+                    rests_until = Some(mend(file));
+                }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let batch = gather(first, jobs);
+        let mut batch = gather(first, jobs);
+        if rests(rests_until) {
+            continue;
+        }
         let durable = batch.iter().any(|job| !matches!(job, Job::Touch(..) | Job::Sweep(..)));
         unsettled = !durable || unsettled;
-        match commit(file, batch, durable) {
+        let mut settled = Vec::with_capacity(batch.len());
+        let done = commit(file, &mut batch, &mut settled, durable).map_err(Arc::new);
+        match &done {
             Ok(()) if durable => unsettled = false,
-            Ok(()) => {}
-            Err(error) => broken |= is_broken(&error),
+            // Before anybody is told: whoever asks next is answered.
+            Err(error) if is_broken(error) => rests_until = Some(mend(file)),
+            Ok(()) | Err(_) => {}
         }
+        settled.into_iter().for_each(|tell: Settled| tell(done.as_ref().err()));
     }
     if unsettled && let Err(error) = settle(file) {
         tracing::warn!(%error, "the last activity of some sessions was not written");
     }
+}
+
+/// Open the file anew. Answers until when nothing is written: where that takes long, because much is in it, most of the time is left to
+/// who reads.
+fn mend(file: &File) -> Instant {
+    let began = Instant::now();
+    file.reopen();
+    Instant::now() + REOPEN.max(began.elapsed() * 9)
 }
 
 fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
@@ -345,27 +378,25 @@ fn is_broken(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }
 
-/// Carry out a batch as one transaction and answer everybody after the commit.
-fn commit(file: &File, batch: Vec<Job>, durable: bool) -> Result<(), Arc<redb::Error>> {
-    let mut settled: Vec<Settled> = Vec::with_capacity(batch.len());
-    let committed = |database: &Database| {
+/// Carry out a batch as one transaction. `settled` answers those who wait, once it is committed or not; whose write was not come to
+/// is left in the batch.
+fn commit(file: &File, batch: &mut Vec<Job>, settled: &mut Vec<Settled>, durable: bool) -> Result<(), redb::Error> {
+    let committed = file.with(|database| {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
             let mut tables = Tables::open(&transaction)?;
-            for job in batch {
+            for job in batch.drain(..) {
                 settled.push(carry_out(&mut tables, job));
             }
         }
-        Ok::<_, redb::Error>(transaction.commit()?)
-    };
-    let failure = file.with(committed).err().map(Arc::new);
+        Ok(transaction.commit()?)
+    });
     // What is not on the disk yet proves nothing.
-    if durable || failure.is_some() {
-        file.wrote(failure.as_deref());
+    if durable || committed.is_err() {
+        file.wrote(committed.as_ref().err());
     }
-    settled.into_iter().for_each(|tell| tell(failure.as_ref()));
-    failure.map_or(Ok(()), Err)
+    committed
 }
 
 fn carry_out(tables: &mut Tables<'_>, job: Job) -> Settled {
@@ -391,4 +422,121 @@ fn later<T: Send + 'static>(done: Result<T, StoreError>, reply: Reply<T>) -> Set
         // Whoever asked may have left; the write stands.
         let _ = reply.send(told);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::{fs, io};
+
+    use redb::{Database, StorageBackend, backends::FileBackend};
+
+    use super::Embedded;
+    use crate::clock::Timestamp;
+    use crate::session::{Creation, Session, SessionKey, SessionStore, UserKey};
+
+    /// A disk that may be full: what was never written to before is refused then.
+    #[derive(Clone, Debug, Default)]
+    struct Disk {
+        full: Arc<AtomicBool>,
+        taken: Arc<AtomicU64>,
+    }
+
+    /// A file on it.
+    #[derive(Debug)]
+    struct OnDisk {
+        file: FileBackend,
+        disk: Disk,
+    }
+
+    impl StorageBackend for OnDisk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let end = offset + data.len() as u64;
+            if self.disk.full.load(Ordering::SeqCst) && end > self.disk.taken.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.disk.taken.fetch_max(end, Ordering::SeqCst);
+            self.file.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    fn store(path: &Path, disk: &Disk) -> Embedded {
+        let disk = disk.clone();
+        let way = move |path: &Path| {
+            let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            Database::builder().create_with_backend(OnDisk { file: FileBackend::new(file)?, disk: disk.clone() })
+        };
+        Embedded::by(Box::new(way), path).unwrap()
+    }
+
+    fn creation(n: u16) -> Creation {
+        let mut key = [7; 16];
+        key[..2].copy_from_slice(&n.to_be_bytes());
+        let session = Session {
+            provider: "local".into(),
+            subject: "alice".into(),
+            entry: 0,
+            name: None,
+            email: None,
+            roles: vec!["staff".into(); 8],
+            created: Timestamp(1),
+            ends: Timestamp(1_000_000),
+            idle_ms: 1_000_000,
+            last_seen: Timestamp(1),
+            epoch: 0,
+            device: "test".into(),
+            provided: None,
+        };
+        Creation { key: SessionKey(key), session, replaces: None, limit: None }
+    }
+
+    #[tokio::test]
+    async fn however_many_would_write_on_a_full_disk_who_reads_is_answered() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let store = store(&folder.path().join("s.redb"), &disk);
+        for n in 0..400 {
+            store.create(creation(n)).await.unwrap();
+        }
+        disk.full.store(true, Ordering::SeqCst);
+        let (mut made, mut refused) = (400, 0);
+        while refused < 50 {
+            match store.create(creation(made)).await {
+                Ok(_) => made += 1,
+                Err(_) => {
+                    refused += 1;
+                    let found = store.load(creation(refused * 8 % 400).key).await.unwrap();
+                    assert!(found.is_some(), "after {refused} of {made}");
+                }
+            }
+        }
+        assert!(!store.takes_writes());
+        assert_eq!(store.list(UserKey::of("local", "alice")).await.unwrap().len(), usize::from(made));
+        disk.full.store(false, Ordering::SeqCst);
+        while store.create(creation(made)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert!(store.takes_writes());
+    }
 }
