@@ -278,6 +278,11 @@ impl Looking<'_> {
             return;
         }
         let key = "login.local.users";
+        if let Ok(false) = local.users.try_exists() {
+            let hint = "where there never was one, `portcullis user add NAME` makes it";
+            self.wrong(key, format!("`{}` is not there; {hint}", local.users.display()));
+            return;
+        }
         if !self.file(key, &local.users) {
             return;
         }

@@ -113,7 +113,10 @@ fn every_file_that_is_missing_is_told_at_once_with_line_and_key() {
             _ if line.contains("\"no/") => {
                 let (key, value) = line.split_once(" = ").unwrap();
                 let file = folder.path().join(value.split('"').nth(1).unwrap());
-                let why = "cannot be read: No such file or directory (os error 2)";
+                let why = match key {
+                    "users" => "is not there; where there never was one, `portcullis user add NAME` makes it",
+                    _ => "cannot be read: No such file or directory (os error 2)",
+                };
                 expected.push(format!("gateway.toml:{number}: {table}.{key}: `{}` {why}", file.display()));
             }
             _ => {}
