@@ -242,6 +242,9 @@ fn answer(
         lead_back(&mut parts.headers, told, asked);
     }
     response_headers(&mut parts.headers, returning);
+    if parts.version == Version::HTTP_2 {
+        headers::take_blanks_off(&mut parts.headers);
+    }
     if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
         // RFC 9110 §8.6: there is none, and over HTTP/2 there are clients to whom one is a broken answer.
         parts.headers.remove(header::CONTENT_LENGTH);

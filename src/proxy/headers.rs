@@ -367,7 +367,23 @@ pub fn clean_trailers(trailers: HeaderMap, rules: &dyn HeaderRules) -> HeaderMap
             && !rules.owns(name.as_str())
             && !matches!(*name, header::AUTHORIZATION | header::CONTENT_LENGTH | header::SET_COOKIE)
     };
-    trailers.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    let passing = trailers.iter().filter(|(name, _)| passes(name));
+    let mut passing = passing.map(|(name, value)| (name.clone(), value.clone())).collect();
+    take_blanks_off(&mut passing);
+    passing
+}
+
+/// Blanks around a value are none of it (RFC 9110 §5.5), and make a message of HTTP/2 malformed (RFC 9113 §8.2.1): what came over one
+/// connection with them would break another.
+pub fn take_blanks_off(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let bare = value.as_bytes().trim_ascii();
+        if bare.len() < value.len()
+            && let Ok(bare) = HeaderValue::from_bytes(bare)
+        {
+            *value = bare;
+        }
+    }
 }
 
 /// The field names that `Connection` makes hop-by-hop. What it says of the connection itself is no field.

@@ -92,7 +92,12 @@ async fn an_application_that_speaks_http2_gets_it() {
 async fn no_line_has_blanks_around_it_over_http2() {
     let application = Application::start_two(|request| async move {
         let lines = request.headers().iter().map(|(name, value)| format!("{name}={value:?}\n"));
-        Response::new(whole(lines.collect::<String>()))
+        let (lines, (mut feed, answer)) = (lines.collect::<String>(), fed());
+        tokio::spawn(async move {
+            feed.send_data(lines.into()).await.unwrap();
+            feed.send_trailers(line("x-end", " end ")).await.unwrap();
+        });
+        Response::builder().header("x-theirs", "\ttheirs ").header("trailer", "x-end").body(answer).unwrap()
     });
     let folder = tempfile::tempdir().unwrap();
     let text = shipped("memory").replace("demo_user", "# demo_user");
@@ -107,9 +112,13 @@ async fn no_line_has_blanks_around_it_over_http2() {
     assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", "correct horse battery")).status, 303);
     let cookies = format!("a=b ; {}", running.cookie());
     for mut client in Client::both(port(&running)).await {
-        let answer = client.ask(Request::get("/").header("cookie", &cookies), "/", whole("")).await;
-        assert_eq!(answer.headers()["x-answer"], "answer");
-        let said = self::text(answer).await.0;
+        let asked = Request::get("/").header("cookie", &cookies).header("te", "trailers");
+        let answer = client.ask(asked, "/", whole("")).await;
+        for (name, value) in [("x-answer", "answer"), ("x-theirs", "theirs")] {
+            assert_eq!(answer.headers()[name], value);
+        }
+        let (said, trailers) = self::text(answer).await;
+        assert_eq!(trailers, Some(line("x-end", "end")));
         for line in ["x-forwarded-preferred-username=\"Zo\"", "x-set=\"set\"", "cookie=\"a=b\""] {
             assert!(said.lines().any(|said| said == line), "{line}: {said}");
         }
