@@ -25,6 +25,18 @@ use super::{Config, Limits, Log, LogFormat};
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// What is wrong with a file that is no TOML.
+fn no_toml(text: &str, error: &toml::de::Error) -> String {
+    let said = error.message().lines().collect::<Vec<_>>().join("; ");
+    match error.span().and_then(|span| text.get(span)) {
+        Some(name @ ("route" | "token")) if said == "duplicate key" => {
+            format!("`{name}` stands twice; write [[{name}]] for each")
+        }
+        Some(name) if said == "duplicate key" => format!("`{name}` stands twice"),
+        _ => said,
+    }
+}
+
 impl Config {
     /// Read a configuration. `file` names it in messages; relative paths are joined to `base`.
     ///
@@ -36,8 +48,7 @@ impl Config {
             Ok(parsed) => parsed,
             Err(error) => {
                 let line = findings.line(&error.span().unwrap_or_default());
-                let message = error.message().lines().collect::<Vec<_>>().join("; ");
-                let problems = vec![Problem { line, key: String::new(), message }];
+                let problems = vec![Problem { line, key: String::new(), message: no_toml(text, &error) }];
                 return Err(ConfigErrors { file: file.to_owned(), problems });
             }
         };

@@ -370,3 +370,18 @@ fn an_address_that_nobody_can_have_is_warned_of() {
         assert!(code == 0 && said.lines().count() == 2 && said.starts_with(&begin), "{said}");
     }
 }
+
+#[test]
+fn what_stands_twice_is_called_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (more, told) in [
+        ("[server]\nlisten = \"127.0.0.1:1\"", "`server` stands twice"),
+        ("path = \"/x\"", "`path` stands twice"),
+        ("[route]\nname = \"x\"", "`route` stands twice; write [[route]] for each"),
+    ] {
+        let text = format!("{}{more}\n", shipped("memory"));
+        let expected = format!("gateway.toml:{}: {told}", 1 + shipped("memory").lines().count());
+        let (code, said) = checked(folder.path(), &text);
+        assert_eq!((code, said.lines().next()), (2, Some(expected.as_str())), "{said}");
+    }
+}
