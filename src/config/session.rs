@@ -48,9 +48,9 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     let max_sessions = table.number("max_sessions", 1..1_000_001).and_then(|most| u32::try_from(most).ok());
     let cache_entries = table.number("cache_entries", 1..100_000_001).unwrap_or(CACHE_ENTRIES);
     let mode = session_mode(&mut table);
-    let grace = grace(&mut table);
-    table.done();
     let idle_timeout = idle.map_or(IDLE_TIMEOUT.min(max_age_value), |at| at.value);
+    let grace = grace(&mut table, idle_timeout);
+    table.done();
     Some(SessionConfig {
         idle_timeout,
         max_age: max_age_value,
@@ -64,8 +64,9 @@ pub(super) fn session(root: &mut Table<'_, '_>, base: &Path) -> Option<SessionCo
     })
 }
 
-/// `on_outage`: how long sessions in memory are served while a shared store is away, beyond the lease.
-fn grace(table: &mut Table<'_, '_>) -> Option<Duration> {
+/// `on_outage`: how long sessions in memory are served while a shared store is away, beyond the lease. Nobody can write meanwhile that they
+/// are used: for longer than the rest of their idle window they would be served only to be ended when the store is back.
+fn grace(table: &mut Table<'_, '_>, idle: Duration) -> Option<Duration> {
     let accepted = "\"deny\" or { stale = \"60s\" }";
     let Some(found) = table.take("on_outage", &["deny"]) else { return Some(Duration::ZERO) };
     let span = found.span.clone();
@@ -80,6 +81,10 @@ fn grace(table: &mut Table<'_, '_>) -> Option<Duration> {
     let stale = inner.duration("stale", SECOND..LONGEST_GRACE);
     if stale.is_none() && !inner.has_problem("stale") {
         inner.missing("stale", "a duration such as \"60s\"");
+    }
+    if let Some(stale) = stale.as_ref().filter(|stale| stale.value > idle / 10 * 9) {
+        let why = "is longer than nine tenths of `idle_timeout`; who was served for so long would be signed out as unused afterwards";
+        inner.problem(&stale.span, "stale", why);
     }
     inner.done();
     stale.map(|at| at.value)

@@ -90,6 +90,26 @@ fn an_identity_has_a_header_of_its_own_in_every_spelling() {
     }
 }
 
+/// Nobody can write during an outage that a session is used: afterwards it would be one that nobody used.
+#[test]
+fn memory_is_served_in_an_outage_for_no_longer_than_an_idle_window_lasts() {
+    let told = |idle: &str, stale: &str| {
+        let kept = |line: &&str| !line.starts_with("idle_timeout");
+        let text: Vec<&str> = include_str!("../../gateway.toml").lines().filter(kept).collect();
+        let lines = format!("[session]\n{idle}on_outage = {{ stale = \"{stale}\" }}\n");
+        let text = text.join("\n").replace("[session]\n", &lines);
+        Config::parse(&text, "gateway.toml", Path::new("/")).err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    for (idle, stale) in [("", "27m"), ("idle_timeout = \"10m\"\n", "9m"), ("idle_timeout = \"2h\"\n", "59m")] {
+        assert_eq!(told(idle, stale), "", "{idle}{stale}");
+    }
+    for (idle, stale) in [("", "28m"), ("idle_timeout = \"10m\"\n", "10m"), ("idle_timeout = \"1m\"\n", "55s")] {
+        let said = told(idle, stale);
+        let wrong = "session.on_outage.stale: is longer than nine tenths of `idle_timeout`";
+        assert!(said.contains(wrong) && said.contains("1 problem"), "{idle}{stale}: {said}");
+    }
+}
+
 #[test]
 fn a_mistake_of_syntax_is_told_with_its_line() {
     let told = Config::parse("roles = [\n\"a\"\n[server]\n", "gateway.toml", Path::new("/")).unwrap_err().to_string();
