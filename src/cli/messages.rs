@@ -52,10 +52,19 @@ impl Messages {
     }
 }
 
-/// What is said, by what `RUST_LOG` asks for; what cannot be read asks for nothing.
+/// What is said, by what `RUST_LOG` asks for; what cannot be read asks for nothing. Libraries are heard where more than the usual is asked
+/// for, or they by name: h2 warns of every PING acknowledgement that nobody waits for, and a client can send a hundred thousand of
+/// them a second, which fill the disk and drown what matters (CWE-779).
 fn filter(asked: Option<String>) -> Targets {
     let asked = asked.filter(|asked| !asked.is_empty()).and_then(|asked| asked.parse().ok());
-    asked.unwrap_or(Targets::new().with_default(LevelFilter::INFO))
+    let asked = asked.unwrap_or(Targets::new().with_default(LevelFilter::INFO));
+    match asked.default_level() {
+        Some(level @ (LevelFilter::INFO | LevelFilter::WARN)) => {
+            let own = Targets::new().with_default(LevelFilter::ERROR).with_target("portcullis", level);
+            own.with_targets(asked.iter().filter(|(place, _)| !place.is_empty()))
+        }
+        _ => asked,
+    }
 }
 
 /// The log. `RUST_LOG` overrides the level, as a whole (`debug`) or by place (`info,portcullis::upstream=debug`);
@@ -88,6 +97,11 @@ mod tests {
             is_said(places, "portcullis::proxy", Level::WARN) && !is_said(places, "portcullis::proxy", Level::INFO)
         );
         assert!(!is_said("off", "portcullis", Level::ERROR));
+        for asked in ["", "info", places, "warn,portcullis=warn"] {
+            assert!(is_said(asked, "portcullis", Level::WARN), "{asked}");
+            assert!(is_said(asked, "h2", Level::ERROR) && !is_said(asked, "h2::proto", Level::WARN), "{asked}");
+        }
+        assert!(is_said("info,h2=warn", "h2::proto", Level::WARN) && is_said("debug", "h2::proto", Level::DEBUG));
         for nothing in ["", "portcullis=loud"] {
             assert!(is_said(nothing, "portcullis", Level::INFO) && !is_said(nothing, "portcullis", Level::DEBUG));
         }

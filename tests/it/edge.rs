@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{Running, run_text, shipped};
+use crate::tools::Service;
 use crate::wire::{Application, Client, connect, greet, serve, soon, two, whole};
 
 /// The shipped configuration with lines added to `[server]` and sections at the end.
@@ -358,6 +359,31 @@ async fn flood(port: u16, most: usize, piece: impl Fn(u32) -> Vec<u8>) -> usize 
     }
     reading.abort();
     sent
+}
+
+/// attacks: line 108. A line of a library for each frame that makes no sense to it fills the disk of whoever keeps what is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_client_has_the_gateway_say_things() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, shipped("memory")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let service = tokio::task::block_in_place(|| Service::start(command.arg("--config").arg(&file)));
+    let mut stream = connect(tokio::task::block_in_place(|| service.says_port("https://localhost:")), "h2").await;
+    // PING acknowledgements that nobody waits for, and behind them a PING, whose answer says that those were read.
+    let acknowledged = frame(6, 1, 0, b"for you!");
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    bytes.extend(frame(6, 1, 0, b"unasked!").repeat(20));
+    bytes.extend(frame(6, 0, 0, b"for you!"));
+    stream.write_all(&bytes).await.unwrap();
+    let mut answered = Vec::new();
+    while !answered.windows(acknowledged.len()).any(|frame| frame == acknowledged) {
+        assert_ne!(soon(stream.read_buf(&mut answered)).await.unwrap(), 0, "it goes on");
+    }
+    service.hang_up();
+    let said = tokio::task::block_in_place(|| service.said_until("configuration reloaded"));
+    assert!(!said.contains("PING"), "{said}");
 }
 
 /// attacks: line 108. Floods of every kind end their own connection, or cost next to nothing; others do not notice.
