@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
+use crate::causes;
 use crate::private::{self, mode_for_others};
 use crate::stamp::Stamp;
 
@@ -80,7 +81,11 @@ pub struct Certificates {
 pub struct Shown {
     files: Vec<CertificateFiles>,
     keys: Vec<Arc<CertifiedKey>>,
+    /// Of the files, before they were read: what changed meanwhile is read anew.
+    stamps: Stamps,
 }
+
+type Stamps = Vec<(PathBuf, Option<Stamp>)>;
 
 impl Certificates {
     /// Read them.
@@ -139,32 +144,37 @@ impl Certificates {
 
     /// Read changed files anew until told to stop, and say when one ends.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = stamps(&self.shown.load().files);
+        let mut told = None;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            self.warn_of_more();
             let shown = self.shown.load_full();
-            let stamps = stamps(&shown.files);
-            if stamps == seen {
-                self.warn_of_more();
+            if stamps(&shown.files) == shown.stamps {
                 continue;
             }
             match read_all(shown.files.clone(), &self.provider) {
                 Ok(anew) => {
+                    told = None;
                     // Unless others are shown by now.
                     let before = self.shown.compare_and_swap(&shown, Arc::new(anew));
                     if Arc::ptr_eq(&before, &shown) {
                         tracing::info!("certificates were read anew");
                         self.warn();
-                        seen = stamps;
                     }
                 }
-                // Not marked as seen: the other file of the pair is on its way.
-                Err(error) => tracing::warn!(%error, "changed certificates are not usable; the old ones stay"),
+                // Tried again: the other file of the pair may be on its way.
+                Err(error) => {
+                    let error = causes::line(&error);
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(error, "changed certificates are not usable; the old ones stay");
+                    }
+                    told = Some(error);
+                }
             }
         }
     }
 }
 
-fn stamps(files: &[CertificateFiles]) -> Vec<(PathBuf, Option<Stamp>)> {
+fn stamps(files: &[CertificateFiles]) -> Stamps {
     let stamp = |path: &PathBuf| (path.clone(), Stamp::of(path));
     files.iter().flat_map(|files| [stamp(&files.certificate), stamp(&files.private_key)]).collect()
 }
@@ -205,8 +215,9 @@ fn time_of(key: &CertifiedKey, provider: &CryptoProvider, now: SystemTime) -> Op
 }
 
 fn read_all(files: Vec<CertificateFiles>, provider: &CryptoProvider) -> Result<Shown, TlsError> {
+    let stamps = stamps(&files);
     let keys = files.iter().map(|files| read_one(files, provider).map(Arc::new)).collect::<Result<_, _>>()?;
-    Ok(Shown { files, keys })
+    Ok(Shown { files, keys, stamps })
 }
 
 fn read_one(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

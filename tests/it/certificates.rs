@@ -103,6 +103,25 @@ fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
     assert!(said.contains("WARN") && !said.contains("future.pem"), "what was said is not said again: {said}");
 }
 
+/// Once, however long it lasts, and whatever else is to be said meanwhile.
+#[test]
+fn a_renewal_that_cannot_be_used_is_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = three_pairs(folder.path());
+    let now = SystemTime::now();
+    pair(folder.path(), "past", now - DAY, now + Duration::from_secs(10));
+    let file = folder.path().join("gateway.toml");
+    fs::write(&file, &text).unwrap();
+    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("--config").arg(&file));
+    service.says("listening on");
+    fs::write(folder.path().join("now.pem"), "half of it").unwrap();
+    service.says("not usable");
+    let said = service.said_until("past.pem` ended on ");
+    assert!(!said.contains("not usable"), "{said}");
+    pair(folder.path(), "now", now - DAY, now + DAY);
+    service.says("certificates were read anew");
+}
+
 /// Somebody may have to sign in to renew it; and a restart must not be what takes the gateway away.
 #[test]
 fn a_start_with_such_files_warns_and_serves() {
