@@ -87,9 +87,8 @@ fn check_warns_of_a_key_that_others_can_read() {
     }
 }
 
-/// A renewal that failed weeks ago is found out by whoever is turned away, unless it is said.
-#[test]
-fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
+/// The program, with one certificate that ends while it is shown.
+fn with_one_that_ends() -> (tempfile::TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     let text = three_pairs(folder.path());
     let now = SystemTime::now();
@@ -97,6 +96,13 @@ fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
     let file = folder.path().join("gateway.toml");
     fs::write(&file, &text).unwrap();
     let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("--config").arg(&file));
+    (folder, service)
+}
+
+/// A renewal that failed weeks ago is found out by whoever is turned away, unless it is said.
+#[test]
+fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
+    let (_folder, service) = with_one_that_ends();
     let said = service.said_until("listening on");
     assert!(said.contains("future.pem` begins on") && !said.contains("past.pem"), "it holds yet: {said}");
     let said = service.said_until("past.pem` ended on ");
@@ -106,18 +112,13 @@ fn a_certificate_that_ends_while_it_is_shown_is_warned_of() {
 /// Once, however long it lasts, and whatever else is to be said meanwhile.
 #[test]
 fn a_renewal_that_cannot_be_used_is_told_of_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = three_pairs(folder.path());
-    let now = SystemTime::now();
-    pair(folder.path(), "past", now - DAY, now + Duration::from_secs(10));
-    let file = folder.path().join("gateway.toml");
-    fs::write(&file, &text).unwrap();
-    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("--config").arg(&file));
+    let (folder, service) = with_one_that_ends();
     service.says("listening on");
     fs::write(folder.path().join("now.pem"), "half of it").unwrap();
     service.says("not usable");
     let said = service.said_until("past.pem` ended on ");
     assert!(!said.contains("not usable"), "{said}");
+    let now = SystemTime::now();
     pair(folder.path(), "now", now - DAY, now + DAY);
     service.says("certificates were read anew");
 }

@@ -19,7 +19,7 @@ fn at(moment: u64) -> Timestamp {
     Timestamp(*START + moment)
 }
 
-fn session(subject: &str, seen: u64) -> Session {
+pub fn session(subject: &str, seen: u64) -> Session {
     Session {
         provider: "local".into(),
         subject: subject.into(),

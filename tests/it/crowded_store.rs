@@ -4,27 +4,16 @@
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::session::{Creation, Event, Revocation, Session, SessionKey, SessionStore, UserKey};
 
+use crate::contract;
 use crate::redis_server::{RedisServer, oldest_redis, valkey};
 
 /// More than one piece of anything.
 const MANY: usize = 12_001;
 
+/// Seen at this moment of the store's clock.
 fn session(subject: &str, seen: u64) -> Session {
-    Session {
-        provider: "local".into(),
-        subject: subject.into(),
-        entry: 0,
-        name: None,
-        email: None,
-        roles: vec![],
-        created: Timestamp(seen),
-        ends: Timestamp(seen + 1_000_000),
-        idle_ms: 100_000,
-        last_seen: Timestamp(seen),
-        epoch: 0,
-        device: "test".into(),
-        provided: None,
-    }
+    let (seen, ends) = (Timestamp(seen), Timestamp(seen + 1_000_000));
+    Session { roles: vec![], created: seen, last_seen: seen, ends, ..contract::session(subject, 0) }
 }
 
 /// How often the server carried out a command, scripts' own included.
