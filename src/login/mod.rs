@@ -37,6 +37,7 @@ use crate::session::{SessionKeys, Sessions, StoreError, UserKey, Who};
 pub use ask::{Ask, KeptAsk, Known, changes, needs_body, needs_caller};
 pub use directory::{LocalUsers, People};
 pub use password::Argon2Params;
+pub use return_to::WHOAMI;
 pub use users::UsersError;
 pub use wanted::Wanted;
 

@@ -11,8 +11,11 @@ use crate::policy::{CanonicalPath, is_reserved, readings};
 /// before this one accept (RFC 9110 §4.1).
 const LONGEST: usize = 4096;
 
+/// The page that says who one is.
+pub const WHOAMI: &str = "/.portcullis/whoami";
+
 /// Pages of the gateway that lead to a sign-in, and are ways back. To show them changes nothing.
-const OWN: [&str; 2] = ["/.portcullis/whoami", "/.portcullis/sessions"];
+const OWN: [&str; 2] = [WHOAMI, "/.portcullis/sessions"];
 
 /// A path with its query on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -89,7 +89,7 @@ pub async fn answer(
         peer: client,
         body,
         caller,
-        start: if runtime.routes.has_start(head) { "/" } else { "/.portcullis/whoami" },
+        start: if runtime.routes.has_start(head) { "/" } else { login::WHOAMI },
         session_cookie: cookie,
         now,
         request_id: &request_id,
