@@ -13,6 +13,7 @@
 //! | [`policy`] | who may do what; pure | IO, time, where identities come from |
 //! | [`memory`] | much, bounded | what is remembered |
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
+//! | [`budget`] | budgets of failures, and whose they are | what failed |
 //! | [`causes`] | an error with its causes, on one line | any error |
 //! | [`sparing`] | how often something is said | what is said |
 //! | [`small`] | small answers without TLS, on one type of connection | what is answered |
@@ -53,6 +54,7 @@
 
 pub mod admin;
 pub mod authn;
+pub mod budget;
 pub mod causes;
 pub mod cli;
 pub mod clock;

@@ -3,54 +3,21 @@
 //! that user before has one of its own: whoever guesses from elsewhere slows down strangers, never the owner. Of answers that are
 //! brought from a provider those are failures that the provider knows nothing of. Knows nothing of passwords and providers.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::budget::{Budgets, Limit, network};
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counter;
-
-/// So many wrong guesses at once, then one in so long.
-#[derive(Clone, Copy)]
-struct Limit {
-    at_once: u32,
-    each: Duration,
-}
 
 /// Ten wrong guesses at once, then one a minute: some 1,450 a day against one user from strangers. The owner's browser gets
 /// the same, counted apart.
 const PER_USER: Limit = Limit { at_once: 10, each: Duration::from_secs(60) };
 /// An office behind one address mistypes more than a person does.
 const PER_ADDRESS: Limit = Limit { at_once: 50, each: Duration::from_secs(5) };
-/// Budgets that are full again are forgotten every so many guesses, so that a scan leaves nothing behind.
-const FORGET_EVERY: u32 = 1024;
-
-/// What is left of a budget.
-#[derive(Clone, Copy)]
-struct Budget {
-    /// When it is full again (GCRA's theoretical arrival time).
-    full: Timestamp,
-    /// Guesses that took from it and may give back.
-    under_way: u32,
-}
-
-impl Budget {
-    /// How long until there is a guess in it; `None` now. None is emptier than empty: what lies further ahead was written down before the
-    /// clock was set back, and would keep people out for as long as it was.
-    fn wait(&self, limit: Limit, now: Timestamp) -> Option<Duration> {
-        let after = self.full.max(now).min(now.plus(limit.each * limit.at_once)).plus(limit.each);
-        let wait = after.since(now.plus(limit.each * limit.at_once));
-        (!wait.is_zero()).then_some(wait)
-    }
-
-    /// Take a guess out of it, where there is none as well; then it is as empty as it gets.
-    fn take(&mut self, limit: Limit, now: Timestamp) {
-        self.full = self.full.max(now).plus(limit.each).min(now.plus(limit.each * limit.at_once));
-    }
-}
 
 /// Who tries to sign in.
 #[derive(Clone, Copy, Debug)]
@@ -66,17 +33,11 @@ pub struct Attempt<'a> {
 /// The throttle.
 pub struct Throttle {
     clock: Arc<dyn Clock>,
-    budgets: Mutex<Budgets>,
+    budgets: Mutex<Budgets<String>>,
     /// A guess that was under way is so no more.
     settled: Notify,
     /// Attempts that were not looked at: passwords, and answers of providers.
     pub(super) refused: [Counter; 2],
-}
-
-#[derive(Default)]
-struct Budgets {
-    by_key: HashMap<String, Budget>,
-    taken: u32,
 }
 
 /// A guess that may be looked at. Whoever drops it has it back.
@@ -98,14 +59,14 @@ impl Drop for Guess {
     fn drop(&mut self) {
         let mut budgets = self.throttle.budgets();
         for (key, limit) in &self.keys {
-            let Some(budget) = budgets.by_key.get_mut(key) else { continue };
+            let Some(budget) = budgets.get(key) else { continue };
             budget.under_way = budget.under_way.saturating_sub(1);
             if !self.wrong {
                 // Right ones cost nothing, or an office would lock itself out by signing in.
-                budget.full = budget.full.minus(limit.each);
+                budget.give_back(*limit);
             }
-            if budget.under_way == 0 && budget.full <= self.at {
-                budgets.by_key.remove(key);
+            if budget.is_full(self.at) {
+                budgets.forget(key);
             }
         }
         drop(budgets);
@@ -151,10 +112,9 @@ impl Throttle {
     fn take(self: &Arc<Self>, keys: [(String, Limit); 2]) -> Result<Guess, Not> {
         let now = self.clock.now();
         let mut budgets = self.budgets();
-        budgets.tidy(now);
         let (mut yet, mut wait) = (false, None);
         for (key, limit) in &keys {
-            let Some(budget) = budgets.by_key.get(key) else { continue };
+            let Some(budget) = budgets.get(key) else { continue };
             match budget.wait(*limit, now) {
                 Some(_) if budget.under_way > 0 => yet = true,
                 needed => wait = wait.max(needed),
@@ -181,23 +141,20 @@ impl Throttle {
     /// How long to wait.
     pub fn check_answer(&self, address: IpAddr) -> Result<(), Duration> {
         let now = self.clock.now();
-        let wait = self.budgets().by_key.get(&answers(address)).and_then(|budget| budget.wait(PER_ADDRESS, now));
+        let wait = self.budgets().get(&answers(address)).and_then(|budget| budget.wait(PER_ADDRESS, now));
         wait.map_or(Ok(()), Err).inspect_err(|_| self.refused[1].add())
     }
 
     /// The provider knew nothing of an answer's code, or it had come before.
     pub fn bad_answer(&self, address: IpAddr) {
         let now = self.clock.now();
-        let mut budgets = self.budgets();
-        budgets.tidy(now);
-        budgets.of(answers(address), now).take(PER_ADDRESS, now);
+        self.budgets().of(answers(address), now).take(PER_ADDRESS, now);
     }
 
     /// Whether something is written down for whoever asks from this address, known to nobody.
     pub fn may_note(&self, address: IpAddr) -> bool {
         let now = self.clock.now();
         let mut budgets = self.budgets();
-        budgets.tidy(now);
         let budget = budgets.of(format!("noted {}", network(address)), now);
         let may = budget.wait(PER_ADDRESS, now).is_none();
         if may {
@@ -206,22 +163,8 @@ impl Throttle {
         may
     }
 
-    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+    fn budgets(&self) -> MutexGuard<'_, Budgets<String>> {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Budgets {
-    /// A budget; one that nobody took from is full.
-    fn of(&mut self, key: String, now: Timestamp) -> &mut Budget {
-        self.by_key.entry(key).or_insert(Budget { full: now, under_way: 0 })
-    }
-
-    fn tidy(&mut self, now: Timestamp) {
-        self.taken = self.taken.wrapping_add(1);
-        if self.taken.is_multiple_of(FORGET_EVERY) {
-            self.by_key.retain(|_, budget| budget.under_way > 0 || budget.full > now);
-        }
     }
 }
 
@@ -237,14 +180,6 @@ fn keys(attempt: &Attempt<'_>) -> [(String, Limit); 2] {
 /// The budget of answers from providers, apart from that of passwords.
 fn answers(address: IpAddr) -> String {
     format!("answers {}", network(address))
-}
-
-/// One subscriber: an IPv4 address, or a /64 of IPv6, of which everybody has billions of addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => IpAddr::V6((u128::from(six) & !u128::from(u64::MAX)).into()),
-        four @ IpAddr::V4(_) => four,
-    }
 }
 
 #[cfg(test)]
@@ -318,7 +253,7 @@ mod tests {
         assert!(wrong(&throttle, &alice).await.is_ok() && wrong(&throttle, &alice).await.is_err());
         clock.advance(Duration::from_secs(10_000));
         drop(throttle.guess(&alice).await.unwrap());
-        assert!(throttle.budgets().by_key.is_empty(), "and nothing is left of it");
+        assert!(throttle.budgets().is_empty(), "and nothing is left of it");
     }
 
     #[tokio::test]

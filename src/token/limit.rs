@@ -1,74 +1,43 @@
 //! Bad signatures, counted per client. One decision: only failures cost budget, so that an office full of programs with good tokens
 //! is never slowed by being many; whoever guesses makes us compute no more than one signature a second. Knows nothing of tokens.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::budget::{Budgets, Limit, network};
 use crate::clock::Timestamp;
 
-/// What a budget holds, one failure every second: a script with an old key makes some twenty at once.
-const BUDGET: Duration = Duration::from_secs(20);
-const EACH: Duration = Duration::from_secs(1);
-/// Budgets that are full again are forgotten every so many failures, so that a scan from many addresses leaves nothing behind
-/// (CWE-770).
-const FORGET_EVERY: u32 = 1024;
+/// A script with an old key makes some twenty at once.
+const LIMIT: Limit = Limit { at_once: 21, each: Duration::from_secs(1) };
 
 /// The budgets of those who failed.
 #[derive(Default)]
-pub struct Failing(Mutex<Budgets>);
-
-#[derive(Default)]
-struct Budgets {
-    /// When each is full again (GCRA): a whole budget and one failure ahead at most.
-    full: HashMap<u64, Timestamp>,
-    failures: u32,
-}
+pub struct Failing(Mutex<Budgets<IpAddr>>);
 
 impl Failing {
     /// How long whoever is blocked waits at least.
-    pub const WAIT: Duration = EACH;
+    pub const WAIT: Duration = LIMIT.each;
 
     /// Whether a signature of this client's is not to be computed now.
     pub fn is_blocked(&self, client: IpAddr, now: Timestamp) -> bool {
-        self.budgets().full.get(&subscriber(client)).is_some_and(|full| owed(*full, now) > BUDGET)
+        self.budgets().get(&network(client)).is_some_and(|budget| budget.wait(LIMIT, now).is_some())
     }
 
     /// One was bad.
     pub fn failed(&self, client: IpAddr, now: Timestamp) {
-        let mut budgets = self.budgets();
-        budgets.failures = budgets.failures.wrapping_add(1);
-        if budgets.failures.is_multiple_of(FORGET_EVERY) {
-            budgets.full.retain(|_, full| owed(*full, now) > Duration::ZERO);
-        }
-        let full = budgets.full.entry(subscriber(client)).or_insert(now);
-        *full = now.plus(owed(*full, now).min(BUDGET) + EACH);
+        self.budgets().of(network(client), now).take(LIMIT, now);
     }
 
-    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+    fn budgets(&self) -> MutexGuard<'_, Budgets<IpAddr>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What is missing in a budget. Of two requests the later one may bring the earlier time; what lies farther ahead than that was written
-/// before the clock was set back, and counts for nothing.
-fn owed(full: Timestamp, now: Timestamp) -> Duration {
-    let owed = full.since(now);
-    if owed > 2 * BUDGET { Duration::ZERO } else { owed.min(BUDGET + EACH) }
-}
-
-/// An IPv4 address, or the upper half of an IPv6 one: a subscriber has a whole network of those.
-fn subscriber(client: IpAddr) -> u64 {
-    match client.to_canonical() {
-        IpAddr::V4(four) => u64::from(u32::from(four)),
-        IpAddr::V6(six) => (u128::from(six) >> 64) as u64,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FORGET_EVERY, Failing, Timestamp};
+    use super::{Budgets, Failing, Timestamp};
+    const FORGET_EVERY: u32 = Budgets::<IpAddr>::FORGET_EVERY;
     use std::net::{IpAddr, Ipv4Addr};
 
     #[test]
@@ -99,7 +68,11 @@ mod tests {
             [980, 991].iter().all(|at| failing.is_blocked(client, Timestamp(1_199_000 + at))),
             "who came before is late"
         );
-        assert!(!failing.is_blocked(client, Timestamp(500_000)), "the clock was set back");
+        let set_back = Timestamp(500_000);
+        assert!(
+            failing.is_blocked(client, set_back) && !failing.is_blocked(client, Timestamp(501_000)),
+            "the clock was set back"
+        );
         assert!(heard(1_400_000) && heard(1_400_000), "the budget is full again");
     }
 
@@ -114,7 +87,7 @@ mod tests {
             }
             failing.failed(Ipv4Addr::from(0x0a00_0000 + n).into(), now);
             // A hundred fail within the second that it takes.
-            let kept = u32::try_from(failing.budgets().full.len()).unwrap();
+            let kept = u32::try_from(failing.budgets().len()).unwrap();
             assert!(kept <= FORGET_EVERY + 102, "{kept}");
             assert!(failing.is_blocked(guesser, now), "nobody who owes is forgotten");
         }

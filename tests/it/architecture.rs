@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sparing", &[]),
     ("memory", &[]),
     ("places", &[]),
+    ("budget", &["clock"]),
     ("policy", &[]),
     ("causes", &[]),
     ("small", &[]),
@@ -25,14 +26,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("whoami", &["small", "task"]),
     ("config", &["policy"]),
     ("session", &["causes", "clock", "counter", "memory", "places", "policy", "reach", "task"]),
-    ("token", &["clock", "fetch", "memory", "places", "policy", "session", "task"]),
+    ("token", &["budget", "clock", "fetch", "memory", "places", "policy", "session", "task"]),
     ("authn", &["clock", "policy", "session", "token"]),
-    ("login", &["authn", "clock", "counter", "fetch", "memory", "policy", "session", "stamp", "task", "token"]),
+    (
+        "login",
+        &["authn", "budget", "clock", "counter", "fetch", "memory", "policy", "session", "stamp", "task", "token"],
+    ),
     (
         "proxy",
         &["authn", "causes", "clock", "counter", "login", "policy", "session", "sparing", "task", "token", "upstream"],
     ),
-    ("server", &["causes", "counter", "private", "proxy", "small", "socket", "sparing", "stamp", "task"]),
+    ("server", &["budget", "causes", "counter", "private", "proxy", "small", "socket", "sparing", "stamp", "task"]),
     ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "small", "sparing", "task", "token"]),
     (
         "startup",
