@@ -119,6 +119,8 @@ pub enum BadToken {
     Signature,
     /// Revoked before its end.
     Revoked,
+    /// Worth nothing without proof of a key that nobody here asks for.
+    Bound,
 }
 
 impl BadToken {
@@ -140,6 +142,7 @@ impl BadToken {
             BadToken::UnknownKey => "token_unknown_key",
             BadToken::Signature => "token_signature",
             BadToken::Revoked => "token_revoked",
+            BadToken::Bound => "token_bound",
         }
     }
 }

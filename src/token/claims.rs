@@ -145,6 +145,14 @@ pub struct Claims {
     pub all: Object,
 }
 
+impl Claims {
+    /// Whether its issuer bound it to a key of whoever it was given to (RFC 7800: DPoP, a client certificate). By itself such a token
+    /// would let in whoever stole it, which is what its issuer wanted to prevent (RFC 9449 §7.2, RFC 8705 §3).
+    pub(super) fn is_bound(&self) -> bool {
+        self.all.get("cnf").is_some_and(|bound| !bound.is_null())
+    }
+}
+
 /// The issuer that a token names, to choose by. Not yet believed.
 pub(super) fn issuer(claims: &Object) -> Option<&str> {
     // An array of issuers is a text to nobody: see `attacks.md`, jsonwebtoken accepts one.

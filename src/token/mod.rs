@@ -231,6 +231,9 @@ impl Tokens {
             return Err(BadToken::Kind.into());
         }
         let claims = presented.judge(&verifier.expected, now)?;
+        if claims.is_bound() {
+            return Err(BadToken::Bound.into());
+        }
         let generation = self.signed(&presented, (index, verifier), digest, client, now).await?;
         let identity = verifier.mapping.identity(&claims.all, &self.roles)?;
         // What was revoked stays so, whatever applications are told from now on.
