@@ -103,7 +103,7 @@ pub struct Expected {
     pub issuer: String,
     /// One of these has to stand in `aud`.
     pub audiences: Vec<String>,
-    /// The longest life, from `iat` to `exp` and from now to `exp`.
+    /// The longest life, from `iat` to `exp`.
     pub longest: Duration,
     /// How far the issuer's clock may be off.
     pub leeway: Duration,
@@ -173,8 +173,10 @@ pub(super) fn judge(all: Object, expected: &Expected, now: Timestamp) -> Result<
     let until = ends.plus(expected.leeway);
     let span = Span { from: Timestamp(from.0.saturating_sub(milliseconds(expected.leeway))), until };
     span.check(now)?;
-    // A stolen token counts as long as it says; one that says "for ever" is refused while it can still be told.
-    if ends.since(issued) > expected.longest || ends.since(now) > expected.longest {
+    // A stolen token counts as long as it says; one that says "for ever" is refused while it can still be told. Counted from `iat` alone,
+    // which may be ahead by the leeway, as is looked at next: counted from now, a token of just this life would be too long for as long as its
+    // issuer's clock is ahead.
+    if ends.since(issued) > expected.longest {
         return Err(BadToken::TooLong);
     }
     if issued > now.plus(expected.leeway) {

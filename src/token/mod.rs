@@ -311,9 +311,10 @@ impl Tokens {
         self.verifiers.iter().map(|verifier| verifier.expected.issuer.as_str())
     }
 
-    /// The longest life of an issuer's tokens; `None` where none of its are accepted.
+    /// How long from now on any token of this issuer can count; `None` where none of its are accepted. The leeway is there twice: its clock
+    /// may be ahead when it begins, and ours when it ends.
     pub fn longest_of(&self, issuer: &str) -> Option<Duration> {
-        self.of_issuer(issuer).map(|verifier| verifier.expected.longest + verifier.expected.leeway)
+        self.of_issuer(issuer).map(|verifier| verifier.expected.longest + 2 * verifier.expected.leeway)
     }
 
     /// Keep all keys fresh until told to stop.

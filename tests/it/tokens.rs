@@ -363,6 +363,18 @@ fn rsa_jwk(bytes: usize) -> Value {
     json!({ "kty": "RSA", "kid": "a", "e": "AQAB", "n": URL_SAFE_NO_PAD.encode(vec![0xff; bytes]) })
 }
 
+/// What is held against a token is kept for so long, however far its issuer's clock was ahead of ours.
+#[tokio::test]
+async fn no_token_outlives_its_denial() {
+    let issuer = Issuer::es256();
+    let tokens = tokens(one(&issuer));
+    let latest = r#"{"iss":"https://id.example","aud":"gateway","sub":"s","iat":@5,"exp":@3605}"#;
+    let latest = issuer.token(r#"{"alg":"ES256","kid":"one"}"#, &timed(latest, NOW), "ES256");
+    let denied = NOW.plus(tokens.longest_of("https://id.example").unwrap());
+    assert_eq!(verdict(&tokens, &latest, denied.minus(Duration::from_millis(1))).await, "ok");
+    assert_eq!(verdict(&tokens, &latest, denied).await, "token_expired");
+}
+
 #[tokio::test]
 async fn who_sends_many_bad_signatures_waits_and_good_tokens_do_not() {
     let issuer = Issuer::es256();
