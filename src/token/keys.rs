@@ -206,7 +206,8 @@ impl Key {
         Key::new(None, Algorithm::Hs256, DecodingKey::from_secret(secret))
     }
 
-    fn from_jwk(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Key, KeyError> {
+    /// `named` is the algorithm that it says it is for: the library does not know every name.
+    fn from_jwk(jwk: &Jwk, named: Option<&str>, allowed: &[Algorithm]) -> Result<Key, KeyError> {
         let unusable = KeyError::Unusable("any configured algorithm");
         let family = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => Family::Rsa,
@@ -219,9 +220,8 @@ impl Key {
         let common = &jwk.common;
         let for_signing = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature)
             && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
-        let named = common.key_algorithm.as_ref().map(ToString::to_string);
         let fits = |algorithm: &&Algorithm| {
-            algorithm.family() == family && named.as_deref().is_none_or(|name| name == algorithm.name())
+            algorithm.family() == family && named.is_none_or(|name| Algorithm::named(name) == Some(**algorithm))
         };
         let mut fitting = allowed.iter().filter(fits);
         match (for_signing, fitting.next(), fitting.next()) {
@@ -268,7 +268,8 @@ fn public(algorithm: Algorithm, key: &DecodingKey) -> Result<Option<ParsedPublic
 /// The keys of one issuer at a moment.
 #[derive(Default)]
 pub struct KeySet {
-    named: BTreeMap<String, Arc<Key>>,
+    /// Those of one name are for one algorithm each.
+    named: BTreeMap<String, Vec<Arc<Key>>>,
     all: Vec<Arc<Key>>,
 }
 
@@ -280,11 +281,17 @@ impl KeySet {
 
     fn of(keys: Vec<Key>) -> KeySet {
         let all: Vec<Arc<Key>> = keys.into_iter().map(Arc::new).collect();
-        let named = |key: &Arc<Key>| Some((key.id.clone()?, key.clone()));
-        KeySet { named: all.iter().filter_map(named).collect(), all }
+        let mut named = BTreeMap::<String, Vec<Arc<Key>>>::new();
+        for key in &all {
+            if let Some(id) = &key.id {
+                named.entry(id.clone()).or_default().push(key.clone());
+            }
+        }
+        KeySet { named, all }
     }
 
-    /// Read a JSON Web Key Set (RFC 7517 §5). Keys for something else are passed over; a name that two keys share names none.
+    /// Read a JSON Web Key Set (RFC 7517 §5). Keys for something else are passed over. Some write one key under one name for each of its
+    /// algorithms, or for encryption too (§4.5); what two keys share beside the name is none's.
     ///
     /// # Errors
     /// [`KeyError`] where no usable key is in it.
@@ -292,15 +299,16 @@ impl KeySet {
         let set: Value = serde_json::from_slice(text).map_err(KeyError::Set)?;
         let list = set.get("keys").and_then(Value::as_array).filter(|list| list.len() <= MOST_KEYS);
         let list = list.ok_or(KeyError::Shape)?;
-        let mut keys = Vec::new();
-        for value in list {
-            let kid = value.get("kid");
-            if kid.is_some() && list.iter().filter(|other| other.get("kid") == kid).count() > 1 {
-                continue;
-            }
-            let jwk = serde_json::from_value::<Jwk>(value.clone()).ok();
-            keys.extend(jwk.and_then(|jwk| Key::from_jwk(&jwk, allowed).ok()));
-        }
+        let read = |value: &Value| {
+            let jwk = serde_json::from_value::<Jwk>(value.clone()).ok()?;
+            Key::from_jwk(&jwk, value.get("alg").and_then(Value::as_str), allowed).ok()
+        };
+        let mut keys: Vec<Key> = list.iter().filter_map(read).collect();
+        let names: Vec<_> = keys.iter().map(|key| (key.id.clone(), key.algorithm)).collect();
+        keys.retain(|key| {
+            let is_same = |(id, algorithm): &&(Option<String>, Algorithm)| *id == key.id && *algorithm == key.algorithm;
+            key.id.is_none() || names.iter().filter(is_same).count() == 1
+        });
         if keys.is_empty() {
             let names: Vec<&str> = allowed.iter().map(|algorithm| algorithm.name()).collect();
             return Err(KeyError::Empty(names.join(", ")));
@@ -308,13 +316,14 @@ impl KeySet {
         Ok(KeySet::of(keys))
     }
 
-    /// The key that a token is to be verified with: the one of its name, exactly; where it names none, the only one there is for
-    /// its algorithm. A set of one unnamed key answers for any name, because a PEM file has no place for one.
+    /// The key that a token is to be verified with: the one of its name, exactly, and of several the one for its algorithm; where it names
+    /// none, the only one there is for that. A set of one unnamed key answers for any name, because a PEM file has no place for one.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Arc<Key>> {
         if let Some(id) = id
             && self.all.iter().any(|key| key.id.is_some())
         {
-            return self.named.get(id);
+            let named = self.named.get(id)?;
+            return named.iter().find(|key| key.algorithm == algorithm).or_else(|| named.first());
         }
         let mut fitting = self.all.iter().filter(|key| key.algorithm == algorithm);
         let only = fitting.next()?;

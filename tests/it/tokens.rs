@@ -359,6 +359,47 @@ fn a_key_that_is_weak_or_for_something_else_is_not_read() {
     assert!(Key::from_pem(issuers("ES256")[0].pem().as_bytes(), Algorithm::EdDsa).is_err());
 }
 
+/// RFC 7517 §4.5: ForgeRock and OpenAM write a key once for each of its algorithms, Keycloak one for signing and encryption. Each is
+/// for its own algorithm all the same.
+#[tokio::test]
+async fn keys_of_one_name_are_told_apart_by_their_algorithm() {
+    let (rsa, ec, other) = (&issuers("RS256")[0], &issuers("ES256")[0], &issuers("RS256")[1]);
+    let jwk = |of: &Issuer, usage: &str, algorithm: &str| {
+        let mut key = of.jwk("one");
+        (key["use"], key["alg"]) = (usage.into(), algorithm.into());
+        key
+    };
+    let [signing, pss, sha512] = ["RS256", "PS256", "RS512"].map(|algorithm| jwk(rsa, "sig", algorithm));
+    let encrypting = jwk(rsa, "enc", "RSA-OAEP");
+    let second = jwk(other, "sig", "RS256");
+    let both: &[Algorithm] = &[Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256];
+    for (keys, allowed, signed, with, expected) in [
+        (json!([signing, encrypting]), both, "RS256", rsa, "ok"),
+        (json!([encrypting, signing]), both, "RS256", rsa, "ok"),
+        (json!([signing, sha512]), both, "RS256", rsa, "ok"),
+        (json!([pss, signing, sha512]), both, "RS256", rsa, "ok"),
+        (json!([pss, signing, sha512]), both, "PS256", rsa, "ok"),
+        (json!([pss, signing, sha512]), both, "RS512", rsa, "token_algorithm"),
+        (json!([pss, sha512]), both, "RS256", rsa, "token_algorithm"),
+        (json!([signing, jwk(ec, "sig", "ES256")]), both, "ES256", ec, "ok"),
+        (json!([signing, jwk(ec, "sig", "ES256")]), both, "RS256", rsa, "ok"),
+        (json!([signing, jwk(ec, "sig", "ES256")]), both, "RS256", other, "token_signature"),
+        (json!([signing, second, jwk(ec, "sig", "ES256")]), both, "ES256", ec, "ok"),
+        (json!([signing, second, jwk(ec, "sig", "ES256")]), both, "RS256", rsa, "token_algorithm"),
+        (json!([signing, second, pss]), &both[..1], "RS256", rsa, "none"),
+    ] {
+        let text = json!({ "keys": keys }).to_string();
+        let said = match KeySet::from_jwks(text.as_bytes(), allowed) {
+            Ok(keys) => {
+                let token = with.token(&format!(r#"{{"alg":"{signed}","kid":"one"}}"#), &good(NOW), signed);
+                verdict(&tokens(Keys::fixed(keys)), &token, NOW).await
+            }
+            Err(_) => "none",
+        };
+        assert_eq!(said, expected, "{signed} by {text}");
+    }
+}
+
 fn rsa_jwk(bytes: usize) -> Value {
     json!({ "kty": "RSA", "kid": "a", "e": "AQAB", "n": URL_SAFE_NO_PAD.encode(vec![0xff; bytes]) })
 }
