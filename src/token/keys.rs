@@ -55,8 +55,9 @@ impl Algorithm {
         ("HS256", Algorithm::Hs256),
     ];
 
-    /// By the name that a header carries, exactly.
+    /// By the name that a header carries, exactly. RFC 9864 §2.2 gives the curve's own name to what was `EdDSA`.
     pub fn named(name: &str) -> Option<Algorithm> {
+        let name = if name == "Ed25519" { "EdDSA" } else { name };
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
     }
 

@@ -348,6 +348,11 @@ fn a_key_that_is_weak_or_for_something_else_is_not_read() {
     );
     let rsa = issuers("RS256")[0].jwk("a");
     assert!(read(json!([rsa.clone()]), &[Algorithm::Rs256]).is_ok());
+    for (name, known) in [("Ed25519", true), ("EdDSA", true), ("Ed448", false), ("ed25519", false)] {
+        let mut key = issuers("EdDSA")[0].jwk("a");
+        key["alg"] = name.into();
+        assert_eq!(read(json!([key]), &[Algorithm::EdDsa]).is_ok(), known, "{name}");
+    }
     assert!(
         read(json!([rsa]), &[Algorithm::Rs256, Algorithm::Ps256]).is_err(),
         "an algorithm would have to be guessed"
