@@ -8,7 +8,7 @@ use crate::policy::BadToken;
 use super::claims::{Claims, Expected, Object, issuer, judge, object};
 use super::keys::{Algorithm, KeySet};
 
-/// A token that large is none: what common servers take for all headers together.
+/// A token in a header that is larger is none: what common servers take for all headers together.
 pub const TOKEN_BYTES: usize = 8 * 1024;
 /// A key's name is a name.
 const KEY_ID_BYTES: usize = 255;
@@ -31,7 +31,15 @@ impl<'t> Presented<'t> {
     /// # Errors
     /// [`BadToken`].
     pub fn parse(token: &'t str) -> Result<Presented<'t>, BadToken> {
-        if token.len() > TOKEN_BYTES {
+        Presented::parse_within(token, TOKEN_BYTES)
+    }
+
+    /// The same of a token that came otherwise, and is of so many bytes at most.
+    ///
+    /// # Errors
+    /// [`BadToken`].
+    pub fn parse_within(token: &'t str, most: usize) -> Result<Presented<'t>, BadToken> {
+        if token.len() > most {
             return Err(BadToken::TooLarge);
         }
         let mut parts = token.split('.');
