@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::oidc::audited;
 use crate::providers::{gateway, gateway_in, parameter, section, text};
 use crate::servers::Authority;
-use crate::support::{Running, Said, run_with};
+use crate::support::{Running, Said, between, run_with};
 use crate::tools::{Lines, Service, program, python};
 
 const PERSON: [&str; 2] = ["-H", "accept: text/html"];
@@ -114,6 +114,41 @@ fn hostile_id_tokens_sign_nobody_in() {
     assert_eq!(sign_in(&running).status, 303);
     let page = running.curl("/", &[]).body;
     assert!(page.contains("x-forwarded-groups: admin\n") && page.contains("preferred-username: Alice\n"), "{page}");
+}
+
+/// An ID token is as long as its groups are many (two hundred at most at Entra, eighteen thousand bytes were seen of Okta's). It is no hint for
+/// signing out then, because no server takes an address of that length.
+#[test]
+fn a_person_of_many_groups_signs_in_and_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let running = gateway(&text(&section("corp", &liar.issuer("http"), "")));
+    let groups = |count: usize| -> Vec<String> {
+        let others = (1..count).map(|n| format!("{n:08x}-0000-4000-8000-000000000000"));
+        others.chain(["eng-admins".to_owned()]).collect()
+    };
+    let end = format!("{}/end", liar.issuer("http"));
+    for (count, status, hints) in
+        [(1, 303, true), (100, 303, true), (200, 303, false), (400, 303, false), (3_000, 502, false)]
+    {
+        liar.lie(&json!({ "id": { "groups": groups(count) }, "discovery": { "end_session_endpoint": end } }));
+        let said = sign_in(&running);
+        assert_eq!(said.status, status, "{count}: {}", said.body);
+        if status != 303 {
+            assert_eq!(audited(&running).last().unwrap()["reason"], "token_too_large");
+            continue;
+        }
+        assert!(running.curl("/", &[]).body.contains("x-forwarded-groups: admin\n"), "{count}");
+        let form = running.curl("/.portcullis/logout", &PERSON);
+        let csrf = between(&form.body, "name=\"csrf\" value=\"", "\"").to_owned();
+        let out = running.curl("/.portcullis/logout", &["--data-urlencode", &format!("csrf={csrf}")]);
+        assert_eq!(out.status, 200, "{count}: {}", out.body);
+        let page = out.body.replace("&#x2f;", "/");
+        let there = between(&page, "href=\"http", "\"");
+        assert!(there.contains("/end?") && there.contains("client_id=portcullis"), "{count}: {there}");
+        assert_eq!(there.contains("id_token_hint="), hints, "{count}: {there}");
+        assert!(there.len() < 8_000, "{count}: {}", there.len());
+    }
 }
 
 /// OpenID Connect Core §5.1: `email_verified` is said of the `email` beside it. Who verified an own address is not let in by another

@@ -62,6 +62,16 @@ pub(super) struct Tokens {
     pub(super) life: Option<Duration>,
 }
 
+/// A longer ID token is no hint of whom to sign out: servers refuse addresses of that length, and the person would stay signed in there.
+const HINT_BYTES: usize = 6_000;
+
+impl Tokens {
+    /// The ID token, as it stands in an address that the provider signs people out at (RP-Initiated Logout §2).
+    pub(super) fn hint(&self) -> Option<String> {
+        self.id.as_ref().filter(|token| token.len() <= HINT_BYTES).map(|token| token.to_string())
+    }
+}
+
 /// A way to the provider, and the attempt it belongs to.
 pub(super) struct Begun {
     /// Where the browser is sent.

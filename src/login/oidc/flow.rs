@@ -22,7 +22,7 @@ use super::error::{LoginError, ProviderError};
 use super::exchange::{Demand, Tokens};
 use super::id_token::{Asked, Proven, check, subject};
 use super::person::Person;
-use super::provider::{Known, Provider};
+use super::provider::{Known, Provider, Signed};
 use super::{Page, Problem};
 
 /// A state that came without its cookie is begun anew so often.
@@ -222,7 +222,7 @@ impl Login {
         (state, attempt): (&State, &Attempt),
     ) -> Result<Identified, Stopped> {
         let token = tokens.id.as_ref().ok_or(ProviderError::NoIdToken)?;
-        let (claims, algorithm) = provider.verify(known, token, &["JWT"], &|| true, ask.now).await?;
+        let (claims, algorithm) = provider.verify(known, token, Signed::IdToken, &|| true, ask.now).await?;
         let wanted = &state.way.wanted;
         let asked = Asked {
             client_id: &provider.settings.client_id,

@@ -18,7 +18,7 @@ use super::super::form::field;
 use super::super::{Answer, Ask, Audit, Login};
 use super::error::{LoginError, ProviderError};
 use super::id_token;
-use super::provider::{LEEWAY, Provider};
+use super::provider::{LEEWAY, Provider, Signed};
 use super::shelf::Ended;
 
 /// How old a logout token may be.
@@ -72,7 +72,7 @@ impl Login {
         // whoever makes it send others to us does not have its own address kept waiting.
         let (failing, peer) = (&self.oidc.failing, ask.peer);
         let may = || !failing.is_blocked(peer, ask.now);
-        let verified = provider.verify(&known, &token, &["logout+jwt"], &may, ask.now).await;
+        let verified = provider.verify(&known, &token, Signed::LogoutToken, &may, ask.now).await;
         if matches!(verified, Err(ProviderError::IdToken(BadToken::Signature))) {
             failing.failed(peer, ask.now);
         }

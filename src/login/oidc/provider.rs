@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use crate::clock::Timestamp;
 use crate::fetch::{Address, Client, Credential};
 use crate::task::task;
-use crate::token::{Algorithm, Assertion, Claims, Expected, Keys, Presented};
+use crate::token::{Algorithm, Assertion, Claims, Expected, Keys, Presented, TOKEN_BYTES};
 
 use super::error::{MetadataError, ProviderError};
 use super::metadata::{Metadata, place};
@@ -26,11 +26,31 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How far its clock may be off.
 pub(super) const LEEWAY: Duration = Duration::from_secs(5);
-/// An ID token of more than a day's life is a mistake.
+/// A logout token of more than a day's life is a mistake.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Codes that are exchanged at once. A provider needs some tens of milliseconds for each; beyond it people are asked to come again.
 const EXCHANGES: usize = 64;
+
+/// What a provider signs for us. One kind of token is never taken for another (RFC 8725 §3.11).
+#[derive(Clone, Copy)]
+pub(super) enum Signed {
+    /// Who signed in. It comes from the token endpoint and is used once, by its nonce: how long others may use it is not ours to say, and
+    /// it is as long as somebody's groups are many – two hundred of Entra's make twelve thousand bytes.
+    IdToken,
+    /// Who signed out. Anybody may bring one, as long as a form may be.
+    LogoutToken,
+}
+
+impl Signed {
+    /// `typ`, the longest life, and bytes at most.
+    fn terms(self) -> (&'static str, Duration, usize) {
+        match self {
+            Signed::IdToken => ("JWT", Duration::MAX, 128 * 1024),
+            Signed::LogoutToken => ("logout+jwt", LONGEST, TOKEN_BYTES),
+        }
+    }
+}
 
 /// A provider, as plain values.
 pub struct ProviderSettings {
@@ -282,18 +302,7 @@ impl Provider {
         Ok(notes)
     }
 
-    /// What every token of it for us must say.
-    fn expected(&self) -> Expected {
-        Expected {
-            issuer: self.settings.issuer.clone(),
-            audiences: vec![self.settings.client_id.clone()],
-            longest: LONGEST,
-            leeway: LEEWAY,
-        }
-    }
-
-    /// The claims of a token that it signed for us, of one of these kinds. Its signature is computed when it is its turn, where it `may`
-    /// be then.
+    /// The claims of a token that it signed for us, of this kind. Its signature is computed when it is its turn, where it `may` be then.
     ///
     /// # Errors
     /// [`ProviderError::IdToken`], or that its keys could not be had.
@@ -301,16 +310,18 @@ impl Provider {
         &self,
         known: &Known,
         token: &str,
-        kinds: &[&str],
+        kind: Signed,
         may: &(dyn Fn() -> bool + Sync),
         now: Timestamp,
     ) -> Result<(Claims, Algorithm), ProviderError> {
-        let presented = Presented::parse(token).map_err(ProviderError::IdToken)?;
-        if !kinds.iter().any(|kind| presented.is_any(&[(*kind).to_owned()])) {
-            // One kind of token is never taken for another (RFC 8725 §3.11).
+        let (kind, longest, bytes) = kind.terms();
+        let presented = Presented::parse_within(token, bytes).map_err(ProviderError::IdToken)?;
+        if !presented.is_any(&[kind.to_owned()]) {
             return Err(ProviderError::IdToken(crate::policy::BadToken::Kind));
         }
-        let claims = presented.judge(&self.expected(), now).map_err(ProviderError::IdToken)?;
+        let (issuer, audiences) = (self.settings.issuer.clone(), vec![self.settings.client_id.clone()]);
+        let expected = Expected { issuer, audiences, longest, leeway: LEEWAY };
+        let claims = presented.judge(&expected, now).map_err(ProviderError::IdToken)?;
         let verified = known.keys.verify(&presented, may, now).await.map_err(|_| ProviderError::Keys)?;
         verified.ok_or(ProviderError::TooManyFailures)?.map_err(ProviderError::IdToken)?;
         Ok((claims, presented.algorithm()))

@@ -64,7 +64,7 @@ impl Login {
         let keeps = view.provided().is_some_and(|provided| provided.keeps);
         let kept = match (keeps, provider.settings.logout_there) {
             (true, _) => KeptTokens::new(&tokens, None, view.roles().to_vec(), now),
-            (false, true) => KeptTokens { id: tokens.id.map(|token| token.to_string()), ..KeptTokens::default() },
+            (false, true) => KeptTokens { id: tokens.hint(), ..KeptTokens::default() },
             (false, false) => return Ok(()),
         };
         if let Some(bytes) = self.seal_tokens(view, &kept) {

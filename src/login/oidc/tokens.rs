@@ -20,7 +20,7 @@ use super::cache::{Held, Outcome};
 use super::error::{LoginError, ProviderError};
 use super::exchange::Tokens;
 use super::id_token::{Asked, check};
-use super::provider::{Known, Provider};
+use super::provider::{Known, Provider, Signed};
 
 /// An access token is renewed when so much of its life is left, and at the latest when a fifth is.
 const AHEAD: Duration = Duration::from_secs(60);
@@ -62,11 +62,11 @@ pub(super) struct KeptTokens {
 impl KeptTokens {
     /// What a token endpoint gave. A refresh that brings no new refresh token leaves the old one in force (RFC 6749 §6).
     pub(super) fn new(tokens: &Tokens, old: Option<&KeptTokens>, roles: Vec<String>, now: Timestamp) -> KeptTokens {
-        let text = |token: &Option<Zeroizing<String>>| token.as_ref().map(|token| token.to_string());
+        let refresh = tokens.refresh.as_ref().map(|token| token.to_string());
         KeptTokens {
-            id: text(&tokens.id).or_else(|| old?.id.clone()),
+            id: tokens.hint().or_else(|| old?.id.clone()),
             access: Some(tokens.access.to_string()),
-            refresh: text(&tokens.refresh).or_else(|| old?.refresh.clone()),
+            refresh: refresh.or_else(|| old?.refresh.clone()),
             expires: tokens.life.map(|life| now.plus(life).0),
             life: tokens.life.and_then(|life| u64::try_from(life.as_millis()).ok()),
             roles,
@@ -486,7 +486,7 @@ impl Provider {
         let subject = view.subject();
         let mut claims = serde_json::Map::new();
         if let Some(token) = &tokens.id {
-            let (told, algorithm) = self.verify(known, token, &["JWT"], &|| true, now).await?;
+            let (told, algorithm) = self.verify(known, token, Signed::IdToken, &|| true, now).await?;
             let asked = Asked {
                 client_id: &self.settings.client_id,
                 nonce: None,
