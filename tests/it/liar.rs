@@ -217,7 +217,7 @@ fn answers_that_cannot_be_read_are_not_quoted_in_the_log() {
             200,
             r#"{"access_token":"s3cret","expires_in":"s3cret"}"#,
             token,
-            format!("{kind} 46, in `expires_in`"),
+            format!("{kind} 47, in `expires_in`"),
         ),
         ("/token", 200, r#"{"access_token":{"s3cret":1}}"#, token, format!("{kind} 16, in `access_token`")),
         ("/token", 200, r#"{"access_token":"s3cret","token_type":"Bearer","id_token":["s3cret"]}"#, token, kind.into()),

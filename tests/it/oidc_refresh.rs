@@ -245,6 +245,21 @@ fn what_a_refresh_does_not_tell_stays_as_it_was() {
     }
 }
 
+/// RFC 6749 §5.1 has no empty refresh token. To bring one would end the session, by an `invalid_grant` that says nothing of it.
+#[test]
+fn an_empty_refresh_token_is_none() {
+    let mut between = Between::start();
+    let tokens = json!({ "access_token": "first", "refresh_token": "", "expires_in": 100 });
+    between.liar.lie(&json!({ "token": tokens, "id": { "at_hash": null } }));
+    assert_eq!(sign_in(&between.running).status, 303);
+    let before = between.asked("/token", &holds());
+    between.clock.advance(Duration::from_secs(95));
+    assert_eq!(token(&between.running.curl("/", &[])).as_deref(), Some("first"));
+    between.clock.advance(Duration::from_secs(10));
+    assert_eq!(between.running.curl("/plain", &[]).status, 200);
+    assert_eq!(between.asked("/token", &holds()), before, "there is nothing to ask for more with");
+}
+
 #[test]
 fn a_refresh_that_panics_lets_nobody_through_and_is_begun_anew() {
     let mut between = Between::signed_in("first");

@@ -13,11 +13,13 @@ use oauth2::basic::{
     BasicTokenType,
 };
 use oauth2::{
-    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
-    EndpointSet, ExtraTokenFields, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
-    RefreshToken, RequestTokenError, Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
+    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
+    EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RefreshToken, RequestTokenError, Scope, StandardRevocableToken, TokenResponse, TokenUrl,
 };
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
@@ -29,17 +31,63 @@ use super::provider::{ClientAuth, Known, Provider};
 
 /// What is looked for in the answer of a token endpoint (RFC 6749 §5).
 const MEMBERS: [&str; 7] =
-    ["access_token", "token_type", "expires_in", "refresh_token", "scope", "error", "error_description"];
+    ["access_token", "token_type", "expires_in", "refresh_token", "id_token", "error", "error_description"];
 
-/// The ID token beside the access token.
+/// What a token endpoint gives. The crate's own reading of it refuses whom others take: a `scope` that is a list (Twitch), which
+/// nobody here asks for, and numbers that are written as texts (older endpoints of Entra, and others).
 #[derive(Debug, Serialize, Deserialize)]
-struct IdToken {
+struct Answer {
+    access_token: AccessToken,
+    #[serde(deserialize_with = "token_type")]
+    token_type: BasicTokenType,
+    #[serde(default, deserialize_with = "seconds")]
+    expires_in: Option<u64>,
+    refresh_token: Option<RefreshToken>,
     id_token: Option<String>,
 }
 
-impl ExtraTokenFields for IdToken {}
+impl TokenResponse for Answer {
+    type TokenType = BasicTokenType;
 
-type Answer = StandardTokenResponse<IdToken, BasicTokenType>;
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &BasicTokenType {
+        &self.token_type
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        self.expires_in.map(Duration::from_secs)
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        // An empty one is none: to bring it would be answered as a refresh token that was taken back.
+        self.refresh_token.as_ref().filter(|token| !token.secret().is_empty())
+    }
+
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
+
+/// In whatever case (RFC 6749 §5.1).
+fn token_type<'de, D: Deserializer<'de>>(from: D) -> Result<BasicTokenType, D::Error> {
+    let word = String::deserialize(from)?.to_ascii_lowercase();
+    BasicTokenType::deserialize(Value::String(word)).map_err(D::Error::custom)
+}
+
+/// A number of seconds, or the text of one. What stands there instead is not quoted.
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(value) = Option::<Value>::deserialize(from)? else { return Ok(None) };
+    let seconds = match &value {
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64)),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    seconds.map(Some).ok_or_else(|| D::Error::custom("no number of seconds"))
+}
+
 type Client = oauth2::Client<
     BasicErrorResponse,
     Answer,
@@ -259,14 +307,14 @@ fn read(
         }
         RequestTokenError::Other(_) => ProviderError::Answer(Unreadable::Empty),
     })?;
-    // OpenID Connect Core §3.1.3.3: `Bearer`, in whatever case (RFC 6749 §5.1). Another one is worth nothing alone, or is used otherwise.
+    // OpenID Connect Core §3.1.3.3: `Bearer`. Another one is worth nothing alone, or is used otherwise.
     if *answer.token_type() != BasicTokenType::Bearer {
         return Err(ProviderError::TokenType);
     }
     Ok(Tokens {
         access: Zeroizing::new(answer.access_token().secret().clone()),
         refresh: answer.refresh_token().map(|token| Zeroizing::new(token.secret().clone())),
-        id: answer.extra_fields().id_token.clone().map(Zeroizing::new),
+        id: answer.id_token.clone().map(Zeroizing::new),
         life: answer.expires_in(),
     })
 }
