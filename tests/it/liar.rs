@@ -109,6 +109,12 @@ fn hostile_id_tokens_sign_nobody_in() {
         assert!(!lines.iter().any(|told| told.to_string().contains("root")), "{line}");
     }
     assert!(seen > 40);
+    // What a refusal says is nothing: the last of the table was let in without a role.
+    let lie = json!({ "sub": "alice", "groups": ["eng-admins"] }).to_string();
+    liar.lie(&json!({ "id": { "groups": null }, "wrong": { "/userinfo": { "status": 400, "text": lie } } }));
+    assert_eq!(sign_in(&running).status, 303);
+    let page = running.curl("/", &[]).body;
+    assert!(page.contains("x-forwarded-user: alice\n") && !page.contains("groups"), "{page}");
     // What the ID token lacks is asked of userinfo, and what was signed counts before it.
     liar.lie(&json!({ "id": { "groups": null }, "userinfo": { "name": "Mallory" } }));
     assert_eq!(sign_in(&running).status, 303);

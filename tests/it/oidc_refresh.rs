@@ -245,6 +245,29 @@ fn what_a_refresh_does_not_tell_stays_as_it_was() {
     }
 }
 
+/// Userinfo that is for another application's tokens tells nothing. Where no ID token tells anything either nobody vouches for the person.
+#[test]
+fn a_refusal_of_userinfo_counts_where_nobody_else_tells_who_it_is() {
+    let mut between = Between::signed_in("first");
+    let refuses = json!({ "/userinfo": { "status": 401 } });
+    let told = |groups: Value| json!({ "at_hash": null, "nonce": null, "name": null, "groups": groups });
+    for (access, groups, roles) in [
+        ("second", json!(["eng-admins"]), Some("admin")),
+        ("third", Value::Null, None),
+        ("fourth", json!(["eng"]), Some("staff")),
+    ] {
+        between.clock.advance(Duration::from_secs(85));
+        between.liar.lie(&json!({ "token": tokens(access), "id": told(groups), "wrong": refuses }));
+        between.wait_for_token(access);
+        let page = between.running.curl("/", &[]).body;
+        let told = page.lines().find_map(|line| line.strip_prefix("x-forwarded-groups: "));
+        assert_eq!(told, roles, "{access}: {page}");
+    }
+    between.clock.advance(Duration::from_secs(85));
+    between.liar.lie(&json!({ "token": tokens("fifth"), "id": null, "wrong": refuses }));
+    wait_for("the session is over", || between.running.curl("/", &[]).status == 401);
+}
+
 /// RFC 6749 §5.1 has no empty refresh token. To bring one would end the session, by an `invalid_grant` that says nothing of it.
 #[test]
 fn an_empty_refresh_token_is_none() {

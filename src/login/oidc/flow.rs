@@ -18,7 +18,7 @@ use super::super::sign_in::device_label;
 use super::super::wanted::Wanted;
 use super::super::{Answer, Ask, Audit, Login, cookies, see_other};
 use super::attempt::{Attempt, LIFE, State, Way, surplus};
-use super::error::{LoginError, ProviderError};
+use super::error::{LoginError, ProviderError, is_away};
 use super::exchange::{Demand, Tokens};
 use super::id_token::{Asked, Proven, check, subject};
 use super::person::Person;
@@ -256,7 +256,7 @@ impl Login {
     ) -> Result<Person, Stopped> {
         let rules = &provider.settings.rules;
         if rules.lacks(&all) {
-            provider.complete(known, &tokens.access, subject, &mut all).await?;
+            provider.complete_signed(known, &tokens.access, subject, &mut all).await?;
         }
         let (person, allowed) = rules.person(&all)?;
         if person.dropped > 0 {
@@ -358,6 +358,24 @@ impl Login {
 }
 
 impl Provider {
+    /// The same where an ID token told who it is. Userinfo may refuse the access token for good: where a scope of an application was asked
+    /// for, it is that application's alone (Entra, ADFS). What is not told then is taken for nothing, and lets nobody in anywhere.
+    pub(super) async fn complete_signed(
+        &self,
+        known: &Known,
+        access: &str,
+        subject: &str,
+        claims: &mut Map<String, Value>,
+    ) -> Result<(), ProviderError> {
+        match self.complete(known, access, subject, claims).await {
+            Err(ProviderError::Status(status)) if status.is_client_error() && !is_away(status) => {
+                tracing::info!(provider = self.name(), %status, "userinfo refuses the access token, and tells nothing");
+                Ok(())
+            }
+            completed => completed,
+        }
+    }
+
     /// Ask userinfo for what the ID token does not say (OpenID Connect Core §5.3.2).
     pub(super) async fn complete(
         &self,

@@ -503,11 +503,16 @@ impl Provider {
             claims = told.all;
         }
         let rules = &self.settings.rules;
-        if rules.lacks(&claims) {
-            self.complete(known, &tokens.access, subject, &mut claims).await?;
-        }
+        let lacks = rules.lacks(&claims);
         if tokens.id.is_none() {
+            // Nobody else tells who it is: a refusal says that nobody vouches for the person any more.
+            if lacks {
+                self.complete(known, &tokens.access, subject, &mut claims).await?;
+            }
             return Ok(rules.roles_now(claims, view.email(), roles));
+        }
+        if lacks {
+            self.complete_signed(known, &tokens.access, subject, &mut claims).await?;
         }
         claims.entry("sub").or_insert_with(|| subject.into());
         let (person, allowed) = rules.person(&claims)?;
