@@ -3,7 +3,7 @@
 //! fetching.
 
 use oauth2::url::Url;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::fetch::Address;
 
@@ -40,10 +40,10 @@ pub struct Says {
     /// Algorithms of ID tokens.
     pub id_token_signing_alg_values_supported: Option<Vec<String>>,
     /// Whether it signs people out here when they sign out there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub backchannel_logout_supported: bool,
     /// Whether it names its session when it does so in a frame.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub frontchannel_logout_session_supported: bool,
 }
 
@@ -55,11 +55,11 @@ struct Document {
     userinfo_endpoint: Option<String>,
     jwks_uri: Option<String>,
     end_session_endpoint: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     authorization_response_iss_parameter_supported: bool,
     response_types_supported: Option<Vec<String>>,
     code_challenge_methods_supported: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     mtls_endpoint_aliases: Aliases,
     #[serde(flatten)]
     says: Says,
@@ -68,6 +68,11 @@ struct Document {
 #[derive(Default, Deserialize)]
 struct Aliases {
     token_endpoint: Option<String>,
+}
+
+/// Many libraries write `null` for what is not there.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// Where the document of an issuer is (Discovery §4): a slash at its end is not doubled.
@@ -190,5 +195,28 @@ mod tests {
         assert_eq!(plain, "it does not offer PKCE with S256", "RFC 9700 §2.1.1, §4.8");
         assert_eq!(with("code_challenge_methods_supported", json!(["plain", "S256"])), "fine");
         assert_eq!(with("issuer", json!(["https://id.example/a/"])), "it cannot be read");
+    }
+
+    #[test]
+    fn a_member_that_is_null_is_not_there() {
+        let mut document = document();
+        for name in [
+            "userinfo_endpoint",
+            "end_session_endpoint",
+            "authorization_response_iss_parameter_supported",
+            "response_types_supported",
+            "code_challenge_methods_supported",
+            "mtls_endpoint_aliases",
+            "token_endpoint_auth_methods_supported",
+            "scopes_supported",
+            "id_token_signing_alg_values_supported",
+            "backchannel_logout_supported",
+            "frontchannel_logout_session_supported",
+        ] {
+            document[name] = Value::Null;
+            assert_eq!(told(&document), "fine", "{name}");
+        }
+        document["authorization_response_iss_parameter_supported"] = "true".into();
+        assert_eq!(told(&document), "it cannot be read");
     }
 }
