@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod lines;
 mod load;
+mod manager;
 mod messages;
 mod operator;
 mod records;

@@ -1,6 +1,6 @@
 //! `portcullis run`. One decision: it says in one line where it listens and in one line why it cannot, after everything that is wrong
 //! with the files; it reads its configuration again on SIGHUP, ends on SIGTERM, SIGINT or SIGQUIT after a drain, and without it on a
-//! second one. Knows nothing of requests.
+//! second one. A process manager is told the same. Knows nothing of requests.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::proxy::Format;
 use crate::startup::{self, Gateway, ReloadError, Setup};
 
 use super::load::LoadError;
+use super::manager::Manager;
 use super::messages::Messages;
 use super::records::StandardOutput;
 use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
@@ -87,12 +88,18 @@ async fn serve(gateway: Gateway, path: &Path, messages: &Messages) -> ExitCode {
             return ExitCode::from(CANNOT_START);
         }
     };
+    let manager = Manager::of_environment();
     // Said only now: whoever reads it may send a signal at once.
     announce(&gateway, messages);
+    manager.tell("READY=1", &format!("listening on https://{}", shown(gateway.address())));
     while let Asked::Reload = signals.next().await {
-        reload(&gateway, path, messages);
+        let done = reload(&gateway, path, messages);
+        messages.say(&format!("portcullis: {done}"));
+        manager.tell("", &done);
     }
-    messages.say("portcullis: stopping; requests on their way may finish, or end with a second signal");
+    let stopping = "stopping; requests on their way may finish, or end with a second signal";
+    messages.say(&format!("portcullis: {stopping}"));
+    manager.tell("STOPPING=1", stopping);
     let hurry = gateway.hurry();
     let mut stopping = tokio::task::spawn_blocking(move || gateway.stop());
     loop {
@@ -135,13 +142,13 @@ impl Signals {
     }
 }
 
-/// Read the file again, and say in one line what came of it, after what is wrong with it.
-fn reload(gateway: &Gateway, path: &Path, messages: &Messages) {
+/// Read the file again, and say what is wrong with it; what came of it is answered, in one line.
+fn reload(gateway: &Gateway, path: &Path, messages: &Messages) -> String {
     let refused = match load::load(path) {
         Ok(config) => {
             let config = Arc::new(config);
             match gateway.reload(config.clone()) {
-                Ok(()) => return messages.say("portcullis: configuration reloaded"),
+                Ok(()) => return "configuration reloaded".to_owned(),
                 Err(error) => {
                     if matches!(error, ReloadError::Start(_)) {
                         say_mistakes(&config, path, messages);
@@ -161,7 +168,7 @@ fn reload(gateway: &Gateway, path: &Path, messages: &Messages) {
             }
         }
     };
-    messages.say(&format!("portcullis: not reloaded, everything stays as it was: {refused}"));
+    format!("not reloaded, everything stays as it was: {refused}")
 }
 
 /// A start ends at the first file that is wrong; whoever mends it wants to know of the others.

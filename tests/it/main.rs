@@ -70,6 +70,7 @@ mod scanners;
 mod schema;
 mod secure_store;
 mod servers;
+mod service;
 mod sessions;
 mod shared_log;
 mod shared_store;
