@@ -228,7 +228,7 @@ pub struct Mapping {
     pub name: Option<String>,
     /// E-mail address.
     pub email: Option<String>,
-    /// A list of texts, or one text of words (`scope`).
+    /// A list of texts, or one text; of words where it is `scope` or `scp`.
     pub roles: Option<String>,
     /// From a value of that claim to a declared role. Where it is empty, a value is the role of its name.
     pub role_map: BTreeMap<String, String>,
@@ -252,7 +252,7 @@ impl Mapping {
         let text = |path: &str| find(claims, path).and_then(Value::as_str).filter(|text| printable(text));
         let subject = self.names.told(self.subject(claims)?).ok_or(BadToken::Subject)?;
         let optional = |path: &Option<String>| path.as_deref().and_then(text).map(str::to_owned);
-        let held = self.roles.as_deref().and_then(|path| find(claims, path)).map(words).unwrap_or_default();
+        let held = self.roles.as_deref().and_then(|path| values(claims, path)).unwrap_or_default();
         let named = held.iter().filter_map(|word| match self.role_map.is_empty() {
             true => Some(*word),
             false => self.role_map.get(*word).map(String::as_str),
@@ -275,12 +275,17 @@ fn printable(text: &str) -> bool {
     !text.trim().is_empty() && text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control)
 }
 
-pub fn words(value: &Value) -> Vec<&str> {
-    match value {
-        Value::String(text) => text.split_ascii_whitespace().collect(),
+/// The roles or groups that a claim tells, where it is there: a list of texts, or one text. Who writes a list of one as a text (ADFS, many
+/// of .NET) means the whole of it: taken for words, the group `SharePoint admin` would make whoever is in no other one an `admin`. Scopes are words
+/// in a text (RFC 8693 §4.2; `scp` at Entra).
+pub fn values<'c>(claims: &'c Object, path: &str) -> Option<Vec<&'c str>> {
+    let are_words = matches!(path.rsplit('.').next(), Some("scope" | "scp"));
+    Some(match find(claims, path)? {
+        Value::String(text) if are_words => text.split_ascii_whitespace().collect(),
+        Value::String(text) => vec![text],
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
-    }
+    })
 }
 
 /// A claim by its name, or by the names on the way to it. A name may itself hold dots, as in `https://example.com/roles`.
@@ -345,6 +350,11 @@ mod tests {
         let names = |mapping: Mapping, value| mapping.identity(&claims(value), &declared).unwrap().role_names;
         let told = json!({"sub": "s", "scope": "staff root", "g": {"r": ["admin", 7, "eng"]}});
         assert_eq!(names(mapping("scope", &[]), told.clone()), ["staff"]);
+        let one = json!({"sub": "s", "roles": "SharePoint admin", "r": {"scp": "admin read"}, "group": "admin"});
+        assert_eq!(names(mapping("r.scp", &[]), one.clone()), ["admin"]);
+        assert_eq!(names(mapping("group", &[]), one.clone()), ["admin"], "a list of one");
+        assert!(names(mapping("roles", &[]), one.clone()).is_empty(), "one name, with a blank in it");
+        assert_eq!(names(mapping("roles", &[("SharePoint admin", "staff"), ("admin", "admin")]), one), ["staff"]);
         assert_eq!(names(mapping("g.r", &[]), told.clone()), ["admin"]);
         assert_eq!(names(mapping("g.r", &[("eng", "staff"), ("x", "nobody")]), told), ["staff"]);
         for nobody in

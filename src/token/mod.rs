@@ -34,7 +34,7 @@ use turns::in_turn;
 
 pub use assertion::{Assertion, AssertionKeyError};
 pub use cache::Verified;
-pub use claims::{Claims, Expected, Mapping, Object, Span, find, words};
+pub use claims::{Claims, Expected, Mapping, Object, Span, find, values};
 pub use jwks::{Away, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
 pub use limit::Failing;

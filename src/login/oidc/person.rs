@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::policy::Names;
-use crate::token::{find, words};
+use crate::token::{find, values};
 
 use super::error::ProviderError;
 
@@ -90,7 +90,7 @@ impl Rules {
         };
         let user = named.and_then(|named| self.names.told(&named));
         let user = user.ok_or_else(|| ProviderError::Claim(self.user_claim.clone()))?;
-        let groups = self.roles_claim.as_deref().and_then(|claim| find(claims, claim)).map(words).unwrap_or_default();
+        let groups = self.roles_claim.as_deref().and_then(|claim| values(claims, claim)).unwrap_or_default();
         let allowed = self.allowed_by_email(email.as_deref()).and_then(|()| self.allowed_by_group(&groups));
         let (roles, dropped) = self.roles(&groups);
         let name = text(claims, "name").map(str::to_owned);
@@ -111,11 +111,11 @@ impl Rules {
             claims.entry("email_verified").or_insert(Value::Bool(true));
         }
         self.allowed_by_email(self.email(&claims).as_deref()).ok()?;
-        let told = self.roles_claim.as_deref().map(|claim| find(&claims, claim));
+        let told = self.roles_claim.as_deref().map(|claim| values(&claims, claim));
         if told == Some(None) {
             return Some(roles.iter().filter(|role| self.declared.contains(role)).cloned().collect());
         }
-        let groups = told.flatten().map(words).unwrap_or_default();
+        let groups = told.flatten().unwrap_or_default();
         self.allowed_by_group(&groups).ok()?;
         Some(self.roles(&groups).0)
     }
@@ -197,6 +197,15 @@ mod tests {
         let (plain, _) = person(&rules(), &claims);
         assert_eq!((plain.roles, plain.dropped), (vec!["admin".to_owned()], 3));
         let role_map = [("eng", "staff"), ("root", "nobody")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+        // ADFS tells one group as a text, and groups have blanks in their names.
+        for (group, roles) in [("admin", vec!["admin".to_owned()]), ("SharePoint admin", vec![])] {
+            let claims = json!({ "sub": "1", "realm": { "groups": group } });
+            assert_eq!(person(&rules(), &claims).0.roles, roles, "{group}");
+            let one = Rules { allow_groups: vec!["admin".into()], ..rules() };
+            assert_eq!(person(&one, &claims).1.is_ok(), !roles.is_empty(), "{group}");
+            let now = one.roles_now(claims.as_object().unwrap().clone(), None, &[]);
+            assert_eq!(now.is_some(), !roles.is_empty(), "{group}");
+        }
         let (mapped, _) = person(&Rules { role_map: role_map.into(), ..rules() }, &claims);
         assert_eq!((mapped.roles, mapped.dropped), (vec!["staff".to_owned()], 2), "a map is the only way in");
     }
