@@ -254,6 +254,8 @@ fn public(algorithm: Algorithm, key: &DecodingKey) -> Result<Option<ParsedPublic
     match (algorithm.family(), key.kind()) {
         (Family::Rsa, RsaModulusExponent { n, e }) => {
             big_enough(n)?;
+            // Some libraries put a zero before it (RFC 7518 §6.3.1.1).
+            let n = &n[n.iter().take_while(|byte| **byte == 0).count()..];
             parsed(signature::RsaPublicKeyComponents { n, e }.as_der().map_err(|_| unusable())?.as_ref())
         }
         (Family::Rsa, SecretOrDer(der)) => {

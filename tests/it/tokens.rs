@@ -348,6 +348,10 @@ fn a_key_that_is_weak_or_for_something_else_is_not_read() {
     );
     let rsa = issuers("RS256")[0].jwk("a");
     assert!(read(json!([rsa.clone()]), &[Algorithm::Rs256]).is_ok());
+    let mut longer = rsa.clone();
+    let modulus = URL_SAFE_NO_PAD.decode(rsa["n"].as_str().unwrap()).unwrap();
+    longer["n"] = URL_SAFE_NO_PAD.encode([&[0], &modulus[..]].concat()).into();
+    assert!(read(json!([longer]), &[Algorithm::Rs256]).is_ok(), "the same number");
     for (name, known) in [("Ed25519", true), ("EdDSA", true), ("Ed448", false), ("ed25519", false)] {
         let mut key = issuers("EdDSA")[0].jwk("a");
         key["alg"] = name.into();
