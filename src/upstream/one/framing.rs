@@ -139,6 +139,10 @@ impl Chunk {
                 Chunk::DataEnd([expected, rest @ ..]) if byte == *expected => {
                     *self = if rest.is_empty() { Chunk::Size(0, 0) } else { Chunk::DataEnd(rest) };
                 }
+                // Alone it ends a line, and the trailers, to some readers: what follows would be the next answer to them.
+                Chunk::Trailers(text) if byte == b'\n' && text.last() != Some(&b'\r') => {
+                    return Err(Malformed::Chunk.into());
+                }
                 Chunk::Trailers(text) => {
                     text.push(byte);
                     let Some(frame) = trailers(text)? else { continue };

@@ -74,6 +74,9 @@ fn a_chunk_with_two_readings_is_refused() {
         "fffffffffffffffff\r\n",
         "00000000000000001\r\na\r\n",
         "0\r\nno field\r\n\r\n",
+        "0\r\n\nHTTP/1.1 200 OK\r\n\r\n",
+        "0\r\na: b\nc: d\r\n\r\n",
+        "0\r\na: b\n\nHTTP/1.1 200 OK\r\n\r\n",
         &long,
     ] {
         for piece in [1, body.len()] {
