@@ -61,6 +61,11 @@ pub mod clock;
 pub mod config;
 pub mod counter;
 pub mod fetch;
+/// What must hold whatever comes: asked by `fuzz/`, and by the tests.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[path = "../fuzz/invariants/mod.rs"]
+pub mod invariants;
 pub mod login;
 pub mod memory;
 pub mod places;

@@ -40,6 +40,11 @@ pub use password::Argon2Params;
 pub use return_to::WHOAMI;
 pub use users::UsersError;
 pub use wanted::Wanted;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {
+    form::{of_sign_in_page, same_origin},
+    return_to::ReturnTo,
+};
 
 pub use oidc::LoginError;
 

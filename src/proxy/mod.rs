@@ -58,6 +58,11 @@ pub use reply::Refusal;
 pub use request_id::{RequestId, RequestIds};
 pub use traffic::{BUCKETS_US, Outcome, Tally, Total, Traffic};
 pub use upgrade::Switch;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {
+    location::lead_back,
+    upgrade::{asked, same_origin as websocket_of_here},
+};
 
 /// Live state built from one configuration, shared by all workers. A request pins one.
 pub struct Runtime {

@@ -28,6 +28,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 pub use certificates::{CertificateFiles, Certificates, Flaw, Shown, Wrong};
 pub use counters::Counters;
 pub use plain::PLACES as PLAIN_PLACES;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy_protocol::read as read_proxy_header;
 pub use worker::{Hurry, Listening, Open, Workers};
 
 /// Bounds on connections, as plain values.

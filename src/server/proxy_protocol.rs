@@ -20,7 +20,7 @@ const LONGEST_BLOCK: usize = 2048;
 ///
 /// # Errors
 /// What the connection says, or that this is no PROXY header.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut head = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut head).await?;
     if head == SIGNATURE {

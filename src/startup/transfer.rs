@@ -84,6 +84,14 @@ enum Line {
     End,
 }
 
+/// Whether a line of an export is the same when it was read and written again, for `fuzz/`; `None`: it is none.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn is_line_kept(text: &str) -> Option<bool> {
+    let written = |line: &Line| serde_json::to_string(line).ok();
+    let first = written(&serde_json::from_str(text).ok()?)?;
+    Some(serde_json::from_str(&first).ok().as_ref().and_then(written).as_ref() == Some(&first))
+}
+
 /// Write out the store of a gateway that does not run; answers how many sessions it had.
 ///
 /// # Errors

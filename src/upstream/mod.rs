@@ -23,6 +23,8 @@ use std::time::Duration;
 use crate::causes;
 
 pub use health::{Health, watch};
+#[cfg(any(test, fuzzing))]
+pub(crate) use one::probe;
 pub use one::{Broken, Malformed, Sendable, Switched};
 pub use outcomes::Outcomes;
 pub use pool::{Pool, Reached, Waiting};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::oracle::{Seen, Witness, is_under};
+use crate::oracle::{Seen, Witness};
+use crate::readings::is_under;
 use crate::shared_store::eventually;
 use crate::support::{Running, between, run, run_text, shipped};
 use crate::tools::{Lines, program, python};

@@ -59,6 +59,7 @@ mod policy;
 mod private;
 mod process;
 mod providers;
+mod readings;
 mod reboot;
 mod redis_server;
 mod reload;

@@ -12,7 +12,8 @@ use portcullis::policy::{
 };
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
-use crate::oracle::{is_under, readings};
+use crate::oracle::readings;
+use crate::readings::is_under;
 
 const ROUTES: &str = r#"
 roles = ["admin", "staff"]

@@ -12,6 +12,8 @@ mod tables;
 use crate::clock::Timestamp;
 use crate::session::{Listed, SessionKey};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::redis::probe;
 pub use self::redis::{Address, Deployment, Login, Redis, RedisError, RedisOptions, Tls, Trusted};
 pub use embedded::{Embedded, Export, OpenError};
 pub use memory::Memory;

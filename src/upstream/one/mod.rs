@@ -5,6 +5,8 @@
 
 mod framing;
 mod head;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod probe;
 #[cfg(test)]
 mod tests;
 mod upload;

@@ -8,6 +8,8 @@ mod facts;
 mod log;
 mod options;
 mod place;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod probe;
 mod scripts;
 mod secure;
 mod text;
