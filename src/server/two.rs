@@ -26,6 +26,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// What all uploads of a connection may have here that nobody reads yet; one may have a quarter. The library's own would let a single one
 /// that stands still hold up all others, and takes two thousand small frames that wait for a flood; so it is eight thousand.
 const UPLOADS: u32 = 4 * 1024 * 1024;
+/// From there on no further piece of an answer is taken while what was taken has not left. The library's own, 400 KiB, is not needed to keep
+/// a line full, and whoever opens every window and reads nothing had forty MiB here a connection (CWE-770).
+const UNSENT: usize = 16 * 1024;
 /// What a peer without requests gets to answer the GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,7 @@ pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
         .max_concurrent_streams(serve.limits.streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .initial_connection_window_size(UPLOADS)
+        .max_send_buf_size(UNSENT)
         .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))
         .serve_connection(TokioIo::new(stream.clone()), service);
     let mut connection = pin!(connection);

@@ -28,6 +28,9 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// streams of events that nobody reads, in frames of 16 bytes, are worth an eighth of a gigabyte.
 const CONNECTION_WINDOW: u32 = 1 << 28;
 const _: () = assert!(CONNECTION_WINDOW as usize > MOST_STREAMS * STREAM_WINDOW as usize);
+/// From there on no further piece of a request is taken from its client while what was taken has not left: a server that opens every window
+/// and reads nothing is not to have more of each here. The library's own is a MiB.
+const UNSENT: usize = 16 * 1024;
 /// How many streams a server takes that has not told yet: no number that it could tell.
 const UNTOLD: usize = usize::MAX - 1;
 
@@ -54,7 +57,8 @@ impl<B: Sendable> Two<B> {
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_max_send_streams(UNTOLD)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(UNSENT);
         let (sender, connection) = builder.handshake(TokioIo::new(connected.io)).await.map_err(io::Error::other)?;
         let two = Two { sender, connection: Arc::new(Mutex::new(Some(connection))) };
         steps.execute(drive(two.connection.clone()));

@@ -13,9 +13,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::edge::{count, counted_to};
+use crate::edge::{count, counted_to, frame};
 use crate::shared_store::eventually;
-use crate::support::{Running, run_text, shipped};
+use crate::support::{Running, between, run_text, shipped};
 use crate::wire::{Application, Frames, connect, fed, greet, piece, soon, whole};
 
 const PIECE: usize = 16 * 1024;
@@ -132,12 +132,42 @@ async fn a_stream_that_is_read_slowly_is_not_cut() {
     assert_eq!(count(&running, "reader_stalled"), 0);
 }
 
-/// Over HTTP/1.1, with little room of its own: what it does not read stays with the gateway.
-async fn reader(port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+/// attacks: CWE-770, every window open, and nothing is read. What the gateway takes from an application waits in its memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn little_is_taken_from_applications_for_who_opens_every_window_and_does_not_read() {
+    const STREAMS: u32 = 100;
+    let (application, _tell, _sending) = application();
+    let running = before(&application, "1s");
+    let mut stream = crowded(running.port(), "h2").await;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // RFC 9113 §6.5.2, §6.9: the largest windows there are.
+    bytes.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    bytes.extend(frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
+    let head = [&[0x82, 0x87, 0x41, 9][..], b"localhost", &[0x44, 15], b"/public/endless"].concat();
+    (0..STREAMS).for_each(|number| bytes.extend(frame(1, 5, 2 * number + 1, &head)));
+    stream.write_all(&bytes).await.unwrap();
+    let taken = || {
+        let lines = running.lines.0.lock().unwrap();
+        let bytes = lines.iter().map(|line| between(line, "\"bytes\":", ",").parse().unwrap());
+        bytes.collect::<Vec<u64>>()
+    };
+    eventually("it is cut", async || taken().len() == STREAMS as usize).await;
+    let taken = taken().iter().sum::<u64>() / 1024;
+    // The library would take 400 KiB for each.
+    assert!((1..u64::from(STREAMS) * 200).contains(&taken), "{taken} KiB");
+}
+
+/// With little room of its own: what it does not read stays with the gateway.
+async fn crowded(port: u16, alpn: &str) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
-    let mut stream = greet(stream, "localhost", "http/1.1").await.unwrap();
+    greet(stream, "localhost", alpn).await.unwrap()
+}
+
+/// Over HTTP/1.1.
+async fn reader(port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let mut stream = crowded(port, "http/1.1").await;
     stream.write_all(b"GET /public/endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     stream
 }
