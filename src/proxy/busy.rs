@@ -32,6 +32,11 @@ impl Busy {
         Exchange(self.0.clone())
     }
 
+    /// Whether there is no more than one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.0.count.load(Ordering::Relaxed) <= 1
+    }
+
     /// Somebody took a piece of a request's body.
     pub(super) fn taken(&self) {
         self.0.taken.fetch_add(1, Ordering::Relaxed);

@@ -21,7 +21,7 @@ use super::request_id::RequestId;
 /// The way to authenticate that a 401 of the gateway's own pages names (RFC 9110 §11.6.1).
 pub const SIGN_IN: &str = "Session realm=\"portcullis\", login=\"/.portcullis/login\"";
 
-/// More at a time than an application takes over HTTP/2.
+/// More at a time than an application takes over HTTP/2, or than there are descriptors for.
 const FULL: (StatusCode, &str, &str) =
     (StatusCode::SERVICE_UNAVAILABLE, "upstream_full", "The application takes no more requests at the moment.");
 
@@ -276,7 +276,7 @@ impl Refusal {
             Refusal::UnaskedUpgrade | Refusal::NotSwitched | Refusal::AnswerFraming => NO_SENSE,
             Refusal::Forward(ForwardError::NoUpgrade(_)) => NO_SENSE,
             Refusal::Forward(error) if error.is_malformed() => NO_SENSE,
-            Refusal::Forward(ForwardError::Full(_)) => FULL,
+            Refusal::Forward(ForwardError::Full(_) | ForwardError::NoDescriptor(_)) => FULL,
             Refusal::Forward(ForwardError::Connect { .. } | ForwardError::Exchange(_)) => {
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached.")
             }
@@ -346,7 +346,7 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
             Refusal::Busy
-            | Refusal::Forward(ForwardError::Full(_))
+            | Refusal::Forward(ForwardError::Full(_) | ForwardError::NoDescriptor(_))
             | Refusal::Authn(AuthnError::Store(_) | AuthnError::Token(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             }

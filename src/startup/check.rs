@@ -17,6 +17,7 @@ use crate::login::users::{Users, canonical};
 use crate::server::tls::TlsError;
 use crate::server::{CertificateFiles, Certificates, Wrong, tls};
 use crate::session::SessionKeys;
+use crate::upstream::Sockets;
 
 use super::files::{certificate_files, read_secret};
 use super::redis::redis_options;
@@ -49,7 +50,7 @@ pub fn check(config: &Config) -> Vec<Flaw> {
     for (key, message) in readable(config) {
         looking.say(&key, message, false);
     }
-    let (_, doubt) = descriptors::clients(config, worker_count(config), descriptors::at_most());
+    let doubt = descriptors::shares(config, worker_count(config), descriptors::at_most()).doubt;
     if let Some(doubt) = doubt {
         looking.say("limits.connections", doubt, false);
     }
@@ -212,7 +213,7 @@ impl Looking<'_> {
         }
         let table = format!("upstream.{}.tls", upstream.name);
         let files = self.pems(&table, upstream.tls.ca.as_ref(), upstream.tls.identity.as_ref());
-        if let (true, Err(error)) = (files, live_upstream(upstream, self.config, (None, None))) {
+        if let (true, Err(error)) = (files, live_upstream(upstream, self.config, (None, None), &Sockets::default())) {
             self.wrong(&table, without_key(&error));
         }
     }

@@ -32,23 +32,33 @@ pub(super) fn at_most() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
-/// How many clients there is room for among so many, and what is to be said where `limits.connections` are more.
-pub(super) fn clients(config: &Config, workers: usize, descriptors: u64) -> (usize, Option<String>) {
+/// Who gets how many.
+pub(super) struct Shares {
+    pub(super) clients: usize,
+    /// For the connections that are opened for clients: what these leave, one for each at least.
+    pub(super) applications: usize,
+    /// What is to be said where `limits.connections` are more.
+    pub(super) doubt: Option<String>,
+}
+
+/// How many there is room for among so many.
+pub(super) fn shares(config: &Config, workers: usize, descriptors: u64) -> Shares {
     let asked = config.limits.connections;
     let places = |is_there: bool, places: usize| if is_there { places as u64 } else { 0 };
     let reserve = OWN
         + OF_A_WORKER * workers as u64
         + places(config.server.admin.is_some(), admin::PLACES)
         + places(config.server.redirect_http.is_some(), server::PLAIN_PLACES);
+    let both = usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX);
     // One for a client, one for the application.
-    let room = usize::try_from(descriptors.saturating_sub(reserve) / 2).unwrap_or(usize::MAX).max(1).min(asked);
+    let room = (both / 2).max(1).min(asked);
     // A hundred fewer of ten thousand are not worth a word.
-    let told = (descriptors < 2 * asked as u64).then(|| {
+    let doubt = (descriptors < 2 * asked as u64).then(|| {
         let needed = 2 * asked as u64 + reserve;
         format!(
             "{asked} connections may need {needed} descriptors, and this process gets {descriptors}: {room} are accepted \
              (LimitNOFILE= of systemd, `ulimit -n`)"
         )
     });
-    (room, told)
+    Shares { clients: room, applications: both.saturating_sub(room).max(1), doubt }
 }

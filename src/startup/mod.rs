@@ -35,6 +35,7 @@ use crate::session::store::{OpenError, RedisError};
 use crate::session::{CookieCodec, KeyError, Lifetimes, SessionKeys, SessionStore, Sessions, Settings, StoreError};
 use crate::token::ring::RingError;
 use crate::trust::ClientTlsError;
+use crate::upstream::Sockets;
 use crate::whoami::Whoami;
 
 use check::warn;
@@ -44,6 +45,7 @@ pub use files::operator_token;
 pub use reload::ReloadError;
 
 use background::Background;
+use descriptors::Shares;
 use files::{FirstUser, admin_token, argon2, load_certificates, load_keys, make_demo, open_store};
 pub use oidc::Finding;
 use oidc::{oidc, providers};
@@ -234,13 +236,15 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
     let login =
         Login::new(login_settings(&config), users, oidc, sessions.clone(), carrier.clone(), &keys, clock.clone())?;
     let whoami = whoami(&config)?;
-    let lasting = Lasting { sessions, carrier, ring, records, traffic: Arc::default(), clock: clock.clone() };
-    let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
-    warn(&config, &runtime.login);
-    let (clients, doubt) = descriptors::clients(&config, worker_count(&config), descriptors::now());
+    let Shares { clients, applications, doubt } =
+        descriptors::shares(&config, worker_count(&config), descriptors::now());
     if let Some(doubt) = doubt {
         tracing::warn!("limits.connections: {doubt}");
     }
+    let (traffic, sockets) = (Arc::default(), Sockets::new(applications));
+    let lasting = Lasting { sessions, carrier, ring, records, traffic, sockets, clock: clock.clone() };
+    let runtime = Arc::new(runtime(&config, &lasting, login, whoami.as_ref(), None)?);
+    warn(&config, &runtime.login);
     let current = Current::new(runtime.clone());
     let hurry = Hurry::default();
     let background = Background::start(&lasting, current.clone(), certificates.clone(), hurry.clone())

@@ -12,6 +12,7 @@ use crate::proxy::headers::HeadLimits;
 use crate::proxy::{ForwardedStyle, Forwarding, Records, Runtime, Traffic};
 use crate::session::Sessions;
 use crate::token::ring::KeyRing;
+use crate::upstream::Sockets;
 use crate::whoami::Whoami;
 
 use super::StartError;
@@ -25,6 +26,7 @@ pub(super) struct Lasting {
     pub(super) ring: Option<Arc<KeyRing>>,
     pub(super) records: Arc<dyn Records>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) sockets: Sockets,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -58,7 +60,7 @@ pub(super) fn runtime(
         login,
         identities: signed_identities(config, lasting.ring.as_ref()),
         ring: lasting.ring.clone(),
-        upstreams: upstreams(config, whoami, before)?,
+        upstreams: upstreams(config, whoami, before, &lasting.sockets)?,
         records: lasting.records.clone(),
         access_log: config.log.access,
         traffic: lasting.traffic.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, Scheme, ServerAddress, UpstreamServer};
 use crate::trust::ClientTlsFiles;
 use crate::upstream::tls::ClientTlsFactory;
-use crate::upstream::{Address, Ejection, Health, Protocol, Server, Upstream};
+use crate::upstream::{Address, Ejection, Health, Protocol, Server, Sockets, Upstream};
 use crate::whoami::Whoami;
 
 use super::StartError;
@@ -29,10 +29,11 @@ pub(super) fn upstreams(
     config: &Config,
     whoami: Option<&Whoami>,
     before: Option<Before<'_>>,
+    sockets: &Sockets,
 ) -> Result<Vec<Upstream>, StartError> {
     let live = |upstream| match before.and_then(|before| unchanged(upstream, config, before)) {
         Some(kept) => Ok(kept),
-        None => live_upstream(upstream, config, (whoami, before)),
+        None => live_upstream(upstream, config, (whoami, before), sockets),
     };
     config.upstreams.iter().map(live).collect()
 }
@@ -56,6 +57,7 @@ pub(super) fn live_upstream(
     upstream: &crate::config::Upstream,
     config: &Config,
     (whoami, before): (Option<&Whoami>, Option<Before<'_>>),
+    sockets: &Sockets,
 ) -> Result<Upstream, StartError> {
     let failed = |source| StartError::UpstreamTls { upstream: upstream.name.clone(), source };
     let old = before.and_then(|before| before.runtime.upstreams.iter().find(|old| old.name == upstream.name));
@@ -106,5 +108,6 @@ pub(super) fn live_upstream(
         ejection: Ejection { after: upstream.eject_after, first: upstream.eject_for },
         health,
         outcomes: old.map(|old| old.outcomes.clone()).unwrap_or_default(),
+        sockets: sockets.clone(),
     })
 }

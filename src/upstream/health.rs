@@ -75,7 +75,7 @@ async fn probe(server: &Server, path: &str) -> bool {
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let lines = vec![(&header::HOST, Value::Own(host)), (&header::USER_AGENT, Value::Lent(&NAME))];
     let (head, body) = (Head { method: &Method::GET, path, query, lines }, Empty::<Bytes>::new());
-    let Ok(connected) = connect::connect(server, false).await else { return false };
+    let Ok(connected) = connect::connect(server, false, None).await else { return false };
     if connected.http2 {
         let Ok(two) = Two::new(connected).await else { return false };
         let request = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));

@@ -14,6 +14,7 @@ mod pooled;
 mod request;
 mod server;
 mod shared;
+mod sockets;
 pub mod tls;
 mod wire;
 
@@ -31,6 +32,7 @@ pub use pool::{Pool, Reached, Waiting};
 pub use pooled::{PooledBody, Upload};
 pub use request::{Head, Line, Text, Value};
 pub use server::{Address, Ejection, Protocol, Server};
+pub use sockets::Sockets;
 
 /// An application, as plain values. Its servers are shared by all workers: what one finds out all know.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// What became of requests.
     pub outcomes: Arc<Outcomes>,
+    /// Connections to all applications.
+    pub sockets: Sockets,
 }
 
 /// Why an exchange that had begun ended early.
@@ -90,6 +94,9 @@ pub enum ForwardError {
     /// Every HTTP/2 connection that may be there carries what it may, or the server sent a request away unseen.
     #[error("{0} takes no more requests at a time")]
     Full(String),
+    /// Clients have as many connections to applications as there are descriptors for.
+    #[error("no descriptor is left for a connection to {0}")]
+    NoDescriptor(String),
     /// A WebSocket for a server that speaks HTTP/2 alone.
     #[error("{0} speaks HTTP/2 only, which carries no WebSocket here")]
     NoUpgrade(String),
@@ -132,7 +139,7 @@ impl ForwardError {
 
     /// Whether it tells against the server: it was not there, or broke off.
     fn is_failure(&self) -> bool {
-        !matches!(self, ForwardError::NoUpgrade(_) | ForwardError::Full(_))
+        !matches!(self, ForwardError::NoUpgrade(_) | ForwardError::Full(_) | ForwardError::NoDescriptor(_))
     }
 }
 

@@ -31,7 +31,7 @@ impl Untold<'_> {
             Err(ForwardError::ConnectTimeout(_)) => &outcomes.connect_timeout,
             Err(ForwardError::Exchange(_)) => &outcomes.broke_off,
             Err(ForwardError::ResponseTimeout) => &outcomes.response_timeout,
-            Err(ForwardError::Full(_)) => &outcomes.full,
+            Err(ForwardError::Full(_) | ForwardError::NoDescriptor(_)) => &outcomes.full,
             Err(ForwardError::NoUpgrade(_)) => &outcomes.no_upgrade,
         };
         counter.add();

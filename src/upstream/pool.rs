@@ -78,6 +78,8 @@ pub struct Waiting<'w, F> {
     pub from: Instant,
     /// No longer than this, or than the upstream's own limit.
     pub limit: Option<Duration>,
+    /// Its client's connection carries no other request.
+    pub alone: bool,
     /// What else may come, made and looked at when the answer does not come soon.
     pub beside: Option<F>,
     /// Told how far it came.
@@ -177,13 +179,13 @@ impl<B: Sendable> Pool<B> {
     where
         B: Default,
     {
-        let Waiting { from, limit, beside, reached } = waiting;
+        let Waiting { from, limit, alone, beside, reached } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let outcome = self.upstream.outcomes.begin();
         let sent = upload.clone();
         // A client that sends slowly, or stops, has limits of its own.
         let end = || sent.as_ref().map_or(from, |upload| upload.waited_until().max(from)) + limit;
-        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), http1, from, reached));
+        let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), (http1, alone), from, reached));
         // One timer for both: most are answered before either is needed.
         let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
         let mut answered = timeout_at((from + first).into(), exchange.as_mut()).await;
@@ -218,7 +220,7 @@ impl<B: Sendable> Pool<B> {
         &self,
         (head, mut body): (&mut Head<'_>, B),
         sending: Sending,
-        http1: bool,
+        (http1, alone): (bool, bool),
         from: Instant,
         reached: &Reached,
     ) -> Result<Response<PooledBody>, ForwardError>
@@ -234,7 +236,7 @@ impl<B: Sendable> Pool<B> {
         while let Some(index) = balance::choose(&self.upstream.servers, &tried, turn) {
             let server = &self.upstream.servers[index];
             let running = server.begin();
-            let wire = match self.wire(index, (http1, repeated), from).await {
+            let wire = match self.wire(index, (http1, repeated, alone), from).await {
                 Ok(wire) => wire,
                 Err(error) => {
                     if error.is_failure() {
@@ -300,7 +302,7 @@ impl<B: Sendable> Pool<B> {
     async fn wire(
         &self,
         index: usize,
-        (http1, repeated): (bool, bool),
+        (http1, repeated, alone): (bool, bool, bool),
         from: Instant,
     ) -> Result<Wire<B>, ForwardError> {
         let (server, wires) = (&self.upstream.servers[index], &self.wires[index]);
@@ -311,14 +313,14 @@ impl<B: Sendable> Pool<B> {
             if http1 && matches!(server.protocol, Protocol::H2c) {
                 return Err(ForwardError::NoUpgrade(server.address.to_string()));
             }
-            let one = One::new(self.connect(server, true).await?.io);
+            let one = One::new(self.connect(server, true, alone).await?.io);
             return Ok(Wire::One { one, opened: Instant::now(), reused: false });
         }
         if let Some((sender, place)) = wires.shared.take() {
             return Ok(Wire::Two { sender, place, reused: true });
         }
         // Apart, because it is rare and large: every request keeps room for what is awaited in place.
-        let found = tokio::time::timeout(self.upstream.connect_timeout, self.find(server, &wires.shared));
+        let found = tokio::time::timeout(self.upstream.connect_timeout, self.find(server, &wires.shared, alone));
         let found =
             Box::pin(found).await.unwrap_or_else(|_| Err(ForwardError::ConnectTimeout(server.address.to_string())));
         // Where some stand, and are full, nothing is wrong with the server.
@@ -327,9 +329,9 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// A place on a connection that others share, as soon as there is one, or on a new one.
-    async fn find(&self, server: &Server, shared: &Shared<B>) -> Result<Wire<B>, ForwardError> {
+    async fn find(&self, server: &Server, shared: &Shared<B>, alone: bool) -> Result<Wire<B>, ForwardError> {
         if shared.chose_one.load(Ordering::Relaxed)
-            && let Some(wire) = self.open(server, shared).await?
+            && let Some(wire) = self.open(server, shared, alone).await?
         {
             return Ok(wire);
         }
@@ -343,7 +345,7 @@ impl<B: Sendable> Pool<B> {
             }
             let Some(making) = making else { continue };
             if shared.may_grow() {
-                match self.open(server, shared).await {
+                match self.open(server, shared, alone).await {
                     Ok(Some(wire)) => return Ok(wire),
                     Err(error) if !shared.stands() => return Err(error),
                     // A place on one that stands will do.
@@ -356,8 +358,8 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// A new connection; `None` where it speaks HTTP/2 and has no place.
-    async fn open(&self, server: &Server, shared: &Shared<B>) -> Result<Option<Wire<B>>, ForwardError> {
-        let connected = self.connect(server, false).await?;
+    async fn open(&self, server: &Server, shared: &Shared<B>, alone: bool) -> Result<Option<Wire<B>>, ForwardError> {
+        let connected = self.connect(server, false, alone).await?;
         shared.chose_one.store(!connected.http2, Ordering::Relaxed);
         if !connected.http2 {
             return Ok(Some(Wire::One { one: One::new(connected.io), opened: Instant::now(), reused: false }));
@@ -367,9 +369,14 @@ impl<B: Sendable> Pool<B> {
         Ok(shared.add(two).map(|(sender, place)| Wire::Two { sender, place, reused: false }))
     }
 
-    async fn connect(&self, server: &Server, http1: bool) -> Result<Connected, ForwardError> {
+    async fn connect(&self, server: &Server, http1: bool, alone: bool) -> Result<Connected, ForwardError> {
+        let Some(descriptor) = self.upstream.sockets.take(alone) else {
+            return Err(ForwardError::NoDescriptor(server.address.to_string()));
+        };
         // Apart, because it is rare and large: every request keeps room for what is awaited in place.
-        match Box::pin(tokio::time::timeout(self.upstream.connect_timeout, connect(server, http1))).await {
+        match Box::pin(tokio::time::timeout(self.upstream.connect_timeout, connect(server, http1, Some(descriptor))))
+            .await
+        {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(source)) => Err(ForwardError::Connect { server: server.address.to_string(), source }),
             Err(_) => Err(ForwardError::ConnectTimeout(server.address.to_string())),

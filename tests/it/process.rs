@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -14,9 +16,10 @@ use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use crate::cli::portcullis;
+use crate::shared_store::eventually;
 use crate::support::{Running, between, run_in, shipped};
 use crate::tools::Service;
-use crate::wire::{Application, Client, connect, fed, soon, whole};
+use crate::wire::{Application, Client, connect, fed, soon, two, whole};
 
 type Secure = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 type Socket = tokio_tungstenite::WebSocketStream<Secure>;
@@ -453,8 +456,8 @@ fn signals_that_mean_something_elsewhere_end_no_gateway() {
 }
 
 /// The program under limits of descriptors, soft and hard.
-fn limited(folder: &Path, soft: u64, hard: u64) -> Service {
-    let text = shipped("memory").replace("[server]\n", "[server]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n");
+fn limited(folder: &Path, text: &str, soft: u64, hard: u64) -> Service {
+    let text = text.replace("[server]\n", "[server]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n");
     std::fs::write(folder.join("gateway.toml"), text).unwrap();
     let mut command = Command::new("prlimit");
     command.arg(format!("--nofile={soft}:{hard}")).args([env!("CARGO_BIN_EXE_portcullis"), "--config"]);
@@ -465,7 +468,7 @@ fn limited(folder: &Path, soft: u64, hard: u64) -> Service {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications() {
     let folder = tempfile::tempdir().unwrap();
-    let service = limited(folder.path(), 300, 400);
+    let service = limited(folder.path(), &shipped("memory"), 300, 400);
     let says = |words: &str| tokio::task::block_in_place(|| service.says(words));
     let says_port = |words: &str| tokio::task::block_in_place(|| service.says_port(words));
     let said = says("limits.connections: 10000 connections may need ");
@@ -501,6 +504,47 @@ async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications(
     while !curl(format!("https://localhost:{port}/public")).contains("GET /public") {
         assert!(Instant::now() < until + Duration::from_secs(20), "it does not accept again");
     }
+}
+
+/// attacks: CWE-770, streams beyond number over a few connections, each for a connection to an application that does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn streams_leave_descriptors_to_the_operator_and_to_others() {
+    let application = Application::start(|request| async move {
+        match request.uri().path() {
+            "/public/never" => std::future::pending().await,
+            _ => http::Response::new(whole("answered")),
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("memory").replace("builtin:whoami", &format!("http://127.0.0.1:{}", application.port));
+    let service = limited(folder.path(), &text, 400, 400);
+    let says_port = |words: &str| tokio::task::block_in_place(|| service.says_port(words));
+    let admin = says_port("the operator's listener is http://127.0.0.1:");
+    let port = says_port("listening on https://localhost:");
+    let told = Arc::<AtomicUsize>::default();
+    let mut crowd = Vec::new();
+    for _ in 0..5 {
+        let client = two(port).await;
+        for _ in 0..100 {
+            let (mut client, told) = (client.clone(), told.clone());
+            crowd.push(tokio::spawn(async move {
+                let request = Request::get("https://localhost/public/never").body(whole("")).unwrap();
+                let answer = client.send_request(request).await.unwrap();
+                assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"2".parse().unwrap()));
+                told.fetch_add(1, Ordering::SeqCst);
+            }));
+        }
+    }
+    // A hundred descriptors are for applications; half of them, and one for each connection, may be taken like this.
+    eventually("all others are told to come again", async || told.load(Ordering::SeqCst) >= 445).await;
+    for mut client in Client::both(port).await {
+        let answer = client.ask(Request::get("/"), "/public", whole("")).await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+    }
+    let ready = format!("http://127.0.0.1:{admin}/readyz");
+    let ready = tokio::task::block_in_place(|| Command::new("curl").args(["-s", "--max-time", "20", &ready]).output());
+    assert!(ready.unwrap().stdout.starts_with(b"ready\n"));
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// Out of descriptors (EMFILE): accepting fails, and goes on when there are some again.
