@@ -15,6 +15,7 @@
 //! | [`places`] | a worker's last of a kind, bounded | what is remembered, whether it holds |
 //! | [`budget`] | budgets of failures, and whose they are | what failed |
 //! | [`causes`] | an error with its causes, on one line | any error |
+//! | [`seats`] | places of connections: who gives theirs up | what is asked |
 //! | [`sparing`] | how often something is said | what is said |
 //! | [`small`] | small answers without TLS, on one type of connection | what is answered |
 //! | [`task`] | work that goes on beside requests, of one type | what is done |
@@ -73,6 +74,7 @@ pub mod policy;
 pub mod private;
 pub mod proxy;
 pub mod reach;
+pub mod seats;
 pub mod server;
 pub mod session;
 pub mod small;

@@ -13,11 +13,11 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::seats::{Seat, Seats};
 use crate::small;
 use crate::sparing::Sparing;
 use crate::task::task;
 
-use super::seats::{Seat, Seats};
 use super::{Admin, router};
 
 /// Connections at once.

@@ -10,7 +10,6 @@ mod people;
 mod ready;
 mod reloads;
 mod router;
-mod seats;
 mod sessions;
 mod token;
 mod tokens;

@@ -47,6 +47,8 @@ counters! {
     broken,
     /// Requests that came without TLS.
     plain,
+    /// Connections to the listener for those that asked for nothing and were closed for another one.
+    plain_idle_closed,
     /// Connections to the operator's listener that asked for nothing and were closed: too long, or for another one.
     admin_idle_closed,
     /// Connections to the operator's listener that found every place being used.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("counter", &[]),
+    ("seats", &[]),
     ("sparing", &[]),
     ("memory", &[]),
     ("places", &[]),
@@ -36,8 +37,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "proxy",
         &["authn", "causes", "clock", "counter", "login", "policy", "session", "sparing", "task", "token", "upstream"],
     ),
-    ("server", &["budget", "causes", "counter", "private", "proxy", "small", "socket", "sparing", "stamp", "task"]),
-    ("admin", &["causes", "clock", "counter", "proxy", "server", "session", "small", "sparing", "task", "token"]),
+    (
+        "server",
+        &["budget", "causes", "counter", "private", "proxy", "seats", "small", "socket", "sparing", "stamp", "task"],
+    ),
+    (
+        "admin",
+        &["causes", "clock", "counter", "proxy", "seats", "server", "session", "small", "sparing", "task", "token"],
+    ),
     (
         "startup",
         &[

@@ -1,5 +1,6 @@
 //! Where clients come in: proxies before us, certificates, plain HTTP, and clients that are silent, slow or too many.
 
+use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,6 +154,20 @@ fn plain_http_leads_people_to_tls_and_nobody_else() {
         assert!(program.starts_with("HTTP/1.1 403 "), "{program}");
     }
     assert_eq!(count(&running, "plain"), 4);
+}
+
+/// attacks: one machine connects as often as there are places, and asks for nothing.
+#[test]
+fn idle_connections_keep_nobody_from_being_led_to_tls() {
+    let running = with("redirect_http = \"127.0.0.1:0\"", "");
+    let plain = running.gateway.plain_address().unwrap();
+    let _held: Vec<_> = (0..300).map(|_| Blocking::connect(plain).unwrap()).collect();
+    let mut asker = Blocking::connect(plain).unwrap();
+    asker.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n").unwrap();
+    let mut said = String::new();
+    asker.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 308 "), "{said}");
+    assert_eq!((count(&running, "plain_idle_closed"), count(&running, "refused_full")), (45, 0));
 }
 
 /// Somebody types an address without its scheme, and applications send browsers to `http://` at the port that they are told.

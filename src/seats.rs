@@ -1,5 +1,5 @@
 //! Places of connections. One decision: when all are taken, whoever has asked for nothing for the longest time gives theirs up: idle
-//! connections, however many, keep no operator out. Knows nothing of what is asked.
+//! connections, however many, keep nobody out. Knows nothing of what is asked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 /// All of them.
 #[derive(Clone)]
-pub(super) struct Seats {
+pub struct Seats {
     most: usize,
     taken: Arc<Mutex<Vec<Taken>>>,
 }
@@ -22,21 +22,21 @@ struct Taken {
 }
 
 /// A place. Dropping it gives it back.
-pub(super) struct Seat {
+pub struct Seat {
     id: u64,
     seats: Seats,
     /// Cancelled when it has to be given up.
-    pub(super) leave: CancellationToken,
+    pub leave: CancellationToken,
 }
 
 impl Seats {
     /// So many.
-    pub(super) fn new(most: usize) -> Seats {
+    pub fn new(most: usize) -> Seats {
         Seats { most, taken: Arc::default() }
     }
 
     /// Take one, and whether somebody has to leave for it; `None` where everybody is being answered.
-    pub(super) fn take(&self, id: u64) -> Option<(Seat, bool)> {
+    pub fn take(&self, id: u64) -> Option<(Seat, bool)> {
         let mut taken = self.lock();
         let is_full = taken.len() >= self.most;
         if is_full {
@@ -57,17 +57,17 @@ impl Seats {
 
 impl Seat {
     /// It is being answered from now on.
-    pub(super) fn asks(&self) {
+    pub fn asks(&self) {
         self.change(|taken| (taken.idle, taken.asked) = (None, true));
     }
 
     /// It was answered.
-    pub(super) fn rests(&self) {
+    pub fn rests(&self) {
         self.change(|taken| taken.idle = Some(Instant::now()));
     }
 
     /// Whether it ever asked for something.
-    pub(super) fn has_asked(&self) -> bool {
+    pub fn has_asked(&self) -> bool {
         let mut asked = false;
         self.change(|taken| asked = taken.asked);
         asked
