@@ -122,7 +122,8 @@ pub async fn forward(
         // Registered before the client is told.
         if let Ok(held) = Held::new(worker, permit.route(), tie.as_ref().map(Tie::evidence).cloned(), again()) {
             let record = TunnelRecord::new(runtime, passage.id);
-            tunnel::open(worker, ends, held, options.idle_timeout, (connection.busy.begin(), record));
+            let stall = matches!(switch, Some(Switch::Two { .. })).then_some(connection.stall_timeout);
+            tunnel::open(worker, ends, held, (options.idle_timeout, stall), (connection.busy.begin(), record));
         }
     }
     Ok(answer(worker, permit, response, (head.authority, switch.filter(|_| switching)), tie))

@@ -213,6 +213,8 @@ pub struct Connection {
     pub unnamed: bool,
     /// The server name of the handshake, lower-case.
     pub sni: Option<String>,
+    /// How long a client may take nothing of what is sent to it. Only HTTP/2 leaves that to whoever sends.
+    pub stall_timeout: Duration,
     /// What it carries.
     pub busy: Busy,
 }
@@ -221,6 +223,6 @@ impl Connection {
     /// One that carries nothing yet.
     pub fn new(peer: SocketAddr, sni: Option<String>) -> Connection {
         let shown = client::text(peer.ip().to_canonical());
-        Connection { peer, shown, unnamed: false, sni, busy: Busy::default() }
+        Connection { peer, shown, unnamed: false, sni, stall_timeout: Duration::MAX, busy: Busy::default() }
     }
 }

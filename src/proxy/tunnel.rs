@@ -28,12 +28,13 @@ const FRAME_GRACE_AT_END: Duration = Duration::from_millis(50);
 /// Close code (RFC 6455 §7.4.1): nothing moves, or the gateway goes away.
 const GOING_AWAY: u16 = 1001;
 
-/// Carry bytes both ways until one side is done, what it depends on ends, nothing moves for `idle`, or the gateway stops.
+/// Carry bytes both ways until one side is done, what it depends on ends, nothing moves for `idle`, the client takes nothing of what is
+/// there for it for `stall`, or the gateway stops.
 pub fn open(
     worker: &Worker,
     (client, application): (OnUpgrade, Switched),
     held: Held,
-    idle: Option<Duration>,
+    (idle, stall): (Option<Duration>, Option<Duration>),
     (busy, record): (Exchange, TunnelRecord),
 ) {
     let stop = worker.stop.clone();
@@ -51,7 +52,7 @@ pub fn open(
                 () = stop.cancelled() => End::away("gateway_stops"),
             }
         };
-        let end = carry(client, application, (&moved, &held), end).await;
+        let end = carry(client, application, (&moved, &held), stall, end).await;
         record.ended(end.map_or("closed", |end| end.why));
     }));
 }
@@ -113,15 +114,16 @@ async fn carry(
     client: Upgraded,
     application: Switched,
     (moved, held): (&Moved<'_>, &Held),
+    stall: Option<Duration>,
     end: impl Future<Output = End>,
 ) -> Option<End> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_application, mut to_application) = tokio::io::split(application);
     let (mut frames, mut theirs) = (Frames::default(), Frames::default());
     let (mut up, mut down) = (Piece::default(), Piece::default());
-    let ended = {
+    let end = {
         let counts = held.counts();
-        let up = pump((&mut from_client, &mut to_application), &mut up, (moved, held), |bytes| {
+        let up = pump((&mut from_client, &mut to_application), &mut up, (moved, held), None, |bytes| {
             moved.bytes[0].fetch_add(bytes.len() as u64, Ordering::Relaxed);
             // What a person sends counts as use of the session; the pongs of their browser do not.
             theirs.advance(bytes);
@@ -133,15 +135,14 @@ async fn carry(
             moved.bytes[1].fetch_add(bytes.len() as u64, Ordering::Relaxed);
             frames.advance(bytes);
         };
-        let down = pump((&mut from_application, &mut to_client), &mut down, (moved, held), back);
+        let down = pump((&mut from_application, &mut to_client), &mut down, (moved, held), stall, back);
         let both = async { tokio::try_join!(up, down) };
         tokio::select! {
             biased;
-            end = end => Some(end),
-            _ = both => None,
+            end = end => end,
+            both = both => return both.err().filter(is_stalled).map(|_| End::away("reader_stalled")),
         }
     };
-    let end = ended?;
     let last = finish((&mut from_application, &mut to_client), &mut down, &mut frames, end.code);
     if !matches!(timeout(end.grace, last).await, Ok(Ok(()))) {
         tracing::debug!("a tunnel was cut within a frame");
@@ -184,11 +185,22 @@ impl Piece {
     }
 }
 
+/// A client that takes nothing, as over HTTP/1.1 its connection finds out: each tunnel holds one to its application, and what lies
+/// between them (CWE-400).
+#[derive(Debug, thiserror::Error)]
+#[error("the client does not read")]
+struct Stalled;
+
+fn is_stalled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Stalled>())
+}
+
 /// Copy until the end of one direction.
 async fn pump(
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     piece: &mut Piece,
     (moved, held): (&Moved<'_>, &Held),
+    stall: Option<Duration>,
     mut seen: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     loop {
@@ -198,7 +210,11 @@ async fn pump(
         may_carry(held).await;
         moved.mark();
         while !piece.rest().is_empty() {
-            seen(piece.write(to, BUFFER).await?);
+            let written = piece.write(to, BUFFER);
+            seen(match stall {
+                Some(limit) => timeout(limit, written).await.map_err(|_| io::Error::other(Stalled))??,
+                None => written.await?,
+            });
         }
     }
 }

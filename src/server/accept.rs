@@ -50,7 +50,8 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let tls = stream.get_ref().1;
     let sni = tls.server_name().map(str::to_ascii_lowercase);
     let http2 = tls.alpn_protocol() == Some(b"h2");
-    let accepted = Arc::new(Connection { unnamed, ..Connection::new(peer, sni) });
+    let accepted =
+        Arc::new(Connection { unnamed, stall_timeout: serve.limits.stall_timeout, ..Connection::new(peer, sni) });
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 {
         Box::pin(two(&serve, stream, accepted)).await

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::SinkExt;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,11 +13,12 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::edge::{count, counted_to, frame};
 use crate::shared_store::eventually;
 use crate::support::{Running, between, run_text, shipped};
-use crate::wire::{Application, Frames, connect, fed, greet, piece, soon, whole};
+use crate::wire::{Application, Frames, connect, fed, greet, piece, serve, socket_over_two, soon, whole};
 
 const PIECE: usize = 16 * 1024;
 
@@ -155,6 +157,40 @@ async fn little_is_taken_from_applications_for_who_opens_every_window_and_does_n
     let taken = taken().iter().sum::<u64>() / 1024;
     // The library would take 400 KiB for each.
     assert!((1..u64::from(STREAMS) * 200).contains(&taken), "{taken} KiB");
+}
+
+/// attacks: as many WebSockets as there are streams, on a connection that answers pings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_websocket_over_http_2_that_is_not_read_is_cut() {
+    let open = Arc::<AtomicUsize>::default();
+    let count = open.clone();
+    let application = Application::on_streams(move |stream| {
+        let count = count.clone();
+        async move {
+            let mut head = vec![0; 4096];
+            if !matches!(stream.peek(&mut head).await, Ok(1..)) || !String::from_utf8_lossy(&head).contains("/socket") {
+                return serve(
+                    stream,
+                    Arc::new(|_| async {
+                        let mut last = Response::new(whole(""));
+                        last.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                        last
+                    }),
+                    false,
+                )
+                .await;
+            }
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            while socket.send(Message::binary(vec![0; PIECE])).await.is_ok() {}
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
+    let running = before(&application, "500ms");
+    let _unread = socket_over_two(running.port(), "/public/socket", ("x-a", "b")).await;
+    let line = |line: &String| line.contains("\"kind\":\"tunnel\"") && line.contains("\"end\":\"reader_stalled\"");
+    eventually("it is cut", async || running.lines.0.lock().unwrap().iter().any(line)).await;
+    eventually("its application is let go", async || open.load(Ordering::SeqCst) == 0).await;
 }
 
 /// With little room of its own: what it does not read stays with the gateway.
