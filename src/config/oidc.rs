@@ -35,7 +35,7 @@ pub(super) fn providers(
         if let Some(twin) = good.iter().find(|other| other.issuer == provider.issuer) {
             login.problem_at(&span, &path, format!("is the issuer of `{}` too; write it once", twin.name));
         }
-        if let Some(twin) = good.iter().find(|other| other.user_prefix == provider.user_prefix) {
+        if let Some(twin) = good.iter().find(|other| other.user_prefix.eq_ignore_ascii_case(&provider.user_prefix)) {
             let message = format!("is the prefix of `{}` too; one name would be two people", twin.name);
             login.problem_at(&span, &prefix_path, message);
         }
