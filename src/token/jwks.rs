@@ -44,6 +44,15 @@ pub enum Source {
     },
 }
 
+/// Who brought a token that names an unknown key. What strangers use up must not keep a key from being learnt that its issuer exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// Anybody.
+    ByAnybody,
+    /// Whoever signs with it.
+    ByIssuer,
+}
+
 /// Why no new keys could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -85,8 +94,8 @@ pub struct Keys {
     source: Source,
     allowed: Vec<Algorithm>,
     current: ArcSwap<Generation>,
-    /// One asks, the others wait for what it learns.
-    asking: Mutex<Asks>,
+    /// One asks, the others wait for what it learns. One count for each of [`Brought`].
+    asking: Mutex<[Asks; 2]>,
     /// When they were asked for last; where that failed, when it had.
     asked: AtomicU64,
     /// How often they were, to its end.
@@ -169,7 +178,12 @@ impl Keys {
 
     /// A token named a key that is not in the set of this number, or was signed with another: it may be new. `false` where nobody
     /// could be asked, so that nothing is known.
-    pub(super) async fn ask_for_unknown(self: &Arc<Self>, name: Option<&str>, number: u64, now: Timestamp) -> bool {
+    pub(super) async fn ask_for_unknown(
+        self: &Arc<Self>,
+        (name, brought): (Option<&str>, Brought),
+        number: u64,
+        now: Timestamp,
+    ) -> bool {
         if !matches!(self.source, Source::Url { .. }) {
             return true;
         }
@@ -177,7 +191,8 @@ impl Keys {
         let (keys, ended) = (self.clone(), self.ended.load(Ordering::SeqCst));
         // A task of its own: the client that happened to ask first may leave, and the others go on waiting.
         let asked = tokio::spawn(task(async move {
-            let mut asks = keys.asking.lock().await;
+            let mut all = keys.asking.lock().await;
+            let asks = &mut all[brought as usize];
             let fails = || keys.failing.load(Ordering::SeqCst);
             if keys.generation() != number || (fails() && keys.ended.load(Ordering::SeqCst) != ended) {
                 // What was learnt meanwhile may be it. What failed did so for all who waited: a server that hangs would make a
@@ -204,6 +219,7 @@ impl Keys {
     pub async fn verify(
         self: &Arc<Self>,
         presented: &Presented<'_>,
+        brought: Brought,
         may: &(dyn Fn() -> bool + Sync),
         now: Timestamp,
     ) -> Result<Option<Result<(), BadToken>>, Away> {
@@ -216,7 +232,7 @@ impl Keys {
         };
         match judged().await {
             Some((Err(BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm), number))
-                if !self.ask_for_unknown(presented.key_id(), number, now).await =>
+                if !self.ask_for_unknown((presented.key_id(), brought), number, now).await =>
             {
                 Err(Away)
             }

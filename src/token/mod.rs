@@ -35,7 +35,7 @@ use turns::in_turn;
 pub use assertion::{Assertion, AssertionKeyError};
 pub use cache::Verified;
 pub use claims::{Claims, Expected, Mapping, Object, Span, find, values};
-pub use jwks::{Away, Keys, KeysError, Source};
+pub use jwks::{Away, Brought, Keys, KeysError, Source};
 pub use keys::{Algorithm, Key, KeyError, KeySet};
 pub use limit::Failing;
 pub use own::{Current, Format, Handing, Learnt, OwnSettings, OwnTokens, Pair, SignedIdentities, Tell, Telling, ring};
@@ -275,7 +275,8 @@ impl Tokens {
                 // A new name, or a key that was exchanged under its name or without one.
                 Err(bad @ (BadToken::UnknownKey | BadToken::Signature | BadToken::Algorithm)) if !asked => {
                     asked = true;
-                    if !verifier.keys.ask_for_unknown(presented.key_id(), generation, now).await {
+                    let unknown = (presented.key_id(), Brought::ByAnybody);
+                    if !verifier.keys.ask_for_unknown(unknown, generation, now).await {
                         if bad == BadToken::Signature {
                             self.failing.failed(client, now);
                         }

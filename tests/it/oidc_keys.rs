@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::clock::{Clock, SystemClock, TestClock};
 use serde_json::{Value, json};
 
@@ -122,6 +124,28 @@ fn a_key_that_was_withdrawn_is_not_trusted_for_ever() {
     assert_eq!(liar.asked("/jwks"), 4, "whether it is a new one was asked");
     liar.lie(&json!({ "id": signed("own", &json!("one")) }));
     assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 4));
+}
+
+/// Anybody may bring logout tokens, and with them names of keys. What is asked for their sake keeps nobody from signing in by a key that
+/// the provider has just exchanged.
+#[test]
+fn strangers_keep_no_new_key_from_being_learnt() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut liar = Liar::start(folder.path());
+    let (running, clock) = before(&liar);
+    liar.lie(&json!({ "id": signed("own", &json!("one")) }));
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 1));
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let now = clock.now().seconds();
+    let claims = part(&json!({ "iss": liar.issuer("http"), "aud": "portcullis", "iat": now, "exp": now + 60 }));
+    for n in 0..20 {
+        let header = part(&json!({ "alg": "RS256", "typ": "logout+jwt", "kid": format!("invented{n}") }));
+        let form = format!("logout_token={header}.{claims}.AAAA");
+        assert_eq!(running.alone("/.portcullis/oidc/corp/backchannel-logout", &["-d", &form]).status, 400);
+    }
+    assert_eq!(liar.asked("/jwks"), 5, "a few in a row");
+    liar.lie(&json!({ "keys": [{ "key": "other", "kid": "two" }], "id": signed("other", &json!("two")) }));
+    assert_eq!((sign_in(&running).status, liar.asked("/jwks")), (303, 6));
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {

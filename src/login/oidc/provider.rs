@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use crate::clock::Timestamp;
 use crate::fetch::{Address, Client, Credential};
 use crate::task::task;
-use crate::token::{Algorithm, Assertion, Claims, Expected, Keys, Presented, TOKEN_BYTES};
+use crate::token::{Algorithm, Assertion, Brought, Claims, Expected, Keys, Presented, TOKEN_BYTES};
 
 use super::error::{MetadataError, ProviderError};
 use super::metadata::{Metadata, place};
@@ -48,6 +48,13 @@ impl Signed {
         match self {
             Signed::IdToken => ("JWT", Duration::MAX, 128 * 1024),
             Signed::LogoutToken => ("logout+jwt", LONGEST, TOKEN_BYTES),
+        }
+    }
+
+    fn brought(self) -> Brought {
+        match self {
+            Signed::IdToken => Brought::ByIssuer,
+            Signed::LogoutToken => Brought::ByAnybody,
         }
     }
 }
@@ -314,6 +321,7 @@ impl Provider {
         may: &(dyn Fn() -> bool + Sync),
         now: Timestamp,
     ) -> Result<(Claims, Algorithm), ProviderError> {
+        let brought = kind.brought();
         let (kind, longest, bytes) = kind.terms();
         let presented = Presented::parse_within(token, bytes).map_err(ProviderError::IdToken)?;
         if !presented.is_any(&[kind.to_owned()]) {
@@ -322,7 +330,7 @@ impl Provider {
         let (issuer, audiences) = (self.settings.issuer.clone(), vec![self.settings.client_id.clone()]);
         let expected = Expected { issuer, audiences, longest, leeway: LEEWAY };
         let claims = presented.judge(&expected, now).map_err(ProviderError::IdToken)?;
-        let verified = known.keys.verify(&presented, may, now).await.map_err(|_| ProviderError::Keys)?;
+        let verified = known.keys.verify(&presented, brought, may, now).await.map_err(|_| ProviderError::Keys)?;
         verified.ok_or(ProviderError::TooManyFailures)?.map_err(ProviderError::IdToken)?;
         Ok((claims, presented.algorithm()))
     }
