@@ -6,11 +6,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, RootCertStore, SignatureScheme};
 
 /// Why there is no TLS towards a server.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,25 @@ pub fn client_config(files: &ClientTlsFiles) -> Result<ClientConfig, ClientTlsEr
 pub fn server_name(name: &str) -> Result<ServerName<'static>, ClientTlsError> {
     let bare = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     ServerName::try_from(bare).map_err(|_| ClientTlsError::Name(name.to_owned()))
+}
+
+/// When a certificate ends, whoever vouches for it: at the end of all days every one has, and of its time is spoken first.
+pub fn ends(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let (nobody, last) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], last, algorithms) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
+    }
+}
+
+/// When the certificate ends that is shown to servers; `None` where none is.
+pub fn shown_until(config: &ClientConfig) -> Option<SystemTime> {
+    let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+    ends(config.client_auth_cert_resolver.resolve(&[], &schemes)?.end_entity_cert().ok()?)
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, ClientTlsError> {

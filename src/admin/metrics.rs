@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Error};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::StatusCode;
 use prometheus_client::collector::Collector;
@@ -51,6 +52,7 @@ impl Collector for Reading {
         sessions(&mut encoder, admin, &runtime)?;
         connections(&mut encoder, admin)?;
         reloads(&mut encoder, &admin.reloads)?;
+        certificates(&mut encoder, admin, &runtime)?;
         let help =
             "Access and audit lines that were lost: standard output could not be written, or was read too slowly";
         single(&mut encoder, "records_lost", help, MetricType::Counter, runtime.records.lost())?;
@@ -154,6 +156,26 @@ fn reloads(encoder: &mut DescriptorEncoder<'_>, reloads: &Reloads) -> Result<(),
     family(encoder, "config_reloads", help, MetricType::Counter, outcomes)?;
     let help = "When the configuration that runs was read, in seconds since 1970";
     single(encoder, "config_last_read_timestamp_seconds", help, MetricType::Gauge, reloads.last())
+}
+
+/// By the key that names the file, as a check does: one file may be named twice.
+fn certificates(encoder: &mut DescriptorEncoder<'_>, admin: &Admin, runtime: &Runtime) -> Result<(), Error> {
+    let own = admin.certificates.ends().into_iter().enumerate().map(|(pair, ends)| match pair {
+        0 => ("tls.certificate".to_owned(), ends),
+        _ => (format!("tls.also[{}].certificate", pair - 1), ends),
+    });
+    let upstreams = runtime.upstreams.iter();
+    let upstreams =
+        upstreams.map(|upstream| (format!("upstream.{}.tls.certificate", upstream.name), upstream.shown_until()));
+    let store = ("session.redis.certificate".to_owned(), admin.sessions.shown_until());
+    let providers = runtime.login.oidc().shown_until();
+    let providers = providers.map(|(name, ends)| (format!("login.oidc.{name}.tls.certificate"), Some(ends)));
+    let all = own.chain(upstreams).chain([store]).chain(providers).filter_map(|(key, ends)| {
+        let ends = ends?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(([("key", key)], ends.as_secs()))
+    });
+    let help = "When the certificate that is shown ends, in seconds since 1970, by the key that names its file";
+    family(encoder, "certificate_not_after_timestamp_seconds", help, MetricType::Gauge, all)
 }
 
 /// One number without labels.

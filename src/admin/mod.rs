@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::proxy::{Current, Runtime};
-use crate::server::{Counters, Open};
+use crate::server::{Certificates, Counters, Open};
 use crate::session::Sessions;
 
 pub use listener::{Listener, PLACES, Socket};
@@ -37,6 +37,8 @@ pub struct Admin {
     pub reloads: Arc<Reloads>,
     /// Counters below requests.
     pub counters: Arc<Counters>,
+    /// Certificates that clients are shown.
+    pub certificates: Arc<Certificates>,
     /// What is open.
     pub open: Open,
     /// The time.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::reach::{self, AnyLine};
 use crate::task::task;
-use crate::trust::{ClientTlsError, client_config, server_name};
+use crate::trust::{ClientTlsError, client_config, server_name, shown_until};
 
 use super::{Address, Document, FetchError, Settings, Step};
 
@@ -60,6 +60,11 @@ impl Client {
     pub fn new(settings: &Settings) -> Result<Client, ClientTlsError> {
         let tls = TlsConnector::from(Arc::new(client_config(&settings.tls)?));
         Ok(Client { tls, most_bytes: settings.most_bytes, timeout: settings.timeout })
+    }
+
+    /// When the certificate ends that servers are shown.
+    pub fn shown_until(&self) -> Option<SystemTime> {
+        shown_until(self.tls.config())
     }
 
     /// GET.

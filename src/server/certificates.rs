@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::causes;
 use crate::private::{self, mode_for_others};
 use crate::stamp::Stamp;
+use crate::trust;
 
 use super::tls::{TlsError, read_chain, read_key};
 
@@ -122,6 +123,11 @@ impl Certificates {
             time.into_iter().chain(readable)
         };
         shown.files.iter().zip(shown.keys.iter()).enumerate().flat_map(of_pair).collect()
+    }
+
+    /// When each of those that are shown ends, in the order of the list: the certificate itself, not those that vouch for it.
+    pub fn ends(&self) -> Vec<Option<SystemTime>> {
+        self.shown.load().keys.iter().map(|key| trust::ends(key.end_entity_cert().ok()?)).collect()
     }
 
     /// Say it to whoever reads what the gateway says of itself.

@@ -27,6 +27,7 @@ mod view;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +211,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Whether the last write was taken, as far as a store of one process knows. A shared one that takes none answers nothing either.
     fn takes_writes(&self) -> bool {
         true
+    }
+
+    /// When the certificate ends that a shared one is shown; `None` where none is.
+    fn shown_until(&self) -> Option<SystemTime> {
+        None
     }
 
     /// The log by which nodes learn from each other; `None` where one process has the store for itself.

@@ -6,7 +6,7 @@ mod adopt;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Timestamp;
 
@@ -189,6 +189,11 @@ impl Sessions {
     /// Whether the store took the last write. One that does not, as where its disk is full, still answers for those who are signed in.
     pub fn takes_writes(&self) -> bool {
         self.store.takes_writes()
+    }
+
+    /// When the certificate ends that the store is shown.
+    pub fn shown_until(&self) -> Option<SystemTime> {
+        self.store.shown_until()
     }
 
     /// Why this node may not share the store with those that run on it now; `None`: it may.

@@ -260,6 +260,7 @@ pub fn start(setup: Setup) -> Result<Gateway, StartError> {
             current: current.clone(),
             reloads: reloads.clone(),
             counters: workers.counters().clone(),
+            certificates: certificates.clone(),
             open: workers.open(),
             clock,
             checks: checks(&lasting.sessions, &runtime),

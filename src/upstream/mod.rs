@@ -19,7 +19,7 @@ pub mod tls;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::causes;
 
@@ -57,6 +57,16 @@ pub struct Upstream {
     pub outcomes: Arc<Outcomes>,
     /// Connections to all applications.
     pub sockets: Sockets,
+}
+
+impl Upstream {
+    /// When the certificate ends that its servers are shown.
+    pub fn shown_until(&self) -> Option<SystemTime> {
+        self.servers.iter().find_map(|server| match &server.protocol {
+            Protocol::Tls(tls) => tls.shown_until(),
+            Protocol::Http1 | Protocol::H2c => None,
+        })
+    }
 }
 
 /// Why an exchange that had begun ended early.

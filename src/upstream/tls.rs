@@ -2,11 +2,12 @@
 //! both come from the same files. Knows nothing of how those are read, nor of HTTP but the names that ALPN offers.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::trust::{ClientTlsError, ClientTlsFiles, client_config, server_name};
+use crate::trust::{ClientTlsError, ClientTlsFiles, client_config, server_name, shown_until};
 
 /// TLS towards one server.
 #[derive(Debug)]
@@ -17,6 +18,13 @@ pub struct ClientTls {
     pub(super) any: Arc<ClientConfig>,
     /// Offers HTTP/1.1 alone: WebSockets need it.
     pub(super) http1: Arc<ClientConfig>,
+}
+
+impl ClientTls {
+    /// When the certificate ends that the server is shown.
+    pub fn shown_until(&self) -> Option<SystemTime> {
+        shown_until(&self.any)
+    }
 }
 
 /// Configurations for the servers of one upstream.

@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["causes", "counter", "reach", "socket", "sparing", "task", "trust"]),
     ("whoami", &["small", "task"]),
     ("config", &["policy"]),
-    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "reach", "task"]),
+    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "reach", "task", "trust"]),
     ("token", &["budget", "clock", "fetch", "memory", "places", "policy", "session", "task"]),
     ("authn", &["clock", "policy", "session", "token"]),
     (
@@ -39,7 +39,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["budget", "causes", "counter", "private", "proxy", "seats", "small", "socket", "sparing", "stamp", "task"],
+        &[
+            "budget", "causes", "counter", "private", "proxy", "seats", "small", "socket", "sparing", "stamp", "task",
+            "trust",
+        ],
     ),
     (
         "admin",

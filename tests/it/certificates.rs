@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair};
 
+use crate::admin::{ask, sample, with_admin};
 use crate::cli::portcullis;
 use crate::process::start_text;
-use crate::support::shipped;
+use crate::support::{run_text, shipped};
 use crate::tools::Service;
 
 pub const DAY: Duration = Duration::from_secs(86_400);
@@ -136,4 +137,62 @@ fn a_start_with_such_files_warns_and_serves() {
         assert!(program.said.lines().any(is_warned), "{warned}\n{}", program.said);
     }
     assert!(program.curl(&folder.path().join("jar"), "/public", &[]).contains(" 200"));
+}
+
+/// A pair that ends so many days after 1970 began.
+fn ending(folder: &Path, file: &str, days: u32) {
+    let end = SystemTime::UNIX_EPOCH + days * DAY;
+    pair(folder, file, end - 2 * DAY, end);
+}
+
+/// The shipped configuration with a certificate wherever one may be shown.
+fn certificates_everywhere() -> String {
+    let named = |file: &str| format!("certificate = \"{file}.pem\"\nprivate_key = \"{file}.key\"\n");
+    let also = |file: &str| format!("[[tls.also]]\n{}", named(file));
+    let store =
+        format!("[session.redis]\nca = \"own.pem\"\n{}[session]\nsecret = {{ file = \"secret\" }}\n", named("store"));
+    let provider = r#"
+[login.oidc.corp]
+issuer = "https://id.example.com"
+client_id = "portcullis"
+client_auth = "tls_client_auth"
+user_prefix = "corp:"
+[login.oidc.corp.tls]
+"#;
+    let upstream = "[upstream.secure]\nservers = [\"https://127.0.0.1:1\"]\n[upstream.secure.tls]\nca = \"own.pem\"\n";
+    with_admin("rediss://127.0.0.1:1")
+        .replace("[server]\n", "[server]\nadmin_token = { file = \"secret\" }\n")
+        .replace("[session]\n", &store)
+        .replace("self_signed = true", &(named("own") + &also("other") + &also("past")))
+        + &[provider, &named("provider"), upstream, &named("client")].concat()
+}
+
+/// Whoever watches renewals hears before the day, of every certificate that somebody is shown.
+#[test]
+fn metrics_say_when_each_certificate_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = [
+        ("own", "tls.certificate", 30_001),
+        ("other", "tls.also[0].certificate", 30_002),
+        ("past", "tls.also[1].certificate", 10_000),
+        ("client", "upstream.secure.tls.certificate", 30_003),
+        ("provider", "login.oidc.corp.tls.certificate", 30_004),
+        ("store", "session.redis.certificate", 30_005),
+    ];
+    shown.iter().for_each(|(file, _, days)| ending(folder.path(), file, *days));
+    fs::write(folder.path().join("secret"), "thirty-two bytes or more of a secret").unwrap();
+    let text = certificates_everywhere();
+    let running = run_text(folder, &text);
+    let told = |later: u32| {
+        let metrics = ask(&running, "/metrics", &[]).body;
+        for (_, key, days) in shown {
+            let name = format!("portcullis_certificate_not_after_timestamp_seconds{{key=\"{key}\"}}");
+            assert_eq!(sample(&metrics, &name), (u64::from(days + later) * 86_400).to_string(), "{key}");
+        }
+        assert_eq!(metrics.matches("certificate_not_after_timestamp_seconds{").count(), shown.len(), "{metrics}");
+    };
+    told(0);
+    shown.iter().for_each(|(file, _, days)| ending(running.folder.path(), file, days + 10));
+    running.reload(&text).unwrap();
+    told(10);
 }

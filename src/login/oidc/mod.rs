@@ -19,6 +19,7 @@ mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 use http::Method;
 
@@ -90,6 +91,12 @@ impl Oidc {
     /// Name and title of each, in the order of the file.
     pub(super) fn titles(&self) -> impl Iterator<Item = (&str, &str)> {
         self.providers.iter().map(|provider| (provider.name(), provider.settings.title.as_str()))
+    }
+
+    /// When the certificates end that providers are shown, by the provider's name.
+    pub fn shown_until(&self) -> impl Iterator<Item = (&str, SystemTime)> {
+        let until = |provider: &Arc<Provider>| provider.settings.client.shown_until();
+        self.providers.iter().filter_map(move |provider| Some((provider.name(), until(provider)?)))
     }
 
     /// How many values of role claims led to no declared role.

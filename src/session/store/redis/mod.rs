@@ -18,6 +18,7 @@ mod way;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
@@ -309,6 +310,10 @@ impl SessionStore for Redis {
             }
             Ok(())
         })
+    }
+
+    fn shown_until(&self) -> Option<SystemTime> {
+        self.ways.first()?.shown_until()
     }
 
     fn shared(&self) -> Option<Arc<dyn SharedLog>> {

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+
+use crate::trust;
 
 use super::connect::Connection;
 use super::error::{RedisError, SCHEMA};
@@ -55,6 +57,11 @@ pub(super) struct Way {
 }
 
 impl Way {
+    /// When the certificate ends that the next connection shows.
+    pub(super) fn shown_until(&self) -> Option<SystemTime> {
+        trust::shown_until(&self.options.tls.as_ref()?.config.config())
+    }
+
     pub(super) fn new(options: Arc<RedisOptions>, runtime: Handle, index: u8, told: Arc<AtomicBool>) -> Way {
         let never = State::Down { since: Instant::now(), pause: Duration::ZERO };
         Way { options, runtime, tag: format!("{{{index:02x}}}"), told, state: Mutex::new((0, never)) }
