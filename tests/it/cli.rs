@@ -396,3 +396,42 @@ fn sessions_are_listed_and_revoked_by_the_command() {
     let (code, _, said) = sessions(&["list", "--user", "demo"]);
     assert!(code == 1 && said.contains("admin-token"), "{said}");
 }
+
+/// An editor of another age, or a shell that writes UTF-16.
+#[test]
+fn a_file_in_another_encoding_is_told_with_its_place() {
+    let folder = folder();
+    let path = folder.path();
+    let utf16: Vec<u8> = "roles = []".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (bytes, told) in [
+        (
+            &b"roles = [\"admin\"]\n# f\xfcr alle\n"[..],
+            "2: column 4 (byte 0xFC) is not UTF-8; save the file in that encoding",
+        ),
+        (
+            "# für\n".as_bytes().iter().copied().chain(*b"# \xff").collect::<Vec<_>>().as_slice(),
+            "2: column 3 (byte 0xFF) is not",
+        ),
+        ([&b"\xff\xfe"[..], &utf16].concat().as_slice(), "1: column 1 (byte 0xFF) is not"),
+        (b"# f\xc3", "1: column 4 (byte 0xC3) is not"),
+    ] {
+        std::fs::write(path.join("gateway.toml"), bytes).unwrap();
+        for command in ["check", "run", "schema"] {
+            let (code, _, said) = portcullis(path, &[command], "");
+            let is_told =
+                said.starts_with(&format!("gateway.toml:{told}")) && said.contains("1 problem in gateway.toml");
+            assert_eq!((code == 2, is_told), (command != "schema", command != "schema"), "{command}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_with_what_names_another() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&[][..], &["check"], &["user", "list"]] {
+        let (code, _, said) = portcullis(folder.path(), command, "");
+        let expected =
+            "portcullis: gateway.toml: No such file or directory (os error 2); `--config FILE` names another one\n";
+        assert_eq!((code, said.as_str()), (2, expected));
+    }
+}
