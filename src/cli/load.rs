@@ -30,6 +30,12 @@ pub(super) fn load(path: &Path) -> Result<Config, LoadError> {
     Ok(Config::parse(&text, &name(path), &base)?)
 }
 
+/// Read and say everything that is wrong; beside it what could be read all the same, as by [`Config::look`].
+pub(super) fn look(path: &Path) -> Result<(Option<Config>, Vec<Problem>), LoadError> {
+    let (text, base) = read(path)?;
+    Ok(Config::look(&text, &base))
+}
+
 /// The text, and where its relative paths begin.
 fn read(path: &Path) -> Result<(String, PathBuf), LoadError> {
     let failed = |source| LoadError::File { path: path.to_owned(), source };

@@ -20,7 +20,7 @@ use super::signing::{own_signed, require_issuer, signing};
 use super::table::{At, Findings, Table};
 use super::token::tokens;
 use super::upstreams::upstreams;
-use super::{Config, Limits, Log, LogFormat};
+use super::{Config, Limits, Log, LogFormat, Signing};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -43,28 +43,38 @@ impl Config {
     /// # Errors
     /// [`ConfigErrors`]: every mistake, by line.
     pub fn parse(text: &str, file: &str, base: &Path) -> Result<Config, ConfigErrors> {
-        let findings = Findings::new(text);
-        let parsed = match DeTable::parse(text) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let line = findings.line(&error.span().unwrap_or_default());
-                let problems = vec![Problem { line, key: String::new(), message: no_toml(text, &error) }];
-                return Err(ConfigErrors { file: file.to_owned(), problems });
-            }
-        };
-        let mut root = Table::new(&findings, String::new(), 0..0, parsed.into_inner());
-        let config = read(&mut root, base);
-        root.done();
-        let (lines, problems) = (findings.lines(), findings.clone().into_problems());
-        match config {
-            Some(config) if problems.is_empty() => Ok(Config { lines, ..config }),
-            _ => Err(ConfigErrors { file: file.to_owned(), problems }),
+        match look(text, base) {
+            (Some((config, true)), problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(ConfigErrors { file: file.to_owned(), problems }),
         }
+    }
+
+    /// Every mistake, by line; and what a check of the files that it names can go by. That is no configuration where anything is
+    /// mistaken: what could not be read is not in it.
+    pub fn look(text: &str, base: &Path) -> (Option<Config>, Vec<Problem>) {
+        let (config, problems) = look(text, base);
+        (config.map(|(config, _)| config), problems)
     }
 }
 
-/// All sections, whatever fails; `None` only together with a finding.
-pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
+fn look(text: &str, base: &Path) -> (Option<(Config, bool)>, Vec<Problem>) {
+    let findings = Findings::new(text);
+    let parsed = match DeTable::parse(text) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let line = findings.line(&error.span().unwrap_or_default());
+            return (None, vec![Problem { line, key: String::new(), message: no_toml(text, &error) }]);
+        }
+    };
+    let mut root = Table::new(&findings, String::new(), 0..0, parsed.into_inner());
+    let config = read(&mut root, base);
+    root.done();
+    let (lines, problems) = (findings.lines(), findings.clone().into_problems());
+    (config.map(|(config, is_whole)| (Config { lines, ..config }, is_whole)), problems)
+}
+
+/// All sections, whatever fails, and whether none did; `None`, and not whole, only together with a finding.
+pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<(Config, bool)> {
     let roles = roles(root);
     let server = required(root, "server", "write [server] with `listen`").and_then(|table| server(table, base));
     let tls = required(root, "tls", "write [tls] with `certificate` and `private_key`, or `self_signed = true`")
@@ -81,22 +91,28 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path) -> Option<Config> {
     let identity_headers = own_signed(identity_headers, routes.table.as_ref());
     require_issuer(root, signing.as_ref(), &routes.good);
     let (limits, log) = (limits(root), log(root));
-    Some(Config {
+    let is_whole = logins.local.is_some()
+        && signing.is_some()
+        && tokens.is_some()
+        && logins.oidc.is_some()
+        && routes.table.is_some();
+    let config = Config {
         roles,
         server: server?,
         tls: tls?,
         session: session?,
-        local: logins.local?,
-        signing: signing?,
-        tokens: tokens?,
-        oidc: logins.oidc?,
+        local: logins.local.unwrap_or_default(),
+        signing: signing.unwrap_or(Signing { issuer: None, eddsa: false }),
+        tokens: tokens.unwrap_or_default(),
+        oidc: logins.oidc.unwrap_or_default(),
         identity_headers: identity_headers?,
         upstreams,
-        routes: routes.table?,
+        routes: routes.table.unwrap_or_default(),
         limits,
         log,
         lines: Lines::default(),
-    })
+    };
+    Some((config, is_whole))
 }
 
 fn required<'f, 't>(root: &mut Table<'f, 't>, key: &'static str, accepted: &str) -> Option<Table<'f, 't>> {

@@ -136,6 +136,39 @@ fn every_file_that_is_missing_is_told_at_once_with_line_and_key() {
     assert!(lines[MISSING..].len() == 1 && lines[MISSING].starts_with("portcullis: cannot start: "), "{said}");
 }
 
+/// Who mends a slip of the pen and is told of a missing file next has looked twice. Nothing is told that is not so: what stands in a
+/// part that cannot be read is not looked for, and what compares two parts waits.
+#[test]
+fn mistakes_of_the_text_and_of_files_are_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, said) = checked(folder.path(), NOTHING_THERE);
+    let files: Vec<&str> = said.lines().take(MISSING).collect();
+    for (right, wrong, of_files) in [
+        ("access = \"authenticated\"", "access = \"all\"", MISSING),
+        ("name = \"app\"", "nam = \"app\"", MISSING),
+        ("[server]\n", "[server]\nunknown = 1\n", MISSING),
+        ("roles = [\"admin\"]", "roles = [\"ad min\"]", MISSING),
+        ("servers = [\"https://127.0.0.1:9000\"]", "servers = [\"https://\"]", MISSING - 3),
+        ("algorithms = [\"HS256\"]", "algorithms = [\"none\"]", MISSING - 4),
+        ("client_id = \"portcullis\"", "client = \"portcullis\"", MISSING - 3),
+        ("store = \"rediss://127.0.0.1:1\"", "store = \"nowhere\"", 0),
+    ] {
+        assert!(NOTHING_THERE.contains(right), "{right}");
+        let (code, said) = checked(folder.path(), &NOTHING_THERE.replacen(right, wrong, 1));
+        // One line more shifts those below.
+        let place = |line: &str| line.split_once(": ").map(|(_, told)| told.to_owned());
+        let is_of_file = |line: &&str| files.iter().any(|file| place(file) == place(line));
+        assert_eq!((code, said.lines().filter(is_of_file).count()), (2, of_files), "{wrong}\n{said}");
+        let others: Vec<&str> = said.lines().filter(|line| !is_of_file(line)).collect();
+        assert!(others.len() > 1 && !others.iter().any(|line| line.contains("/no/")), "{wrong}\n{said}");
+        let count = said.lines().count() - 1;
+        assert!(others.last().unwrap().starts_with(&format!("{count} problems in ")), "{wrong}\n{said}");
+        let numbers: Vec<usize> =
+            said.lines().take(count).map(|line| line.split(':').nth(1).unwrap().parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "{said}");
+    }
+}
+
 /// Whatever is wrong with what is in it. What everybody may know is no secret.
 #[test]
 fn each_secret_that_others_can_read_is_warned_of_with_line_and_key() {
