@@ -96,19 +96,23 @@ pub fn main() -> ExitCode {
         Command::Sessions { command } => sessions::run(config, command),
         Command::Token { command } => token::run(config, command),
         Command::Whoami { listen } => whoami(listen),
-        Command::Schema => schema(),
+        Command::Schema => print(format!("{:#}\n", Config::schema()).as_bytes()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            // Not to the output itself, where a full disk would be a panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut script);
+            print(&script)
         }
     }
 }
 
-fn schema() -> ExitCode {
-    match writeln!(std::io::stdout(), "{:#}", Config::schema()) {
+/// What was asked for, on standard output.
+fn print(what: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(what).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("portcullis: the schema cannot be written: {error}"));
+            say(&format!("portcullis: standard output cannot be written: {error}"));
             ExitCode::from(CANNOT_START)
         }
     }

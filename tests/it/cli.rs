@@ -435,3 +435,17 @@ fn a_file_that_is_not_there_is_told_with_what_names_another() {
         assert_eq!((code, said.as_str()), (2, expected));
     }
 }
+
+#[test]
+fn what_cannot_be_written_out_is_an_error_and_no_panic() {
+    for command in [&["completions", "bash"][..], &["completions", "zsh"], &["schema"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(command).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(
+            said.starts_with("portcullis: standard output cannot be written: ") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+}
