@@ -146,7 +146,9 @@ pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, Tls
 
 /// Whether a start that may make a development pair makes one.
 pub fn is_to_be_made(certificate: &Path, key: &Path) -> bool {
-    (!certificate.exists() && !key.exists()) || is_ours_and_old(certificate)
+    // What cannot be looked at is there, and is not made anew.
+    let is_missing = |path: &Path| matches!(path.try_exists(), Ok(false));
+    (is_missing(certificate) && is_missing(key)) || is_ours_and_old(certificate)
 }
 
 /// Never true of somebody's own certificate, whatever its age.

@@ -169,6 +169,18 @@ fn mistakes_of_the_text_and_of_files_are_told_at_once() {
     }
 }
 
+/// A folder that cannot be looked into is no folder without a certificate.
+#[test]
+fn a_development_pair_is_made_only_where_none_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let within = "self_signed = true\ncertificate = \"gateway.toml/it.pem\"\nprivate_key = \"gateway.toml/it.key\"";
+    let (code, said) = checked(folder.path(), &shipped("memory").replace("self_signed = true", within));
+    assert!(
+        code == 2 && said.contains(": tls.certificate: `") && said.contains("cannot be read: Not a directory"),
+        "{said}"
+    );
+}
+
 /// Whatever is wrong with what is in it. What everybody may know is no secret.
 #[test]
 fn each_secret_that_others_can_read_is_warned_of_with_line_and_key() {

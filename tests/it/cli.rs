@@ -449,3 +449,15 @@ fn what_cannot_be_written_out_is_an_error_and_no_panic() {
         );
     }
 }
+
+/// Whoever may not look into the folder is not told that there is nobody.
+#[test]
+fn users_that_cannot_be_looked_at_are_not_none() {
+    let folder = folder();
+    let list = || portcullis(folder.path(), &["user", "list"], "");
+    assert_eq!(list(), (0, String::new(), String::new()), "there is no file yet");
+    let text = shipped("memory").replace("\"users.toml\"", "\"gateway.toml/users.toml\"");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    let (code, out, said) = list();
+    assert!(code == 1 && out.is_empty() && said.contains("gateway.toml/users.toml: Not a directory"), "{said}");
+}
