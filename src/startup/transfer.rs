@@ -30,6 +30,9 @@ pub enum TransferError {
     /// The store is not one that is written out.
     #[error("only a store of the gateway's own (`embedded:PATH`) is written out")]
     NotEmbedded,
+    /// What is read in would be gone with this process.
+    #[error("a store in memory ends with this command; write the `session.store` that is to have them")]
+    Memory,
     /// The store did not answer.
     #[error("the store did not answer; what was read in before stands, and may be read in again")]
     Store(#[from] StoreError),
@@ -134,6 +137,9 @@ pub fn export(config: &Config, to: &mut dyn Write, now: Timestamp) -> Result<usi
 /// # Errors
 /// [`TransferError`].
 pub fn import(config: &Config, from: &mut dyn BufRead, now: Timestamp) -> Result<Imported, TransferError> {
+    if config.session.store == Store::Memory {
+        return Err(TransferError::Memory);
+    }
     let store = open_store(config, || load_keys(config))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut imported, mut ended, mut sessions) = (Imported::default(), false, Vec::new());

@@ -107,3 +107,14 @@ fn what_was_written_out_long_ago_is_not_read_in() {
         assert!(code == 0 || said.contains("more than 29 days ago"), "{said}");
     }
 }
+
+/// Done, it would look like work done.
+#[test]
+fn nothing_is_read_into_a_store_that_ends_with_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemClock.now().0;
+    std::fs::write(folder.path().join("gateway.toml"), shipped("memory")).unwrap();
+    let (code, _, said) =
+        portcullis(folder.path(), &["sessions", "import"], &format!("{{\"written\":{now}}}\n\"end\"\n"));
+    assert!(code == 1 && said.starts_with("portcullis: a store in memory ends with this command; "), "{said}");
+}
