@@ -161,7 +161,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address.
-    #[error("server: cannot listen on {address}")]
+    #[error("server: cannot listen on {address}{}", rights(.address, .source))]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -172,6 +172,16 @@ pub enum StartError {
     /// A thread or a runtime.
     #[error("the system gave no thread")]
     Thread(#[source] io::Error),
+}
+
+/// What a plain user lacks for a port of the system's.
+fn rights(address: &SocketAddr, source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            " (a port below 1024 needs CAP_NET_BIND_SERVICE, as packaging/portcullis.service gives it)"
+        }
+        _ => "",
+    }
 }
 
 /// A running gateway. Dropping it stops it.

@@ -1,11 +1,13 @@
 //! The program as a service: what a process manager is told, and that the unit and the image of `packaging/` name what is there.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis::config::{Config, Limits, Store};
+use portcullis::startup::StartError;
 
 use crate::cli::portcullis;
 use crate::support::shipped;
@@ -66,6 +68,19 @@ fn a_manager_that_does_not_listen_is_nobodys_problem() {
         service.says("listening on");
         service.terminate();
         assert_eq!(service.ends().0, Some(0), "{socket}");
+    }
+}
+
+#[test]
+fn a_port_that_a_plain_user_may_not_have_is_told_with_what_gives_it() {
+    for (port, denied, told) in [
+        (443, true, " (a port below 1024 needs CAP_NET_BIND_SERVICE, as packaging/portcullis.service gives it)"),
+        (443, false, ""),
+        (8443, true, ""),
+    ] {
+        let kind = if denied { ErrorKind::PermissionDenied } else { ErrorKind::AddrInUse };
+        let error = StartError::Listen { address: ([0, 0, 0, 0], port).into(), source: kind.into() };
+        assert_eq!(error.to_string(), format!("server: cannot listen on 0.0.0.0:{port}{told}"));
     }
 }
 
