@@ -50,6 +50,7 @@ pub(super) fn options(table: &mut Table<'_, '_>) -> Option<RouteOptions> {
         close_code: close_code?,
         // Of all routes together.
         by_method: false,
+        withheld: Vec::new(),
         forward_token,
         signed_identity: signed_identity?,
         preflight: preflight?,

@@ -227,6 +227,11 @@ pub fn is_alias(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
 }
 
+/// The same, or the variable that servers make of a header, as `owns` takes it for one.
+pub(super) fn is_alias_or_variable(one: &str, other: &str) -> bool {
+    is_alias(one, other) || under_variable(other).is_some_and(|other| is_alias(one, other))
+}
+
 /// Of this length, or of this and longer.
 fn length_bit(name: &str) -> u64 {
     1 << name.len().min(63)

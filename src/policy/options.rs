@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::identity_headers::is_alias;
+use super::identity_headers::{is_alias, is_alias_or_variable};
 use super::path::PathPrefix;
 
 /// Options of a route. The default changes nothing.
@@ -30,6 +30,8 @@ pub struct RouteOptions {
     pub response: HeaderEdits,
     /// Whether rules tell methods apart at this place or in this application; the table of routes says so.
     pub by_method: bool,
+    /// Headers in which other routes hand the application a provider's access token; the table of routes says which.
+    pub withheld: Vec<HeaderName>,
     /// Whether a bearer token that was accepted goes on to the application.
     pub forward_token: bool,
     /// How the application is told who calls in a way that it can verify.
@@ -48,7 +50,9 @@ impl RouteOptions {
     /// Whether a field of this name stays behind, in whatever spelling.
     pub fn removes(&self, name: &str) -> bool {
         // Verb tampering: the application would carry out another method than the rules were asked about.
-        self.request.owns(name) || (self.by_method && METHOD_OVERRIDES.iter().any(|known| is_alias(known, name)))
+        self.request.owns(name)
+            || (self.by_method && METHOD_OVERRIDES.iter().any(|known| is_alias(known, name)))
+            || self.withheld.iter().any(|own| is_alias_or_variable(own.as_str(), name))
     }
 }
 

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use http::Method;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, Method};
 
 use super::access::AccessRule;
 use super::head::RequestHead;
@@ -188,6 +189,7 @@ impl RouteTable {
     pub fn new(mut routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
         let (mut table, mut clashes) = (RouteTable::default(), Vec::new());
         tell_methods_apart(&mut routes);
+        withhold_tokens(&mut routes);
         for (index, route) in routes.into_iter().enumerate() {
             let route = Arc::new(Route { index, ..route });
             let written = route.path.as_str();
@@ -355,6 +357,15 @@ fn tell_methods_apart(routes: &mut [Route]) {
     let by_method = |one: &Route| routes.iter().any(|other| other.methods.is_some() && is_near(one, other));
     let found: Vec<bool> = routes.iter().map(by_method).collect();
     routes.iter_mut().zip(found).for_each(|(route, found)| route.options.by_method = found);
+}
+
+/// An application that is handed access tokens at one place may believe the header that they stand in at any other: no client writes it there
+/// either. `Authorization` is for clients as well.
+fn withhold_tokens(routes: &mut [Route]) {
+    let handed = |route: &Route| route.sign_in.access_token.clone().filter(|name| *name != AUTHORIZATION);
+    let names = |one: &Route| routes.iter().filter(|other| other.upstream == one.upstream).filter_map(handed).collect();
+    let found: Vec<Vec<HeaderName>> = routes.iter().map(names).collect();
+    routes.iter_mut().zip(found).for_each(|(route, found)| route.options.withheld = found);
 }
 
 fn overlap(one: &Route, other: &Route) -> bool {

@@ -245,6 +245,23 @@ fn what_a_refresh_does_not_tell_stays_as_it_was() {
     }
 }
 
+/// The application that believes the header of one route may believe it at all of them.
+#[test]
+fn no_client_hands_an_application_an_access_token() {
+    let between = Between::signed_in("first");
+    for name in ["X-Access-Token", "x_access_token", "X.Access.Token", "HTTP_X_ACCESS_TOKEN"] {
+        let forged = format!("{name}: forged");
+        let [own, plain] = ["/", "/plain"].map(|path| between.running.curl(path, &["-H", &forged]));
+        assert_eq!((own.status, plain.status), (200, 200));
+        assert_eq!(token(&own).as_deref(), Some("first"), "{name}");
+        for page in [&own, &plain] {
+            assert!(!page.body.contains("forged"), "{name}: {}", page.body);
+        }
+    }
+    let other = between.running.curl("/plain", &["-H", "Authorization: Basic YTpi"]);
+    assert!(other.body.contains("Basic YTpi"), "{}", other.body);
+}
+
 /// Userinfo that is for another application's tokens tells nothing. Where no ID token tells anything either nobody vouches for the person.
 #[test]
 fn a_refusal_of_userinfo_counts_where_nobody_else_tells_who_it_is() {
