@@ -23,6 +23,14 @@ use super::{BAD_INPUT, CANNOT_START, chain, is_terminal, load, say};
 
 /// Start, serve, drain.
 pub fn run(path: &Path) -> ExitCode {
+    // Before the file is read: what is written into it from then on is asked for by a signal that counts.
+    let (runtime, hangup) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => {
+            say(&format!("portcullis: cannot start: {error}"));
+            return ExitCode::from(CANNOT_START);
+        }
+    };
     let config = match load::load(path) {
         Ok(config) => Arc::new(config),
         Err(error) => {
@@ -37,17 +45,10 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(CANNOT_START);
         }
     };
-    let runtime = match signals() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            messages.say(&format!("portcullis: cannot start: {error}"));
-            return ExitCode::from(CANNOT_START);
-        }
-    };
     startup::raise_descriptors();
     // Dropped last: what the end has to say is said.
     match start(config.clone(), &messages) {
-        Ok(gateway) => runtime.block_on(serve(gateway, path, &messages)),
+        Ok(gateway) => runtime.block_on(serve(gateway, hangup, path, &messages)),
         Err(reason) => {
             say_mistakes(&config, path, &messages);
             messages.say(&format!("portcullis: cannot start: {reason}"));
@@ -68,20 +69,22 @@ fn start(config: Arc<Config>, messages: &Messages) -> Result<Gateway, String> {
     startup::start(setup).map_err(|error| chain(&error))
 }
 
-/// Where signals are waited for. Those that other servers reopen their logs on end nobody, from the first moment on.
-fn signals() -> io::Result<Runtime> {
+/// Where signals are waited for. Those that other servers reopen their logs on end nobody, from the first moment on; nor does a hangup
+/// where no terminal is, which is kept for when there is something to reload.
+fn signals() -> io::Result<(Runtime, Option<Signal>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();
     // Whatever becomes of what is made here: the system no longer ends the process for them.
     for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
         drop(signal(kind)?);
     }
+    let hangup = if io::stdin().is_terminal() { None } else { Some(signal(SignalKind::hangup())?) };
     drop(entered);
-    Ok(runtime)
+    Ok((runtime, hangup))
 }
 
-async fn serve(gateway: Gateway, path: &Path, messages: &Messages) -> ExitCode {
-    let mut signals = match Signals::new() {
+async fn serve(gateway: Gateway, hangup: Option<Signal>, path: &Path, messages: &Messages) -> ExitCode {
+    let mut signals = match Signals::new(hangup) {
         Ok(signals) => signals,
         Err(error) => {
             messages.say(&format!("portcullis: signals cannot be received: {error}"));
@@ -125,9 +128,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    /// With the hangups that came before.
+    fn new(hangup: Option<Signal>) -> io::Result<Signals> {
         let stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?];
-        Ok(Signals { stop, hangup: signal(SignalKind::hangup())? })
+        let hangup = hangup.map_or_else(|| signal(SignalKind::hangup()), Ok)?;
+        Ok(Signals { stop, hangup })
     }
 
     async fn next(&mut self) -> Asked {

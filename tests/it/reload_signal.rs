@@ -202,3 +202,19 @@ fn a_reload_says_every_file_that_is_missing_with_line_and_key() {
     assert!(program.service.says("not reloaded, everything stays as it was: ").contains("no.pem"));
     assert_eq!(program.reload(&file, "portcullis: configuration "), "reloaded");
 }
+
+/// A start that waits for a store takes seconds, and whoever changes the file meanwhile neither ends it nor is forgotten.
+#[test]
+fn a_hangup_while_it_starts_is_a_reload_once_it_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "thirty-two bytes or more of a secret").unwrap();
+    let secret = "[session]\nsecret = { file = \"secret\" }\n";
+    let text = shipped("redis://127.0.0.1:1").replace("[session]\n", secret);
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, text).unwrap();
+    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("--config").arg(&file));
+    service.says("the session store is away");
+    service.hang_up();
+    service.says("listening on");
+    assert_eq!(service.says("portcullis: configuration "), "reloaded");
+}
