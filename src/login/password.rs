@@ -15,6 +15,9 @@ pub const LONGEST: usize = 1024;
 pub const SHORTEST: usize = 8;
 /// Hashes that may wait for a free core; beyond it people are asked to come again.
 const WAITING: usize = 64;
+/// More, for those whose browser signed in before, who need not wait behind all others either: a hundred addresses that guess at names which
+/// nobody has keep every other place taken, and would have nobody sign in (CWE-400).
+const KNOWN_WAITING: usize = 16;
 /// How far hashing stands back (`nice`, 0 to 19): who signs in waits some milliseconds longer on a busy machine, instead of everybody
 /// whose request comes while a core hashes. Not the most: people must be able to sign in where requests alone would fill it.
 const STANDS_BACK: i32 = 10;
@@ -75,14 +78,19 @@ pub enum Checked {
 }
 
 /// A place in the queue of those whose password is checked.
-pub struct Place(#[expect(dead_code, reason = "held, and dropped")] OwnedSemaphorePermit);
+pub struct Place {
+    known: bool,
+    _permit: OwnedSemaphorePermit,
+}
 
 /// Hashes and checks.
 pub struct Passwords {
     params: Argon2Params,
     nobody: String,
     slots: Arc<Semaphore>,
+    known_slots: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    known_waiting: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -93,16 +101,31 @@ impl Passwords {
     pub fn new(params: Argon2Params) -> Result<Passwords, PasswordError> {
         parameters(params)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (slots, waiting) = (Arc::new(Semaphore::new(cores)), Arc::new(Semaphore::new(WAITING)));
-        Ok(Passwords { params, nobody: nobody(params), slots, waiting })
+        let [slots, known_slots, waiting, known_waiting] =
+            [cores, 1, WAITING, KNOWN_WAITING].map(|places| Arc::new(Semaphore::new(places)));
+        Ok(Passwords { params, nobody: nobody(params), slots, known_slots, waiting, known_waiting })
     }
 
-    /// A place in the queue; dropped, it is somebody else's.
+    /// A place in the queue for somebody who is `known` here, or is not; dropped, it is somebody else's.
     ///
     /// # Errors
     /// [`PasswordError::Busy`].
-    pub fn place(&self) -> Result<Place, PasswordError> {
-        self.waiting.clone().try_acquire_owned().map(Place).map_err(|_| PasswordError::Busy)
+    pub fn place(&self, known: bool) -> Result<Place, PasswordError> {
+        let of_strangers = self.waiting.clone().try_acquire_owned();
+        let place =
+            if known { of_strangers.or_else(|_| self.known_waiting.clone().try_acquire_owned()) } else { of_strangers };
+        place.map(|permit| Place { known, _permit: permit }).map_err(|_| PasswordError::Busy)
+    }
+
+    /// A turn to hash: in the order of coming, and one more for whoever is known.
+    async fn slot(&self, known: bool) -> Result<OwnedSemaphorePermit, PasswordError> {
+        let (any, own) = (self.slots.clone().acquire_owned(), self.known_slots.clone().acquire_owned());
+        let slot = tokio::select! {
+            biased;
+            slot = any => slot,
+            slot = own, if known => slot,
+        };
+        slot.map_err(|_| PasswordError::Busy)
     }
 
     /// Check a password against the hash of a user, or, where there is no such user, against nobody's: the same work, so that
@@ -113,12 +136,12 @@ impl Passwords {
     /// [`PasswordError`].
     pub async fn check(
         &self,
-        _place: &Place,
+        place: &Place,
         stored: Option<String>,
         password: Zeroizing<String>,
         told: impl FnOnce(bool) + Send + 'static,
     ) -> Result<Checked, PasswordError> {
-        let slot = self.slots.clone().acquire_owned().await.map_err(|_| PasswordError::Busy)?;
+        let slot = self.slot(place.known).await?;
         let (params, known) = (self.params, stored.is_some());
         let stored = stored.unwrap_or_else(|| self.nobody.clone());
         let work = move || {
@@ -200,7 +223,12 @@ fn weaker(stored: &str, wanted: Argon2Params) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Argon2Params, PasswordError, STANDS_BACK, aside, hash, nobody, read, verify};
+    use super::{
+        Argon2Params, KNOWN_WAITING, PasswordError, Passwords, STANDS_BACK, WAITING, aside, hash, nobody, read, verify,
+    };
+
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     /// The rank of the thread that asks (proc(5): `stat`, field 19).
     fn rank() -> i32 {
@@ -214,6 +242,24 @@ mod tests {
         assert_eq!(aside(rank).await.unwrap(), ours.max(STANDS_BACK));
         assert_eq!(rank(), ours);
         assert!(matches!(aside(|| panic!("as a broken hash might")).await, Err::<(), _>(PasswordError::Gone)));
+    }
+
+    #[test]
+    fn strangers_do_not_keep_whoever_is_known_out_of_the_queue() {
+        let passwords = Passwords::new(Argon2Params::default()).unwrap();
+        let taken = |known| std::iter::from_fn(|| passwords.place(known).ok()).collect::<Vec<_>>();
+        let mut strangers = taken(false);
+        assert_eq!(strangers.len(), WAITING);
+        let known = taken(true);
+        assert_eq!(known.len(), KNOWN_WAITING);
+        assert!(matches!(passwords.place(true), Err(PasswordError::Busy)));
+        let turn = |known| pin!(passwords.slot(known)).poll(&mut Context::from_waker(Waker::noop()));
+        let turns: Vec<_> = std::iter::from_fn(|| Some(turn(false)).filter(Poll::is_ready)).collect();
+        assert!(!turns.is_empty() && turn(false).is_pending());
+        let own = turn(true);
+        assert!(own.is_ready() && turn(true).is_pending());
+        strangers.pop();
+        assert!(passwords.place(false).is_ok() && passwords.place(true).is_ok());
     }
 
     #[test]

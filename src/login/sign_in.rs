@@ -202,7 +202,7 @@ impl Login {
         attempt: &Attempt<'_>,
     ) -> Result<Option<Proven>, Unproven> {
         // The place first: it bounds how many wait for a guess, too.
-        let place = self.passwords.place()?;
+        let place = self.passwords.place(attempt.device.is_some())?;
         let guess = self.throttle.guess(attempt).await.map_err(Unproven::Throttled)?;
         if let Some(users) = &self.users {
             users.look().await?;
@@ -232,7 +232,7 @@ impl Login {
             }
             // Another tab may have renewed the hash of this very password.
             if !same {
-                match self.check(&self.passwords.place()?, Some(&now), password.clone(), |_| ()).await? {
+                match self.check(&self.passwords.place(true)?, Some(&now), password.clone(), |_| ()).await? {
                     Checked::Right { rehashed: anew } => rehashed = anew,
                     Checked::Wrong => return Ok(None),
                 }
