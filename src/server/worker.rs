@@ -277,6 +277,14 @@ fn admit(stream: TcpStream, peer: SocketAddr, serve: &Arc<Serve>, connections: &
     let slot = Slot(open.clone());
     if open.fetch_add(1, Ordering::Relaxed) >= serve.limits.connections {
         serve.counters.refused_full.add();
+        static SAID: Sparing = Sparing::new();
+        if let Some(unsaid) = SAID.ask("full") {
+            tracing::warn!(
+                connections = serve.limits.connections,
+                unsaid,
+                "clients are turned away: all places are taken"
+            );
+        }
         return tracing::debug!(%peer, "too many connections");
     }
     serve.counters.accepted.add();

@@ -496,6 +496,7 @@ async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications(
         held.extend((0..50).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()));
         assert!(Instant::now() < until, "{} were refused", refused());
     }
+    assert!(says("clients are turned away: ").contains("connections=100"));
     assert!(curl(format!("http://127.0.0.1:{admin}/readyz")).starts_with("ready\n"));
     for client in &mut clients {
         assert_eq!(client.ask(Request::get("/"), "/public", whole("")).await.status(), 200);
