@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Request, header};
 use url::Url;
 
+use crate::fetch::Address;
 use crate::login::{ReturnTo, WHOAMI, of_sign_in_page, same_origin};
 use crate::policy::{Authentication, Fields, Found, RequestHead, destination};
 use crate::proxy::{lead_back, redirect, websocket_of_here};
@@ -23,6 +24,7 @@ pub fn hold(data: &[u8]) {
     led_back(&value);
     taken_from_here(&value);
     let Some(text) = str::from_utf8(data).ok() else { return };
+    fetched(text);
     returned_to(text);
     sent_to_tls(text);
     written_to(text);
@@ -42,6 +44,30 @@ fn followed(value: &HeaderValue) -> Option<Url> {
     let text = str::from_utf8(value.as_bytes())
         .map_or_else(|_| value.as_bytes().iter().map(|byte| char::from(*byte)).collect::<String>(), str::to_owned);
     here().join(&text).ok()
+}
+
+/// What is looked at as one address is asked as another one by a library.
+fn fetched(text: &str) {
+    let Ok(address) = Address::parse(text, true) else { return };
+    let Ok(url) = Url::parse(text) else { return };
+    assert_eq!(url.scheme() == "https", address.is_secure(), "{text:?}");
+    assert!(url.username().is_empty() && url.password().is_none(), "{text:?}");
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    assert!(address.is_secure() || loopback, "{text:?}");
+    let shown = address.to_string();
+    let named = matches!(url.host(), Some(url::Host::Domain(_)));
+    let origin = format!(
+        "{}://{}:{}/",
+        url.scheme(),
+        url.host_str().unwrap_or_default(),
+        url.port_or_known_default().unwrap_or(0)
+    );
+    assert!(!named || shown.starts_with(&origin), "{shown} is {url}");
 }
 
 fn returned_to(text: &str) {

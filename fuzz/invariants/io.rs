@@ -1,8 +1,10 @@
 //! The other end of a connection, as a text. Knows nothing of what is said.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,22 +18,28 @@ pub(super) fn block_on<T>(what: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(what))
 }
 
-/// Says what it is, closes, and forgets what it is told.
+/// Says what it is, closes, and keeps what it is told.
 pub(super) struct Text<'t> {
     text: &'t [u8],
     /// Who waits until it was told something.
     silent: Option<Waker>,
+    told: Rc<RefCell<Vec<u8>>>,
 }
 
 impl<'t> Text<'t> {
     /// Of a client, which speaks first.
     pub(super) fn asking(text: &'t [u8]) -> Text<'t> {
-        Text { text, silent: None }
+        Text { text, silent: None, told: Rc::default() }
     }
 
     /// Of a server.
     pub(super) fn answering(text: &'t [u8]) -> Text<'t> {
-        Text { text, silent: Some(Waker::noop().clone()) }
+        Text { text, silent: Some(Waker::noop().clone()), told: Rc::default() }
+    }
+
+    /// What it is told, also when it is gone.
+    pub(super) fn told(&self) -> Rc<RefCell<Vec<u8>>> {
+        self.told.clone()
     }
 
     /// How much nobody read.
@@ -58,6 +66,7 @@ impl AsyncWrite for Text<'_> {
         if let Some(waits) = self.silent.take() {
             waits.wake();
         }
+        self.told.borrow_mut().extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

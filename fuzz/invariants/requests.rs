@@ -1,4 +1,4 @@
-//! Requests over HTTP/1.1: for each that is forwarded the application reads one, the same, from the strictest of readers' view; it names
+//! Requests: for each that is forwarded the application reads one over HTTP/1.1, the same, from the strictest of readers' view; it names
 //! nobody but who calls, and says in one way only where it ends.
 
 use std::cell::RefCell;
@@ -42,8 +42,12 @@ struct Asked {
     bodied: bool,
 }
 
-/// `data` is what a client sends over one connection, before it closes its end.
+/// `data` is what a client sends over one connection, before it closes its end; after `2 ` a request as it is handed on of HTTP/2:
+/// method and target, lines, and behind an empty one the body.
 pub fn hold(data: &[u8]) {
+    if let Some(asked) = data.strip_prefix(b"2 ").and_then(over_two) {
+        return forwarded(asked);
+    }
     let asked = RefCell::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| async {
         let (parts, body) = request.into_parts();
@@ -59,6 +63,29 @@ pub fn hold(data: &[u8]) {
     // A client that breaks off has said what it said.
     let _ = block_on(builder.serve_connection(TokioIo::new(Text::asking(data)), service));
     asked.into_inner().into_iter().for_each(forwarded);
+}
+
+fn over_two(text: &[u8]) -> Option<Asked> {
+    let (head, body) = split(text, b"\n\n").unwrap_or((text, b""));
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let (method, target) = split(lines.next()?, b" ")?;
+    let mut request = Request::builder().version(Version::HTTP_2).method(method).uri(target);
+    for line in lines {
+        let (name, value) = split(line, b": ")?;
+        // h2 refuses what is of a connection, and lets a name of small letters pass alone.
+        let refused: [&[u8]; 5] = [b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"proxy-connection"];
+        if refused.contains(&name) || name.iter().any(u8::is_ascii_uppercase) || name == b"te" && value != b"trailers" {
+            return None;
+        }
+        // And a body of another length.
+        if name == b"content-length" && value != body.len().to_string().as_bytes() {
+            return None;
+        }
+        request = request.header(name, value);
+    }
+    let parts = request.body(()).ok()?.into_parts().0;
+    parts.uri.authority()?;
+    Some(Asked { parts, body: body.to_vec(), trailers: HeaderMap::new(), bodied: !body.is_empty() })
 }
 
 fn forwarded(mut asked: Asked) {
