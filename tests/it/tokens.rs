@@ -262,7 +262,7 @@ async fn a_token_has_one_spelling() {
     let other = char::from_u32(u32::from(last) + 1).unwrap();
     let spelt = format!("{h}.{p}.{}{other}", &s[..s.len() - 1]);
     assert_eq!(verdict(&tokens(one(&issuer)), &spelt, NOW).await, "token_signature", "a stray bit");
-    let long = format!("{h}.{p}.{}", "A".repeat(8 * 1024));
+    let long = format!("{h}.{p}.{}", "A".repeat(16 * 1024));
     assert_eq!(verdict(&tokens(one(&issuer)), &long, NOW).await, "token_too_large");
 }
 
@@ -366,6 +366,20 @@ fn a_key_that_is_weak_or_for_something_else_is_not_read() {
     assert!(Key::from_pem(private.as_bytes(), Algorithm::Es256).is_err());
     assert!(Key::from_pem(issuers("ES256")[0].pem().as_bytes(), Algorithm::Es384).is_err(), "another curve");
     assert!(Key::from_pem(issuers("ES256")[0].pem().as_bytes(), Algorithm::EdDsa).is_err());
+}
+
+/// Entra tells two hundred groups at most, and leaves them all out where there are more.
+#[tokio::test]
+async fn a_token_of_two_hundred_groups_is_read() {
+    let issuer = Issuer::es256();
+    let groups: Vec<String> = (0..200).map(|n| format!("{n:08x}-0000-4000-8000-000000000000")).collect();
+    let said = good(NOW).replacen('{', &format!("{{\"groups\":{groups:?},"), 1);
+    let token = issuer.token(r#"{"alg":"ES256","kid":"one"}"#, &said, "ES256");
+    assert!(token.len() > 10_000);
+    let tokens = tokens(one(&issuer));
+    for _ in 0..2 {
+        assert_eq!(verdict(&tokens, &token, NOW).await, "ok");
+    }
 }
 
 /// RFC 7517 §4.5: ForgeRock and OpenAM write a key once for each of its algorithms, Keycloak one for signing and encryption. Each is
