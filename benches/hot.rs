@@ -2,6 +2,7 @@
 //! whole way over loopback. Compare runs of one machine with each other, never with another's.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,7 +201,7 @@ fn of_many(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &tokio::runtime::R
     let (cookie, headers) = (CookieName::new("__Host-portcullis"), IdentityHeaders::preset("x-forwarded").unwrap());
     let tokens = Arc::new(Tokens::new(Vec::new(), sessions.clone(), names.clone(), headers.clone(), 1));
     let carrier = Carrier::new(sessions, Arc::new(NoDirectory), cookie, None);
-    let authenticator = Authenticator::new(carrier, tokens, names, headers);
+    let authenticator = Authenticator::new(carrier, HashMap::new(), tokens, names, headers);
     let accept = Accept { session: true, token: false };
     let (recent, turn) = (Recent::default(), Cell::new(0));
     group.bench_function(BenchmarkId::from_parameter(format!("{used} of {live}")), |b| {

@@ -7,6 +7,7 @@ mod carry;
 pub mod cookies;
 mod credential;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -199,20 +200,23 @@ impl Recent {
 /// Asks.
 pub struct Authenticator {
     carrier: Arc<Carrier>,
+    /// The issuer of each place to sign in beside the user file.
+    logins: HashMap<String, String>,
     tokens: Arc<Tokens>,
     roles: RoleNames,
     headers: IdentityHeaders,
 }
 
 impl Authenticator {
-    /// An authenticator over sessions, as they are carried, and tokens.
+    /// An authenticator over sessions, as they are carried, and tokens; `logins` are names of places to sign in, with their issuers.
     pub fn new(
         carrier: Arc<Carrier>,
+        logins: HashMap<String, String>,
         tokens: Arc<Tokens>,
         roles: RoleNames,
         headers: IdentityHeaders,
     ) -> Authenticator {
-        Authenticator { carrier, tokens, roles, headers }
+        Authenticator { carrier, logins, tokens, roles, headers }
     }
 
     /// The session cookie's name.
@@ -318,7 +322,12 @@ impl Authenticator {
         };
         let (login, at, acr) = match view.provided() {
             None => (view.provider(), view.created(), None),
-            Some(provided) => (provided.login, provided.proven, provided.acr),
+            Some(provided) => {
+                // Its name may be another's when the file was read again: whoever signed in at the one did not at the other.
+                let is_there = self.logins.get(provided.login).is_some_and(|issuer| issuer == view.provider());
+                let login = if is_there { provided.login } else { view.provider() };
+                (login, provided.proven, provided.acr)
+            }
         };
         let signed_in = SignedIn { login: login.to_owned(), at: at.since_epoch(), acr: acr.map(str::to_owned) };
         let identity = Identity {

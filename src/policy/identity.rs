@@ -19,7 +19,7 @@ pub enum Proof {
 /// A sign-in, as far as routes ask about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedIn {
-    /// Where: `local`, or an OpenID provider's name in the file.
+    /// Where: `local`, or an OpenID provider's name in the file; the issuer of one that is not there any more.
     pub login: String,
     /// When the person last proved who they are, since the Unix epoch.
     pub at: Duration,

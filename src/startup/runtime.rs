@@ -53,10 +53,11 @@ pub(super) fn runtime(
         tokens.inherit(before.runtime.authenticator.tokens());
     }
     let (roles, headers) = (config.roles.clone(), config.identity_headers.clone());
+    let logins = config.oidc.iter().map(|login| (login.name.clone(), login.issuer.clone())).collect();
     Ok(Runtime {
         number: before.map_or(0, |before| before.runtime.number + 1),
         routes: config.routes.clone(),
-        authenticator: Authenticator::new(lasting.carrier.clone(), Arc::new(tokens), roles, headers),
+        authenticator: Authenticator::new(lasting.carrier.clone(), logins, Arc::new(tokens), roles, headers),
         login,
         identities: signed_identities(config, lasting.ring.as_ref()),
         ring: lasting.ring.clone(),

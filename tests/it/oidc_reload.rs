@@ -69,6 +69,26 @@ fn a_provider_that_was_taken_out_meanwhile_signs_nobody_in() {
     assert!(is_in(&running.visit(&callback, &PERSON), &running));
 }
 
+/// A route that asks for a sign-in at a place means who is there now. Everything else of a session goes on.
+#[test]
+fn a_sign_in_at_a_provider_is_none_at_another_that_has_its_name() {
+    let (first, second) = (Provider::start(), Provider::start());
+    let vault = "[[route]]\nname = \"vault\"\npath = \"/vault\"\naccess = \"authenticated\"\nlogin = \"corp\"\nupstream = \"app\"\n";
+    let file = |provider: &Provider| format!("{}\n{vault}", text(&format!("{LOCAL}{}", corp(provider))));
+    let running = gateway(&file(&first));
+    first.configure(&running, &json!({}));
+    second.configure(&running, &json!({}));
+    let statuses = || ["/vault", "/"].map(|path| running.curl(path, &[]).status);
+    assert!(is_in(&running.visit(&callback(&running), &PERSON), &running));
+    assert_eq!(statuses(), [200, 200]);
+    running.reload(&file(&second)).unwrap();
+    assert_eq!(statuses(), [401, 200]);
+    let there = running.follow("/vault").0;
+    assert!(there.starts_with(&second.issuer()), "{there}");
+    running.reload(&file(&first)).unwrap();
+    assert_eq!(statuses(), [200, 200]);
+}
+
 /// RFC 9700 §4.4: another provider that has the name by now is told neither the code of the first one nor what it can be redeemed
 /// with; who comes back is sent to sign in there.
 #[test]
