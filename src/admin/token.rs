@@ -2,14 +2,16 @@
 //! that neither a core dump nor a clock gives it away. Knows nothing of what it opens.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
+
+use crate::private;
 
 /// Random bytes of a made one.
 const BYTES: usize = 32;
@@ -31,6 +33,9 @@ pub enum TokenError {
     /// Others can read the file.
     #[error("{0}: others can read it; `chmod 600` it, and remove it to have another one made")]
     Readable(PathBuf),
+    /// The file holds none.
+    #[error("{0}: holds no operator's token; remove it, and the next start makes another one")]
+    Cut(PathBuf),
     /// Guessable.
     #[error("an operator's token needs at least {LEAST} characters; this one has {0}")]
     Short(usize),
@@ -59,14 +64,15 @@ impl Token {
         let failed = |source| TokenError::File { path: path.to_owned(), source };
         match fs::metadata(path) {
             Ok(found) if found.permissions().mode() & 0o077 != 0 => Err(TokenError::Readable(path.to_owned())),
-            Ok(_) => Token::new(fs::read_to_string(path).map_err(failed)?.trim_end().as_bytes()),
+            Ok(_) => {
+                let text = fs::read_to_string(path).map_err(failed)?;
+                Token::new(text.trim_end().as_bytes()).map_err(|_| TokenError::Cut(path.to_owned()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = [0; BYTES];
                 rand::fill(&mut bytes).map_err(|_| TokenError::Random)?;
                 let text = URL_SAFE_NO_PAD.encode(bytes);
-                let mut options = fs::OpenOptions::new();
-                let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-                writeln!(file, "{text}").map_err(failed)?;
+                private::make(path, format!("{text}\n").as_bytes(), 0o600).map_err(failed)?;
                 Token::new(text.as_bytes())
             }
             Err(source) => Err(failed(source)),

@@ -2,8 +2,7 @@
 //! not decide which is used), the protocol chosen by ALPN and never sniffed. Knows nothing of HTTP.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +11,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::{CipherSuite, ServerConfig};
+
+use crate::private;
 
 use super::certificates::Certificates;
 
@@ -140,7 +141,8 @@ pub fn make_development_pair(certificate: &Path, key: &Path) -> Result<bool, Tls
     let made = params.self_signed(&signing_key).map_err(TlsError::Make)?;
     // The key first and for its owner alone: a certificate without key is made anew by hand, a readable key never.
     write(key, signing_key.serialize_pem().as_bytes(), 0o600)?;
-    write(certificate, made.pem().as_bytes(), 0o644)?;
+    // A key alone would be somebody's own, whose certificate is missing.
+    write(certificate, made.pem().as_bytes(), 0o644).inspect_err(|_| drop(fs::remove_file(key)))?;
     Ok(true)
 }
 
@@ -166,6 +168,5 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)
+    private::make(path, bytes, mode).map_err(failed)
 }

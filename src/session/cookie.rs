@@ -35,7 +35,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The key file is not one.
-    #[error("{0}: is not a key file of this program")]
+    #[error("{0}: is not a key file of this program; put a copy of it back, or remove it, and everybody signs in anew")]
     Malformed(PathBuf),
     /// The secret is guessable.
     #[error("a secret needs at least 32 bytes; this one has {0}")]

@@ -46,7 +46,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "admin",
-        &["causes", "clock", "counter", "proxy", "seats", "server", "session", "small", "sparing", "task", "token"],
+        &[
+            "causes", "clock", "counter", "private", "proxy", "seats", "server", "session", "small", "sparing", "task",
+            "token",
+        ],
     ),
     (
         "startup",

@@ -204,3 +204,51 @@ fn a_service_starts_from_its_file_once_somebody_was_added() {
     assert_eq!(names(folder.path()), ["gateway.toml", "manager"]);
     assert_eq!(names(state.path()), ["certs", "data", "users.lock", "users.toml"]);
 }
+
+/// What is left of it would keep every start after it from making what it needs, until somebody finds out which file to remove.
+#[test]
+fn a_first_start_on_a_full_disk_leaves_nothing_that_hinders_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("gateway.toml"), shipped("embedded:data")).unwrap();
+    // Bytes that a file may have: nothing, a key, not its certificate.
+    for blocks in ["0", "1"] {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec '{}'", env!("CARGO_BIN_EXE_portcullis"));
+        let output = Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("cannot be written: File too large"), "{said}");
+        assert_eq!(fs::read_dir(folder.path().join("certs")).unwrap().count(), 0, "{blocks}");
+    }
+    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).current_dir(folder.path()));
+    service.says("listening on");
+}
+
+/// Of what was kept, by a power cut or a copy that broke off.
+#[test]
+fn a_broken_file_of_the_store_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = shipped("embedded:data").replace("[server]\n", "[server]\nadmin = \"127.0.0.1:0\"\n");
+    let (service, _manager) = managed(folder.path(), &text);
+    service.says("listening on");
+    drop(service);
+    let data = |name: &str| folder.path().join("data").join(name);
+    let store = "the store is broken; put a copy of it back, or move it away, and everybody signs in anew: ";
+    for (name, bytes, told) in [
+        ("sessions.redb", &b"no store"[..], store),
+        ("sessions.redb", &[7; 70_000], store),
+        (
+            "keys",
+            b"",
+            "is not a key file of this program; put a copy of it back, or remove it, and everybody signs in anew",
+        ),
+        ("admin-token", b"", "holds no operator's token; remove it, and the next start makes another one"),
+    ] {
+        let whole = fs::read(data(name)).unwrap();
+        fs::write(data(name), bytes).unwrap();
+        let (code, _, said) = portcullis(folder.path(), &["run"], "");
+        let path = data(name).canonicalize().unwrap();
+        assert!(code == 1 && said.contains(&format!("{}: {told}", path.display())), "{said}");
+        fs::write(data(name), whole).unwrap();
+    }
+    let service = Service::start(Command::new(env!("CARGO_BIN_EXE_portcullis")).current_dir(folder.path()));
+    service.says("listening on");
+}

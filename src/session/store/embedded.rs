@@ -43,6 +43,9 @@ pub enum OpenError {
     /// Not ours, broken, or not readable.
     #[error("the store cannot be opened")]
     Database(#[source] Box<redb::Error>),
+    /// It is no store, or not a whole one.
+    #[error("the store is broken; put a copy of it back, or move it away, and everybody signs in anew")]
+    Broken(#[source] Box<redb::Error>),
     /// Its tables cannot be made, or brought over from an older program's.
     #[error("the store cannot be made ready")]
     Prepare(#[source] StoreError),
@@ -157,7 +160,7 @@ impl Embedded {
     fn by(way: Way, path: &Path) -> Result<Embedded, OpenError> {
         let database = way(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Locked,
-            other => OpenError::Database(Box::new(other.into())),
+            other => unusable(other.into()),
         })?;
         prepare(&database).map_err(OpenError::Prepare)?;
         let file = Arc::new(File {
@@ -282,6 +285,16 @@ impl SessionStore for Embedded {
     fn takes_writes(&self) -> bool {
         !self.file.refuses.load(Ordering::Acquire)
     }
+}
+
+/// What only a person can mend.
+fn unusable(error: redb::Error) -> OpenError {
+    let is_broken = match &error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    if is_broken { OpenError::Broken(Box::new(error)) } else { OpenError::Database(Box::new(error)) }
 }
 
 /// The tables exist from the first start on, so that a read never meets a missing one.
