@@ -71,6 +71,8 @@ pub(super) struct Heads {
     usual: Usual,
     /// Room for the lines of one.
     spans: Vec<Span>,
+    /// How much of one was looked at, and is not all of it.
+    seen: usize,
 }
 
 impl Heads {
@@ -81,7 +83,14 @@ impl Heads {
     /// [`Malformed`].
     pub(super) fn read(&mut self, from: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Broken> {
         loop {
-            let Some(parsed) = parse(from, &mut self.spans)? else { return Ok(None) };
+            // Looked at from its beginning with every byte that comes, a head that comes by bytes takes seconds of a core.
+            let is_whole = self.seen == 0 || from.len() >= MOST_BYTES || has_end(&from[self.seen.saturating_sub(2)..]);
+            let parsed = if is_whole { parse(from, &mut self.spans)? } else { None };
+            let Some(parsed) = parsed else {
+                self.seen = from.len();
+                return Ok(None);
+            };
+            self.seen = 0;
             if parsed.status.is_informational() && parsed.status != StatusCode::SWITCHING_PROTOCOLS {
                 from.advance(parsed.length);
                 continue;
@@ -108,6 +117,11 @@ impl Heads {
         }
         Ok((headers, said))
     }
+}
+
+/// Whether there is a line without anything, which ends a head (RFC 9112 §2.1, §2.2).
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 struct Parsed {
@@ -209,4 +223,41 @@ impl Said {
 fn length(value: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     digits.parse().ok().filter(|_| digits == "0" || !digits.starts_with('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use http::Method;
+
+    use super::Heads;
+
+    #[test]
+    fn a_head_that_comes_in_pieces_is_read_as_one_that_does_not() {
+        let interim = "HTTP/1.1 103 Early Hints\r\na: b\r\n\r\nHTTP/1.1 103 Early Hints\n\n";
+        for text in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\na: b\n\n", "HTTP/1.1 200 OK\r\na: b\nb: c\n\r\n"] {
+            let text = format!("{interim}{text}");
+            for piece in 1..=text.len() {
+                let (mut heads, mut from, mut read) = (Heads::default(), BytesMut::new(), 0);
+                for bytes in text.as_bytes().chunks(piece) {
+                    from.extend_from_slice(bytes);
+                    read += usize::from(heads.read(&mut from, &Method::GET).unwrap().is_some());
+                }
+                assert_eq!((read, from.len()), (1, 0), "{text:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    /// attacks: CWE-407, an application that sends a large head by bytes.
+    #[test]
+    fn a_head_is_not_read_anew_before_its_end() {
+        let (mut heads, mut from) = (Heads::default(), BytesMut::from("HTTP/1.1 200 OK\r\na: b"));
+        let mut read = |more: &str| {
+            from.extend_from_slice(more.as_bytes());
+            heads.read(&mut from, &Method::GET).map(|head| head.is_some()).map_err(|_| ())
+        };
+        assert_eq!(read(""), Ok(false));
+        assert_eq!(read("\r\nwhat is no field\r\n"), Ok(false), "nobody has looked yet");
+        assert_eq!(read("\r\n"), Err(()));
+    }
 }
