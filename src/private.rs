@@ -23,6 +23,11 @@ fn is_handed_over(path: &Path) -> bool {
     path.starts_with(HANDED_OVER)
 }
 
+/// What to say of it.
+pub fn told(path: &Path, mode: u32) -> String {
+    format!("`{}` can be read by others (mode {mode:04o}); leave it to its owner (0600)", path.display())
+}
+
 /// Make a file that is there whole or not at all: what a full disk or a power cut leaves of one would keep the next start from making it.
 ///
 /// # Errors
@@ -36,11 +41,6 @@ pub fn make(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(half)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(half, path));
     written.inspect_err(|_| drop(fs::remove_file(half)))
-}
-
-/// What to say of it.
-pub fn told(path: &Path, mode: u32) -> String {
-    format!("`{}` can be read by others (mode {mode:04o}); leave it to its owner (0600)", path.display())
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 //! other. Knows nothing of cookie attributes.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{constant_time, hkdf, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::private;
 
 use super::{SessionKey, UserKey};
 
@@ -91,13 +92,8 @@ impl SessionKeys {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let keys = SessionKeys::random()?;
-                let half = path.with_extension("new");
-                let _ = fs::remove_file(&half);
-                let mut file =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half).map_err(failed)?;
-                writeln!(file, "{}", URL_SAFE_NO_PAD.encode(keys.master)).map_err(failed)?;
-                file.sync_all().map_err(failed)?;
-                fs::rename(&half, path).map_err(failed)?;
+                let text = format!("{}\n", URL_SAFE_NO_PAD.encode(keys.master));
+                private::make(path, text.as_bytes(), 0o600).map_err(failed)?;
                 Ok(keys)
             }
             Err(source) => Err(failed(source)),

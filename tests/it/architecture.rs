@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["causes", "counter", "reach", "socket", "sparing", "task", "trust"]),
     ("whoami", &["small", "task"]),
     ("config", &["policy"]),
-    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "reach", "task", "trust"]),
+    ("session", &["causes", "clock", "counter", "memory", "places", "policy", "private", "reach", "task", "trust"]),
     ("token", &["budget", "clock", "fetch", "memory", "places", "policy", "session", "task"]),
     ("authn", &["clock", "policy", "session", "token"]),
     (
