@@ -37,8 +37,9 @@ impl Failing {
 #[cfg(test)]
 mod tests {
     use super::{Budgets, Failing, Timestamp};
-    const FORGET_EVERY: u32 = Budgets::<IpAddr>::FORGET_EVERY;
     use std::net::{IpAddr, Ipv4Addr};
+
+    const FORGET_EVERY: u32 = Budgets::<IpAddr>::FORGET_EVERY;
 
     #[test]
     fn who_fails_often_waits_and_nobody_else_does() {
