@@ -62,6 +62,13 @@ impl Busy {
         }
     }
 
+    /// Waits until there is none.
+    pub async fn over(&self) {
+        while self.0.count.load(Ordering::Relaxed) > 0 {
+            self.0.changed.notified().await;
+        }
+    }
+
     /// Waits until there was none for so long.
     pub async fn idle_for(&self, limit: Duration) {
         loop {

@@ -52,6 +52,7 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let http2 = tls.alpn_protocol() == Some(b"h2");
     let accepted =
         Arc::new(Connection { unnamed, stall_timeout: serve.limits.stall_timeout, ..Connection::new(peer, sni) });
+    let busy = accepted.busy.clone();
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 {
         Box::pin(two(&serve, stream, accepted)).await
@@ -66,6 +67,9 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
         counter(&serve.counters, &error).add();
         tracing::debug!(%peer, %error, "connection ended");
     }
+    // CWE-770: HTTP/1.1 is done with a connection that became a WebSocket, and it has its places as long as that is open: one client
+    // would otherwise open as many as there are descriptors. The stop waits for WebSockets itself.
+    serve.drain.run_until_cancelled(busy.over()).await;
 }
 
 /// What hyper answered a head of HTTP/1.1 with that it could not read, where it did.

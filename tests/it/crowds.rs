@@ -30,6 +30,42 @@ fn before(application: &Application, limits: &str) -> Running {
     run_text(tempfile::tempdir().unwrap(), &format!("{text}\n[limits]\n{limits}\n"))
 }
 
+/// attacks: WebSockets beyond number, over a connection each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn websockets_have_places_among_the_connections_as_long_as_they_are_open() {
+    let application = sockets_and_streams(watch::channel(false).1);
+    for (limits, refused) in [("connections_per_address = 2", "refused_address"), ("connections = 2", "refused_full")] {
+        let running = before(&application, limits);
+        assert_eq!(tokio::task::block_in_place(|| running.sign_in("/", &running.password)).status, 303);
+        let (port, cookie) = (running.port(), running.cookie());
+        let open = async || {
+            let mut request = format!("wss://localhost:{port}/s").into_client_request().unwrap();
+            request.headers_mut().insert("cookie", cookie.parse().unwrap());
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let stream = greet(stream, "localhost", "http/1.1").await.ok()?;
+            Some(soon(tokio_tungstenite::client_async(request, stream)).await.unwrap().0)
+        };
+        // Whoever signed in has left.
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut sockets = Vec::new();
+        while sockets.len() < 2 {
+            sockets.extend(open().await);
+            assert!(Instant::now() < until, "{limits}");
+        }
+        let before = count(&running, refused);
+        assert!(open().await.is_none() && open().await.is_none(), "{limits}");
+        assert_eq!(count(&running, refused), before + 2);
+        for socket in &mut sockets {
+            socket.send(Message::text("on")).await.unwrap();
+            assert_eq!(soon(socket.next()).await.unwrap().unwrap(), Message::text("on"));
+        }
+        drop(sockets.pop());
+        while open().await.is_none() {
+            assert!(Instant::now() < until, "{limits}: the place is not given back");
+        }
+    }
+}
+
 /// How many of each there are.
 const CROWD: usize = 1_000;
 /// Streams that share an HTTP/2 connection.
