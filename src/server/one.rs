@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
 
 use crate::proxy::{Connection, handle};
 
@@ -22,11 +23,21 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Serve a connection to its end.
 pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let mut awake = Some(stream);
+    let (mut awake, mut moves, mut until) = (Some(stream), 0, Instant::now());
     while let Some(stream) = awake {
         // Apart, so that its room is given back.
         let Some(resting) = Box::pin(used(serve, stream, &accepted)).await? else { return Ok(()) };
-        awake = rest(serve, resting).await;
+        // CWE-400: blank lines, and TLS records that carry nothing, wake a connection and are no request; each would give it the time
+        // anew, and a place for ever.
+        let now = Instant::now();
+        if std::mem::replace(&mut moves, accepted.busy.moves()) != accepted.busy.moves() {
+            // The limit counts from when it was used last.
+            until = now + serve.limits.header_timeout.saturating_sub(REST);
+        } else if now >= until {
+            serve.counters.header_timeout.add();
+            return Ok(());
+        }
+        awake = rest(serve, resting, until).await;
     }
     Ok(())
 }
@@ -80,13 +91,12 @@ async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -
     connection.await.map(|()| None)
 }
 
-/// Wait for the next byte; `None` where none came within the limit, or the gateway stops.
-async fn rest(serve: &Serve, stream: ClientStream) -> Option<ClientStream> {
+/// Wait for the next byte; `None` where none came until then, or the gateway stops.
+async fn rest(serve: &Serve, stream: ClientStream, until: Instant) -> Option<ClientStream> {
     tokio::select! {
         biased;
         () = serve.drain.cancelled() => None,
-        // The limit counts from when it was used last.
-        readable = tokio::time::timeout(serve.limits.header_timeout.saturating_sub(REST), stream.readable()) => {
+        readable = timeout_at(until, stream.readable()) => {
             if readable.is_err() {
                 serve.counters.header_timeout.add();
             }

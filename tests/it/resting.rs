@@ -1,8 +1,11 @@
 //! HTTP/1.1 connections that nobody uses for a while: they give back what they need only while they are used, and lose nothing.
 
+use std::time::Duration;
+
 use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::edge::{count, counted_to};
@@ -90,6 +93,35 @@ async fn a_head_that_comes_by_bytes_has_no_more_time_because_others_rest() {
     // Half a head never rests: its four seconds are those of the head.
     counted_to(&running, "header_timeout", 1).await;
     assert_eq!(count(&running, "rested"), 0);
+}
+
+/// attacks: a blank line that waits, or keys of TLS exchanged now and then, hold a place for as long as anybody likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_no_request_gives_a_connection_no_more_time() {
+    let application = letters();
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port));
+    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n[limits]\nheader_timeout = \"3s\""));
+    let mut blank = connect(port(&running), "http/1.1").await;
+    let mut keys = connect(port(&running), "http/1.1").await;
+    for client in [&mut blank, &mut keys] {
+        ask(client, "/public/10").await;
+        answer(client).await;
+    }
+    soon(blank.write_all(b"\r\n")).await.unwrap();
+    // Few enough for TLS to suffer them.
+    let exchanged = async {
+        loop {
+            keys.get_mut().1.refresh_traffic_keys().unwrap();
+            let closed = keys.flush().await.is_err();
+            match timeout(Duration::from_millis(500), keys.read(&mut [0])).await {
+                Err(_) if !closed => {}
+                _ => return,
+            }
+        }
+    };
+    let closed = async { while blank.read(&mut [0]).await.is_ok_and(|read| read > 0) {} };
+    soon(async { tokio::join!(exchanged, closed) }).await;
+    counted_to(&running, "header_timeout", 2).await;
 }
 
 /// What hyper still holds of an answer is not lost because its request is over.
