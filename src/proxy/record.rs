@@ -29,6 +29,9 @@ const LEFT: u16 = 499;
 
 /// Of a method that nobody knows, so much.
 const METHOD_BYTES: usize = 32;
+/// Of a path. Over HTTP/2 a long one is sent once and named by a byte in each request that follows: a client would write three hundred
+/// times what it sends, and push lines of others out of what waits to be written (CWE-400).
+const PATH_BYTES: usize = 1024;
 
 /// Where lines go: the access log and the audit.
 pub trait Records: Send + Sync + 'static {
@@ -234,7 +237,11 @@ fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duratio
     line.text(key!("method"), shortened(record.method.as_str()));
     let (host, path) = target(record);
     line.text(key!("host"), host);
-    line.text(key!("path"), path);
+    let shown = beginning(path);
+    line.text(key!("path"), shown);
+    if shown.len() < path.len() {
+        line.number(key!("path_bytes"), path.len() as u64);
+    }
     if let Some(route) = &record.route {
         line.text(key!("route"), &route.name);
         if record.upstream.is_some() {
@@ -258,9 +265,11 @@ fn json(buffer: &mut LineBuffer, record: &Record, worker: &Worker, took: Duratio
 
 fn text(buffer: &mut LineBuffer, record: &Record, took: Duration) {
     let (host, path) = target(record);
+    let shown = beginning(path);
+    let rest = if shown.len() < path.len() { "…" } else { "" };
     let _ = write!(
         buffer.plain(record.at),
-        " {} {host}{path} {} {} {} {} {} {}.{}ms {}B {} {}",
+        " {} {host}{shown}{rest} {} {} {} {} {} {}.{}ms {}B {} {}",
         shortened(record.method.as_str()),
         record.status,
         record.decision.as_str(),
@@ -277,6 +286,14 @@ fn text(buffer: &mut LineBuffer, record: &Record, took: Duration) {
 
 fn target(record: &Record) -> (&str, &str) {
     record.target.as_ref().map_or(("", ""), |(host, uri)| (host, uri.path()))
+}
+
+fn beginning(path: &str) -> &str {
+    if path.len() <= PATH_BYTES {
+        return path;
+    }
+    let end = (0..=PATH_BYTES).rfind(|end| path.is_char_boundary(*end));
+    &path[..end.unwrap_or_default()]
 }
 
 fn shortened(method: &str) -> &str {

@@ -400,6 +400,19 @@ fn the_record_names_an_application_that_may_have_seen_the_request_and_no_other()
     }
 }
 
+/// attacks: a long path is sent once over HTTP/2, and named by a byte as often as one likes.
+#[test]
+fn a_line_has_the_beginning_of_a_long_path_and_its_length() {
+    let running = crate::support::run("memory");
+    for (number, (length, shown)) in [(1024, 1024), (1025, 1024), (8000, 1024)].into_iter().enumerate() {
+        let path = format!("/public/{}", "x".repeat(length - 8));
+        assert!(running.alone(&path, &[]).body.contains(&path), "the application sees all of it");
+        let line: Value = serde_json::from_str(&running.lines.0.lock().unwrap()[number]).unwrap();
+        assert_eq!(line["path"], path[..shown]);
+        assert_eq!(line["path_bytes"].as_u64(), (length > shown).then_some(length as u64));
+    }
+}
+
 /// WebSocket messages of every kind, over TLS to the gateway and plain behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn websocket_messages_go_both_ways() {
