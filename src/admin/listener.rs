@@ -87,7 +87,7 @@ impl Drop for Listener {
 
 async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
     static SAID: Sparing = Sparing::new();
-    let (seats, mut number) = (Seats::new(PLACES), 0);
+    let seats = Seats::new(PLACES, Duration::ZERO, PLACES);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -99,8 +99,7 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToke
                 continue;
             }
         };
-        number += 1;
-        let Some((seat, is_for_another)) = seats.take(number) else {
+        let Some((seat, is_for_another)) = seats.take() else {
             admin.counters.admin_refused.add();
             continue;
         };

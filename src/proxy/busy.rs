@@ -62,10 +62,15 @@ impl Busy {
         }
     }
 
+    /// Waits until one begins or ends.
+    pub async fn changes(&self) {
+        self.0.changed.notified().await;
+    }
+
     /// Waits until there is none.
     pub async fn over(&self) {
         while self.0.count.load(Ordering::Relaxed) > 0 {
-            self.0.changed.notified().await;
+            self.changes().await;
         }
     }
 

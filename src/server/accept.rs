@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::causes;
 use crate::counter::Counter;
 use crate::proxy::{Connection, Place as WorkerPlace, unreadable};
+use crate::seats::Seat;
 use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
@@ -35,10 +36,12 @@ pub(super) struct Serve {
 }
 
 /// Serve one connection to its end.
-pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
+    let seat = Arc::new(seat);
     // Apart, because it is over soon and large: a connection keeps room for what is awaited in place as long as it lives.
     let greeted = Box::pin(tokio::time::timeout(serve.limits.handshake_timeout, greet(&serve, stream, peer)));
-    let Some(greeted) = serve.drain.run_until_cancelled(greeted).await else { return };
+    let greeted = seat.leave.run_until_cancelled(serve.drain.run_until_cancelled(greeted)).await;
+    let Some(greeted) = greeted.flatten() else { return };
     let (stream, (peer, unnamed), _place) = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
@@ -55,9 +58,9 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let busy = accepted.busy.clone();
     let stream = ClientStream::new(stream, serve.limits.stall_timeout);
     let result = if http2 {
-        Box::pin(two(&serve, stream, accepted)).await
+        Box::pin(two(&serve, stream, accepted, &seat)).await
     } else {
-        let result = one(&serve, stream, accepted.clone()).await;
+        let result = one(&serve, stream, accepted.clone(), &seat).await;
         if let Some(status) = result.as_ref().err().and_then(answered) {
             unreadable(serve.place.worker(), &accepted, status);
         }

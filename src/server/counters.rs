@@ -21,7 +21,7 @@ macro_rules! counters {
 counters! {
     /// Connections accepted.
     accepted,
-    /// Refused because `limits.connections` were open, or as many as there are descriptors for.
+    /// Refused because `limits.connections` were open, or as many as there are descriptors for, and none of them idle.
     refused_full,
     /// Refused because `limits.connections_per_address` of one address were open.
     refused_address,
@@ -33,6 +33,8 @@ counters! {
     handshake_timeout,
     /// Connections of listed proxies that did not begin with a PROXY header.
     proxy_header_malformed,
+    /// Connections that asked for nothing and were closed for others, because `limits.connections` were open.
+    idle_given_up,
     /// HTTP/2 connections closed because nothing was asked for `limits.header_timeout`.
     idle_closed,
     /// HTTP/1.1 connections that gave back what they need only while they are used.

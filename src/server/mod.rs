@@ -55,6 +55,11 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+/// What a client has to shake hands and ask, and between two questions, before somebody else may have its place.
+const PLACE_KEPT: Duration = Duration::from_secs(10);
+/// Of those whose place it has, so many may be on their way out: what the gateway keeps of descriptors for itself is twice as many.
+const LEAVING: usize = 64;
+
 /// After an accept that failed (out of descriptors, usually) others get the time to close theirs.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted.

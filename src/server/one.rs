@@ -13,20 +13,28 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 
 use crate::proxy::{Connection, handle};
+use crate::seats::Seat;
 
 use super::accept::Serve;
 use super::seldom::{HeadTimer, Seldom};
 use super::stream::ClientStream;
 
 /// A connection that was not used for this long, and at most twice as long, rests.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
+/// What is left for half a head of somebody whose place another one has.
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
 
 /// Serve a connection to its end.
-pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
+pub(super) async fn one(
+    serve: &Serve,
+    stream: ClientStream,
+    accepted: Arc<Connection>,
+    seat: &Arc<Seat>,
+) -> hyper::Result<()> {
     let (mut awake, mut moves, mut until) = (Some(stream), 0, Instant::now());
     while let Some(stream) = awake {
         // Apart, so that its room is given back.
-        let Some(resting) = Box::pin(used(serve, stream, &accepted)).await? else { return Ok(()) };
+        let Some(resting) = Box::pin(used(serve, stream, &accepted, seat)).await? else { return Ok(()) };
         // CWE-400: blank lines, and TLS records that carry nothing, wake a connection and are no request; each would give it the time
         // anew, and a place for ever.
         let now = Instant::now();
@@ -37,7 +45,8 @@ pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
             serve.counters.header_timeout.add();
             return Ok(());
         }
-        awake = rest(serve, resting, until).await;
+        seat.rests();
+        awake = rest(serve, resting, until, seat).await;
     }
     Ok(())
 }
@@ -46,14 +55,24 @@ pub(super) async fn one(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
 enum Told {
     /// The gateway stops.
     Draining,
+    /// Somebody else has the place.
+    Displaced,
     /// No request came for a while.
     Unused,
 }
 
 /// Serve until the end (`None`), or until it was not used for a while.
-async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -> hyper::Result<Option<ClientStream>> {
-    let (place, of_requests) = (serve.place.clone(), accepted.clone());
-    let service = service_fn(move |request| handle(place.worker(), of_requests.clone(), request));
+async fn used(
+    serve: &Serve,
+    stream: ClientStream,
+    accepted: &Arc<Connection>,
+    seat: &Arc<Seat>,
+) -> hyper::Result<Option<ClientStream>> {
+    let (place, of_requests, asking) = (serve.place.clone(), accepted.clone(), seat.clone());
+    let service = service_fn(move |request| {
+        asking.asks();
+        handle(place.worker(), of_requests.clone(), request)
+    });
     let settled = stream.settled();
     let mut connection = http1::Builder::new()
         .timer(HeadTimer::default())
@@ -66,36 +85,56 @@ async fn used(serve: &Serve, stream: ClientStream, accepted: &Arc<Connection>) -
         tokio::select! {
             biased;
             () = serve.drain.cancelled() => Told::Draining,
+            () = seat.leave.cancelled() => Told::Displaced,
             () = accepted.busy.unused_for(REST) => Told::Unused,
         }
     };
     let mut telling = Seldom::new(told());
-    loop {
+    let displaced = loop {
         let turn = std::future::poll_fn(|cx: &mut Context<'_>| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Err(ended)),
             Poll::Pending => telling.poll(cx).map(Ok),
         });
         match turn.await {
             Err(ended) => return ended.map(|()| None),
-            Ok(Told::Draining) => break,
+            Ok(Told::Draining) => break false,
+            Ok(Told::Displaced) => break true,
             // An answer may still be on its way to a slow reader: what hyper holds of it must not be lost.
             Ok(Told::Unused) if settled.is_settled() => {
                 serve.counters.rested.add();
                 let parts = connection.into_parts();
                 return Ok(parts.map(|parts| parts.io.into_inner().with_unread(&parts.read_buf)));
             }
-            Ok(Told::Unused) => telling.set(told()),
+            Ok(Told::Unused) => {
+                // Half a head asks for nothing yet, and none of an answer is lost with it.
+                if settled.has_answered() {
+                    seat.rests();
+                }
+                telling.set(told());
+            }
         }
-    }
+    };
     Pin::new(&mut connection).graceful_shutdown();
-    connection.await.map(|()| None)
+    let left = async {
+        loop {
+            accepted.busy.idle_for(LEAVE_GRACE).await;
+            if displaced && settled.has_answered() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        ended = connection => ended.map(|()| None),
+        () = left => Ok(None),
+    }
 }
 
-/// Wait for the next byte; `None` where none came until then, or the gateway stops.
-async fn rest(serve: &Serve, stream: ClientStream, until: Instant) -> Option<ClientStream> {
+/// Wait for the next byte; `None` where none came until then, somebody else has the place, or the gateway stops.
+async fn rest(serve: &Serve, stream: ClientStream, until: Instant, seat: &Seat) -> Option<ClientStream> {
     tokio::select! {
         biased;
         () = serve.drain.cancelled() => None,
+        () = seat.leave.cancelled() => None,
         readable = timeout_at(until, stream.readable()) => {
             if readable.is_err() {
                 serve.counters.header_timeout.add();

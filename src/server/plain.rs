@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
@@ -23,7 +24,7 @@ pub const PLACES: usize = 256;
 
 /// Redirect until told to stop; `port` is where TLS is spoken.
 pub(super) async fn serve(listener: TcpListener, port: u16, serve: Arc<Serve>) {
-    let (seats, mut number) = (Seats::new(PLACES), 0);
+    let seats = Seats::new(PLACES, Duration::ZERO, PLACES);
     while let Some(accepted) = serve.drain.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -34,8 +35,7 @@ pub(super) async fn serve(listener: TcpListener, port: u16, serve: Arc<Serve>) {
                 continue;
             }
         };
-        number += 1;
-        let Some((seat, is_for_another)) = seats.take(number) else {
+        let Some((seat, is_for_another)) = seats.take() else {
             serve.counters.refused_full.add();
             continue;
         };

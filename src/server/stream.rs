@@ -63,6 +63,11 @@ impl Settled {
         let State { unflushed, half_read, closing } = &*self.0;
         ![unflushed, half_read, closing].iter().any(|state| state.load(Ordering::Relaxed))
     }
+
+    /// Everything that was written went out.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.0.unflushed.load(Ordering::Relaxed)
+    }
 }
 
 struct Linger {

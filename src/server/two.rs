@@ -10,11 +10,14 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
 
-use crate::proxy::{Connection, handle};
+use crate::proxy::{Busy, Connection, handle};
+use crate::seats::Seat;
 
 use super::accept::Serve;
 use super::gather::Gathered;
+use super::one::REST;
 use super::pace::Paces;
 use super::stream::ClientStream;
 
@@ -33,11 +36,18 @@ const UNSENT: usize = 16 * 1024;
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// Serve a connection to its end.
-pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Connection>) -> hyper::Result<()> {
-    let (place, busy) = (serve.place.clone(), accepted.busy.clone());
+pub(super) async fn two(
+    serve: &Serve,
+    stream: ClientStream,
+    accepted: Arc<Connection>,
+    seat: &Arc<Seat>,
+) -> hyper::Result<()> {
+    let (place, busy, asking) = (serve.place.clone(), accepted.busy.clone(), seat.clone());
+    let settled = stream.settled();
     let paces = Paces::new(serve.limits.stall_timeout, serve.counters.clone());
     let beginning = paces.clone();
     let service = service_fn(move |request| {
+        asking.asks();
         let (begun, answered) = (beginning.begin(), handle(place.worker(), accepted.clone(), request));
         // Apart: on its way into a task of its own it is moved several times, and it is large.
         Box::pin(async move { answered.await.map(|answer| answer.map(|body| begun.answer(body))) })
@@ -55,17 +65,34 @@ pub(super) async fn two(serve: &Serve, stream: ClientStream, accepted: Arc<Conne
         .max_header_list_size(u32::try_from(serve.limits.header_bytes).unwrap_or(u32::MAX))
         .serve_connection(TokioIo::new(stream.clone()), service);
     let mut connection = pin!(connection);
+    let rests = || {
+        if settled.has_answered() {
+            seat.rests();
+        }
+    };
     tokio::select! {
         result = turns(connection.as_mut(), &stream) => return result,
         () = serve.drain.cancelled() => {}
         // Pings keep an HTTP/2 connection alive that nobody uses; hyper has no limit for that.
-        () = busy.idle_for(serve.limits.header_timeout) => serve.counters.idle_closed.add(),
+        () = unused(&busy, serve.limits.header_timeout, rests) => serve.counters.idle_closed.add(),
+        () = seat.leave.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         result = turns(connection.as_mut(), &stream) => result,
         // A peer that does not answer the GOAWAY, or never said a word, is not waited for once nothing is on its way.
         () = busy.idle_for(GOAWAY_GRACE) => Ok(()),
+    }
+}
+
+/// Waits until nothing was asked for so long, and says when that begins.
+async fn unused(busy: &Busy, limit: Duration, rests: impl Fn()) {
+    loop {
+        busy.idle_for(REST.min(limit)).await;
+        rests();
+        if timeout(limit.saturating_sub(REST), busy.changes()).await.is_err() {
+            return;
+        }
     }
 }
 

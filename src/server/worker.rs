@@ -4,7 +4,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::{Current, Place, Runtime, Worker};
+use crate::seats::Seats;
 use crate::sparing::Sparing;
 use crate::task::task;
 
 use super::accept::{Serve, connection};
 use super::addresses::Addresses;
 use super::counters::Counters;
-use super::{ACCEPT_BACKOFF, Limits, Serving, listen, plain};
+use super::{ACCEPT_BACKOFF, LEAVING, Limits, PLACE_KEPT, Serving, listen, plain};
 
 /// What tunnels get to end by themselves, while requests get theirs: few ever do, so no stop waits longer for them alone.
 const TUNNEL_GRACE: Duration = Duration::from_secs(5);
@@ -73,16 +73,16 @@ pub struct Workers {
 }
 
 /// What is open at this moment, over all workers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Open {
-    connections: Arc<AtomicUsize>,
+    seats: Seats,
     tunnels: Vec<TaskTracker>,
 }
 
 impl Open {
     /// Client connections.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.seats.taken()
     }
 
     /// WebSockets.
@@ -99,7 +99,7 @@ struct Shared {
     port: u16,
     drain: CancellationToken,
     hurry: Hurry,
-    open: Arc<AtomicUsize>,
+    seats: Seats,
     addresses: Addresses,
     counters: Arc<Counters>,
 }
@@ -136,12 +136,12 @@ impl Workers {
             port: address.port(),
             drain: CancellationToken::new(),
             hurry: hurry.clone(),
-            open: Arc::default(),
+            seats: Seats::new(limits.connections, PLACE_KEPT, LEAVING),
             addresses: Addresses::default(),
             counters: Arc::default(),
         };
         let (drain, counters) = (shared.drain.clone(), shared.counters.clone());
-        let open = Open { connections: shared.open.clone(), tunnels: Vec::new() };
+        let open = Open { seats: shared.seats.clone(), tunnels: Vec::new() };
         let (places, threads) = (Vec::new(), Vec::new());
         let mut workers = Workers { address, plain: plain_address, drain, counters, open, places, threads };
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -212,7 +212,7 @@ fn run(serving: Serving, own: Own, shared: Shared) {
     runtime.block_on(async move {
         let Own { place, tunnels, cut } = own;
         let acts = place.worker().acts.clone();
-        let Shared { limits, proxy_protocol, port, drain, hurry, open, addresses, counters } = shared;
+        let Shared { limits, proxy_protocol, port, drain, hurry, seats, addresses, counters } = shared;
         let listener = match TcpListener::from_std(serving.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker could not listen"),
@@ -224,7 +224,7 @@ fn run(serving: Serving, own: Own, shared: Shared) {
             tokio::spawn(task(plain::serve(plain, port, serve.clone())));
         }
         let connections = TaskTracker::new();
-        accept(&listener, &serve, &connections, &open).await;
+        accept(&listener, &serve, &connections, &seats).await;
         drop(listener);
         connections.close();
         tunnels.close();
@@ -251,10 +251,10 @@ fn run(serving: Serving, own: Own, shared: Shared) {
     });
 }
 
-async fn accept(listener: &TcpListener, serve: &Arc<Serve>, connections: &TaskTracker, open: &Arc<AtomicUsize>) {
+async fn accept(listener: &TcpListener, serve: &Arc<Serve>, connections: &TaskTracker, seats: &Seats) {
     while let Some(accepted) = serve.drain.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => admit(stream, peer, serve, connections, open),
+            Ok((stream, peer)) => admit(stream, peer, serve, connections, seats),
             Err(error) => {
                 serve.counters.accept_failed.add();
                 told(&error);
@@ -273,33 +273,22 @@ pub(super) fn told(error: &io::Error) {
 }
 
 /// Serve, unless too many are open: a refused client may come again, a gateway without descriptors serves nobody.
-fn admit(stream: TcpStream, peer: SocketAddr, serve: &Arc<Serve>, connections: &TaskTracker, open: &Arc<AtomicUsize>) {
-    let slot = Slot(open.clone());
-    if open.fetch_add(1, Ordering::Relaxed) >= serve.limits.connections {
-        serve.counters.refused_full.add();
-        static SAID: Sparing = Sparing::new();
-        if let Some(unsaid) = SAID.ask("full") {
-            tracing::warn!(
-                connections = serve.limits.connections,
-                unsaid,
-                "clients are turned away: all places are taken"
-            );
+fn admit(stream: TcpStream, peer: SocketAddr, serve: &Arc<Serve>, connections: &TaskTracker, seats: &Seats) {
+    static SAID: Sparing = Sparing::new();
+    let say = |what: &'static str| {
+        if let Some(unsaid) = SAID.ask(what) {
+            tracing::warn!(connections = serve.limits.connections, unsaid, "{what}");
         }
+    };
+    let Some((seat, is_for_another)) = seats.take() else {
+        serve.counters.refused_full.add();
+        say("clients are turned away: all places are taken");
         return tracing::debug!(%peer, "too many connections");
+    };
+    if is_for_another {
+        serve.counters.idle_given_up.add();
+        say("idle connections are closed for others: all places are taken");
     }
     serve.counters.accepted.add();
-    let serve = serve.clone();
-    connections.spawn(async move {
-        connection(serve, stream, peer).await;
-        drop(slot);
-    });
-}
-
-/// A place among the open connections, given back by drop.
-struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    connections.spawn(connection(serve.clone(), stream, peer, seat));
 }

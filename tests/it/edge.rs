@@ -338,11 +338,108 @@ async fn one_address_may_not_hold_all_connections() {
         connect(port(&trusting), "h2").await,
         connect(port(&trusting), "h2").await,
     ];
-    let full = with("", "[limits]\nconnections = 2");
-    let _two = [connect(port(&full), "h2").await, connect(port(&full), "h2").await];
-    let third = TcpStream::connect(("127.0.0.1", port(&full))).await.unwrap();
-    assert!(greet(third, "localhost", "h2").await.is_err());
-    assert_eq!(count(&full, "refused_full"), 1);
+}
+
+/// Answers what it is asked for under `/public/held` when it is told to, everything else at once; how often that was asked for.
+fn holding() -> (Application, tokio::sync::watch::Sender<bool>, Arc<AtomicUsize>) {
+    let (go, told) = tokio::sync::watch::channel(false);
+    let held = Arc::new(AtomicUsize::new(0));
+    let count = held.clone();
+    let application = Application::start(move |request| {
+        let (mut told, is_held) = (told.clone(), request.uri().path() == "/public/held");
+        count.fetch_add(usize::from(is_held), Ordering::Relaxed);
+        async move {
+            if is_held {
+                told.wait_for(|go| *go).await.unwrap();
+            }
+            Response::new(whole("answered"))
+        }
+    });
+    (application, go, held)
+}
+
+async fn ask_over(stream: &mut (impl AsyncWriteExt + Unpin), path: &str) {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    soon(stream.write_all(head.as_bytes())).await.unwrap();
+}
+
+/// Reads an answer of [`holding`].
+async fn answered(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let mut said = Vec::new();
+    while !said.ends_with(b"answered") {
+        said.push(soon(stream.read_u8()).await.unwrap());
+    }
+}
+
+/// attacks: connections of many addresses that say nothing, or asked once, or send half a head, and hold every place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn in_a_full_gateway_idle_connections_give_their_places_up_and_no_others() {
+    let (application, go, held) = holding();
+    let text = shipped("memory").replace("\"builtin:whoami\"", &format!("\"http://127.0.0.1:{}\"", application.port));
+    let limits = "[limits]\nconnections = 7\nhandshake_timeout = \"4m\"\nheader_timeout = \"4m\"\n";
+    let running = run_text(tempfile::tempdir().unwrap(), &format!("{text}\n{limits}"));
+    let port = port(&running);
+    let until = Instant::now() + Duration::from_secs(60);
+    let in_time = |what: &str| assert!(Instant::now() < until, "{what}");
+    let wait_for = async |wanted: usize| {
+        while held.load(Ordering::Relaxed) < wanted {
+            in_time("the application is not asked");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Two that carry something.
+    let mut busy = connect(port, "http/1.1").await;
+    ask_over(&mut busy, "/public/held").await;
+    let mut client = Client::Two(two(port).await);
+    let stream = tokio::spawn(async move {
+        let request = Request::get("https://localhost/public/held").body(whole("")).unwrap();
+        let Client::Two(sender) = &mut client else { unreachable!() };
+        let answer = sender.send_request(request).await.unwrap();
+        answer.into_body().collect().await.unwrap().to_bytes()
+    });
+    wait_for(2).await;
+    // Five that carry nothing.
+    let mut silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut greeted = connect(port, "http/1.1").await;
+    let mut rested = connect(port, "http/1.1").await;
+    let mut half = connect(port, "http/1.1").await;
+    for client in [&mut rested, &mut half] {
+        ask_over(client, "/public").await;
+        answered(client).await;
+    }
+    half.write_all(b"GET /public HTTP/1.1\r\nHost").await.unwrap();
+    let mut unused = Client::Two(two(port).await);
+    soon(unused.ask(Request::get("/"), "/public", whole("")).await.into_body().collect()).await.unwrap();
+    // Five who come then, and carry something.
+    let mut newcomers = Vec::new();
+    while newcomers.len() < 5 {
+        in_time("they are not let in");
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        if let Ok(mut newcomer) = greet(stream, "localhost", "http/1.1").await {
+            ask_over(&mut newcomer, "/public/held").await;
+            newcomers.push(newcomer);
+            wait_for(2 + newcomers.len()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(count(&running, "idle_given_up"), 5);
+    closes(&mut silent).await;
+    for client in [&mut greeted, &mut rested, &mut half] {
+        closes(client).await;
+    }
+    while unused.try_ask(Request::get("/"), "/public", whole("")).await.is_some() {
+        in_time("HTTP/2 goes on");
+    }
+    // Nobody has to leave for the next one, who is told so.
+    let before = count(&running, "refused_full");
+    let another = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    assert!(greet(another, "localhost", "http/1.1").await.is_err());
+    assert_eq!((count(&running, "idle_given_up"), count(&running, "refused_full")), (5, before + 1));
+    go.send(true).unwrap();
+    for client in newcomers.iter_mut().chain([&mut busy]) {
+        answered(client).await;
+    }
+    assert_eq!(soon(stream).await.unwrap(), "answered");
 }
 
 /// An HTTP/2 frame (RFC 9113 §4.1).

@@ -485,8 +485,7 @@ async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications(
         let output = tokio::task::block_in_place(|| curl.args(["-sk", "--max-time", "20", &address]).output());
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
-    // They stand, and nothing was asked of the application yet.
-    let (mut clients, mut held) = (Client::both(port).await, Vec::new());
+    let mut held = Vec::new();
     let until = Instant::now() + Duration::from_secs(20);
     let refused = || {
         let metrics = curl(format!("http://127.0.0.1:{admin}/metrics"));
@@ -498,13 +497,11 @@ async fn idle_connections_leave_descriptors_to_the_operator_and_to_applications(
     }
     assert!(says("clients are turned away: ").contains("connections=100"));
     assert!(curl(format!("http://127.0.0.1:{admin}/readyz")).starts_with("ready\n"));
-    for client in &mut clients {
-        assert_eq!(client.ask(Request::get("/"), "/public", whole("")).await.status(), 200);
-    }
-    held.clear();
+    // Those that say nothing for longer give their places up.
     while !curl(format!("https://localhost:{port}/public")).contains("GET /public") {
         assert!(Instant::now() < until + Duration::from_secs(20), "it does not accept again");
     }
+    drop(held);
 }
 
 /// attacks: CWE-770, streams beyond number over a few connections, each for a connection to an application that does not answer.
