@@ -114,6 +114,11 @@ impl Seat {
         }
     }
 
+    /// Whether it asks for nothing.
+    pub fn is_idle(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) != ASKS
+    }
+
     /// Whether it ever asked for something.
     pub fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)

@@ -80,8 +80,7 @@ pub(super) async fn two(
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         result = turns(connection.as_mut(), &stream) => result,
-        // A peer that does not answer the GOAWAY, or never said a word, is not waited for once nothing is on its way.
-        () = busy.idle_for(GOAWAY_GRACE) => Ok(()),
+        () = let_go(&busy, seat, serve.limits.stall_timeout) => Ok(()),
     }
 }
 
@@ -91,6 +90,18 @@ async fn unused(busy: &Busy, limit: Duration, rests: impl Fn()) {
         busy.idle_for(REST.min(limit)).await;
         rests();
         if timeout(limit.saturating_sub(REST), busy.changes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until a connection that was told to end may be cut. What the library still holds of an answer that is over here is on its way
+/// to a slow reader; who takes it answers the GOAWAY behind it.
+async fn let_go(busy: &Busy, seat: &Seat, patience: Duration) {
+    loop {
+        busy.idle_for(GOAWAY_GRACE).await;
+        // A peer that was idle, or never said a word, is not waited for.
+        if seat.is_idle() || timeout(patience, busy.changes()).await.is_err() {
             return;
         }
     }

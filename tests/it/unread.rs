@@ -115,6 +115,29 @@ async fn a_stream_that_is_not_read_is_cut_and_no_other_one_of_its_connection() {
     assert_eq!(count(&running, "reader_stalled"), 6);
 }
 
+/// What the library holds of an answer that came to its end is no less the client's because the gateway stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_reads_slowly_over_http_2_gets_all_of_an_answer_while_the_gateway_stops() {
+    const LENGTH: usize = 40_000;
+    let application = Application::start(|_| async { Response::new(whole(vec![b'x'; LENGTH])) });
+    let running = before(&application, "60s");
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1_000);
+    let (client, connection) = builder.handshake(TokioIo::new(connect(running.port(), "h2").await)).await.unwrap();
+    tokio::spawn(connection);
+    let (mut body, lines) = (ask(&client, "/slow").await, running.lines.clone());
+    let mut read = 0;
+    while lines.0.lock().unwrap().is_empty() {
+        read += piece(&mut body).await.len();
+    }
+    assert!(read < LENGTH, "some of it is with the gateway");
+    let mut stopped = tokio::task::spawn_blocking(move || drop(running));
+    assert!(tokio::time::timeout(Duration::from_secs(3), &mut stopped).await.is_err(), "it stops without waiting");
+    let rest = soon(body.collect()).await.unwrap().to_bytes();
+    assert_eq!(read + rest.len(), LENGTH);
+    soon(stopped).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stream_that_is_read_slowly_is_not_cut() {
     let (application, _tell, _sending) = application();
