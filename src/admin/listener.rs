@@ -99,7 +99,7 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToke
                 continue;
             }
         };
-        let Some((seat, is_for_another)) = seats.take() else {
+        let Some((seat, is_for_another)) = seats.take(None) else {
             admin.counters.admin_refused.add();
             continue;
         };

@@ -35,7 +35,7 @@ pub(super) async fn serve(listener: TcpListener, port: u16, serve: Arc<Serve>) {
                 continue;
             }
         };
-        let Some((seat, is_for_another)) = seats.take() else {
+        let Some((seat, is_for_another)) = seats.take(None) else {
             serve.counters.refused_full.add();
             continue;
         };

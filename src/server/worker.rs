@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::network;
 use crate::proxy::{Current, Place, Runtime, Worker};
 use crate::seats::Seats;
 use crate::sparing::Sparing;
@@ -280,7 +281,10 @@ fn admit(stream: TcpStream, peer: SocketAddr, serve: &Arc<Serve>, connections: &
             tracing::warn!(connections = serve.limits.connections, unsaid, "{what}");
         }
     };
-    let Some((seat, is_for_another)) = seats.take() else {
+    let (address, worker) = (peer.ip().to_canonical(), serve.place.worker());
+    // Those speak for many.
+    let counted = !worker.runtime.forwarding.trusts(address);
+    let Some((seat, is_for_another)) = seats.take(counted.then(|| network(address))) else {
         serve.counters.refused_full.add();
         say("clients are turned away: all places are taken");
         return tracing::debug!(%peer, "too many connections");
