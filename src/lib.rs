@@ -18,6 +18,7 @@
 //! | [`seats`] | places of connections: who gives theirs up | what is asked |
 //! | [`sparing`] | how often something is said | what is said |
 //! | [`small`] | small answers without TLS, on one type of connection | what is answered |
+//! | [`seldom`] | what nearly always has nothing to say, beside what is polled often | what is waited for |
 //! | [`task`] | work that goes on beside requests, of one type | what is done |
 //! | [`private`] | files for their owner alone | what is in them |
 //! | [`stamp`] | what a changed file is known by | what is in it |
@@ -75,6 +76,7 @@ pub mod private;
 pub mod proxy;
 pub mod reach;
 pub mod seats;
+pub mod seldom;
 pub mod server;
 pub mod session;
 pub mod small;

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::proxy::{Connection, handle};
 use crate::seats::Seat;
+use crate::seldom::Seldom;
 
 use super::accept::Serve;
-use super::seldom::{HeadTimer, Seldom};
+use super::head_timer::HeadTimer;
 use super::stream::ClientStream;
 
 /// A connection that was not used for this long, and at most twice as long, rests.

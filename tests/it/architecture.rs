@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("causes", &[]),
     ("small", &[]),
+    ("seldom", &[]),
     ("task", &[]),
     ("private", &[]),
     ("stamp", &[]),
@@ -40,8 +41,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "budget", "causes", "counter", "private", "proxy", "seats", "small", "socket", "sparing", "stamp", "task",
-            "trust",
+            "budget", "causes", "counter", "private", "proxy", "seats", "seldom", "small", "socket", "sparing",
+            "stamp", "task", "trust",
         ],
     ),
     (

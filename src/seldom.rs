@@ -5,14 +5,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Instant;
 
-use hyper::rt::{Sleep, Timer};
-
 /// A future that is polled when it was woken.
-pub(super) struct Seldom<F> {
+pub struct Seldom<F> {
     future: Pin<Box<F>>,
     signal: Arc<Signal>,
     /// The signal, as a future is handed it, and whom it wakes.
@@ -38,14 +36,14 @@ impl Wake for Signal {
 
 impl<F: Future> Seldom<F> {
     /// This one.
-    pub(super) fn new(future: F) -> Seldom<F> {
+    pub fn new(future: F) -> Seldom<F> {
         let task = Waker::noop().clone();
         let signal = Arc::new(Signal { woken: AtomicBool::new(true), task: Mutex::new(task.clone()) });
         Seldom { future: Box::pin(future), waker: Waker::from(signal.clone()), signal, task }
     }
 
     /// Another one of its kind from now on.
-    pub(super) fn set(&mut self, future: F) {
+    pub fn set(&mut self, future: F) {
         self.future().set(future);
     }
 
@@ -55,12 +53,16 @@ impl<F: Future> Seldom<F> {
         self.future.as_mut()
     }
 
+    fn wakes(&mut self, task: &Waker) {
+        self.task.clone_from(task);
+        self.signal.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(task);
+    }
+
     /// Ready when the future is.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         // Before the look at what was said: whoever says something afterwards wakes this task.
         if !self.task.will_wake(cx.waker()) {
-            self.task.clone_from(cx.waker());
-            self.signal.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(cx.waker());
+            self.wakes(cx.waker());
         }
         if !self.signal.woken.load(Ordering::Acquire) {
             return Poll::Pending;
@@ -70,64 +72,16 @@ impl<F: Future> Seldom<F> {
     }
 }
 
-/// hyper's timer for one connection, which has one deadline at a time. Each head has its own, and nearly every one is met: one timer
-/// of the system is left to run through them and set anew where it was early.
-#[derive(Clone, Default)]
-pub(super) struct HeadTimer(Arc<Mutex<Option<Alarm>>>);
-
-struct Alarm {
+/// A timer for one deadline after the other, nearly all of which are met: one timer of the system is left to run through them, and set
+/// anew where it was early.
+pub struct Alarm {
     at: Instant,
     sleep: Seldom<tokio::time::Sleep>,
 }
 
-struct HeadSleep {
-    timer: HeadTimer,
-    deadline: Instant,
-}
-
-impl HeadTimer {
-    fn lock(&self) -> MutexGuard<'_, Option<Alarm>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Timer for HeadTimer {
-    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(self.now() + duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(HeadSleep { timer: self.clone(), deadline })
-    }
-
-    fn now(&self) -> Instant {
-        tokio::time::Instant::now().into()
-    }
-}
-
-impl Sleep for HeadSleep {}
-
-impl Future for HeadSleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let (deadline, mut set) = (self.deadline, self.timer.lock());
-        let alarm = set.get_or_insert_with(|| Alarm::at(deadline));
-        if alarm.at > deadline {
-            alarm.set(deadline);
-        }
-        ready!(alarm.sleep.poll(cx));
-        if alarm.at < deadline {
-            alarm.set(deadline);
-            ready!(alarm.sleep.poll(cx));
-        }
-        *set = None;
-        Poll::Ready(())
-    }
-}
-
 impl Alarm {
-    fn at(at: Instant) -> Alarm {
+    /// Set to this.
+    pub fn at(at: Instant) -> Alarm {
         Alarm { at, sleep: Seldom::new(tokio::time::sleep_until(at.into())) }
     }
 
@@ -135,16 +89,27 @@ impl Alarm {
         self.at = at;
         self.sleep.future().reset(at.into());
     }
+
+    /// Ready at the deadline. Then it is over: the next one needs another.
+    pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at > deadline {
+            self.set(deadline);
+        }
+        ready!(self.sleep.poll(cx));
+        if self.at < deadline {
+            self.set(deadline);
+            ready!(self.sleep.poll(cx));
+        }
+        Poll::Ready(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HeadTimer, Seldom};
-    use hyper::rt::Timer;
+    use super::Seldom;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
-    use std::time::Duration;
     use tokio::sync::oneshot;
 
     #[derive(Default)]
@@ -173,22 +138,5 @@ mod tests {
         assert_eq!(seldom.poll(&mut Context::from_waker(&Waker::from(last))), Poll::Ready(Ok(7)));
         drop(seldom);
         assert_eq!(polls, 2);
-    }
-
-    #[tokio::test]
-    async fn deadlines_are_kept_whether_they_follow_or_come_before_one_another() {
-        let timer = HeadTimer::default();
-        let begun = timer.now();
-        let until = |milliseconds| timer.sleep_until(begun + Duration::from_millis(milliseconds));
-        let cx = &mut Context::from_waker(Waker::noop());
-        // Met long before: its time runs on under the next one's.
-        assert_eq!(until(10).as_mut().poll(cx), Poll::Pending);
-        for milliseconds in [30, 20, 40] {
-            until(milliseconds).await;
-            assert!(timer.now() >= begun + Duration::from_millis(milliseconds));
-        }
-        let mut far = until(3_600_000);
-        assert_eq!(far.as_mut().poll(cx), Poll::Pending);
-        tokio::time::timeout(Duration::from_secs(60), until(50)).await.unwrap();
     }
 }
