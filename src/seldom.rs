@@ -2,10 +2,11 @@
 //! for it, not whenever its task runs: a timer with seconds to go would be put off and on again, and a stop that comes once be
 //! asked for, several times a request. Knows nothing of what it waits for.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Instant;
 
@@ -51,6 +52,11 @@ impl<F: Future> Seldom<F> {
     fn future(&mut self) -> Pin<&mut F> {
         self.signal.woken.store(true, Ordering::Release);
         self.future.as_mut()
+    }
+
+    /// Nobody waits for it.
+    fn forget(&mut self) {
+        self.wakes(Waker::noop());
     }
 
     fn wakes(&mut self, task: &Waker) {
@@ -104,12 +110,82 @@ impl Alarm {
     }
 }
 
+/// The alarms of one connection, which has a deadline with every request.
+pub struct Alarms {
+    kept: Mutex<Vec<Alarm>>,
+    tasks: bool,
+}
+
+impl fmt::Debug for Alarms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Alarms").finish_non_exhaustive()
+    }
+}
+
+/// So many of one connection are worth keeping.
+const KEPT: usize = 16;
+
+/// A deadline; ready when it passed.
+pub struct Until<'a> {
+    alarms: &'a Alarms,
+    alarm: Option<Alarm>,
+    deadline: Instant,
+}
+
+impl Alarms {
+    /// None yet. `tasks`: each request of the connection is a task of its own, and is not to be kept by what it waited for.
+    pub fn new(tasks: bool) -> Alarms {
+        Alarms { kept: Mutex::default(), tasks }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Alarm>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another deadline.
+    pub fn until(&self, deadline: Instant) -> Until<'_> {
+        Until { alarms: self, alarm: self.lock().pop(), deadline }
+    }
+
+    /// Keep none: no request is awaited.
+    pub fn forget(&self) {
+        *self.lock() = Vec::new();
+    }
+}
+
+impl Future for Until<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
+        ready!(self.alarm.get_or_insert_with(|| Alarm::at(deadline)).poll_until(deadline, cx));
+        self.alarm = None;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        let Some(mut alarm) = self.alarm.take() else { return };
+        if self.alarms.tasks {
+            alarm.sleep.forget();
+        }
+        let mut kept = self.alarms.lock();
+        if kept.len() < KEPT {
+            kept.push(alarm);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Seldom;
+    use super::{Alarms, Seldom};
+    use std::future::Future;
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
+    use std::time::{Duration, Instant};
     use tokio::sync::oneshot;
 
     #[derive(Default)]
@@ -138,5 +214,38 @@ mod tests {
         assert_eq!(seldom.poll(&mut Context::from_waker(&Waker::from(last))), Poll::Ready(Ok(7)));
         drop(seldom);
         assert_eq!(polls, 2);
+    }
+
+    #[tokio::test]
+    async fn an_alarm_is_used_again_and_one_that_rang_is_not() {
+        let (alarms, begun) = (Alarms::new(false), Instant::now());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let after = |milliseconds| alarms.until(begun + Duration::from_millis(milliseconds));
+        let kept = || alarms.lock().len();
+        assert_eq!(Pin::new(&mut after(3_600_000)).poll(cx), Poll::Pending);
+        assert_eq!(kept(), 1, "nobody waits for it any more");
+        for milliseconds in [10, 30, 20] {
+            assert_eq!(Pin::new(&mut after(3_600_000)).poll(cx), Poll::Pending);
+            let until = after(milliseconds);
+            assert_eq!(kept(), 0, "the same one, whenever it was set to");
+            tokio::time::timeout(Duration::from_secs(60), until).await.unwrap();
+            assert!(begun.elapsed() >= Duration::from_millis(milliseconds));
+            assert_eq!(kept(), 0, "it rang");
+        }
+    }
+
+    /// Kept, its waker would keep all the room of a stream's task, for as long as its connection is open.
+    #[tokio::test]
+    async fn an_alarm_forgets_a_task_that_ends_before_its_connection() {
+        for tasks in [false, true] {
+            let (alarms, task) = (Alarms::new(tasks), Arc::<Woken>::default());
+            let mut until = alarms.until(Instant::now() + Duration::from_secs(3_600));
+            assert_eq!(Pin::new(&mut until).poll(&mut Context::from_waker(&Waker::from(task.clone()))), Poll::Pending);
+            assert!(Arc::strong_count(&task) > 1);
+            drop(until);
+            assert_eq!(Arc::strong_count(&task) == 1, tasks);
+            alarms.forget();
+            assert_eq!(Arc::strong_count(&task), 1);
+        }
     }
 }

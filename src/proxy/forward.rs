@@ -107,7 +107,7 @@ pub async fn forward(
     let again = || Asked::new(head.method, head.host.as_str(), head.path.raw(), asked.1.since_epoch());
     let beside = tie.as_ref().map(|tie| move || tie.ended(again));
     let (limit, alone) = (options.response_timeout, connection.busy.is_alone());
-    let waiting = Waiting { from: asked.0, limit, alone, beside, reached };
+    let waiting = Waiting { from: asked.0, limit, alone, beside, alarms: &connection.alarms, reached };
     let answered = pool.send((&mut rebuilt, body), progress.upload(), switch.is_some(), waiting).await;
     let answered = answered.map_err(|over| ended(runtime, permit, tie.as_ref().map(Tie::evidence), over))?;
     let mut response = answered.map_err(|error| progress.refusal().unwrap_or(Refusal::Forward(error)))?;

@@ -39,6 +39,7 @@ use crate::authn::{Authenticator, Evidence, Recent};
 use crate::clock::Clock;
 use crate::login::Login;
 use crate::policy::{Asked, Authentication, RouteTable};
+use crate::seldom::Alarms;
 use crate::session::View;
 use crate::token::SignedIdentities;
 use crate::token::ring::{KeyRing, RETIRING};
@@ -203,7 +204,7 @@ impl Worker {
 }
 
 /// An accepted TLS connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Connection {
     /// The other end.
     pub peer: SocketAddr,
@@ -217,12 +218,15 @@ pub struct Connection {
     pub stall_timeout: Duration,
     /// What it carries.
     pub busy: Busy,
+    /// For what its requests wait for.
+    pub alarms: Alarms,
 }
 
 impl Connection {
     /// One that carries nothing yet.
     pub fn new(peer: SocketAddr, sni: Option<String>) -> Connection {
         let shown = client::text(peer.ip().to_canonical());
-        Connection { peer, shown, unnamed: false, sni, stall_timeout: Duration::MAX, busy: Busy::default() }
+        let (busy, alarms) = (Busy::default(), Alarms::new(false));
+        Connection { peer, shown, unnamed: false, sni, stall_timeout: Duration::MAX, busy, alarms }
     }
 }

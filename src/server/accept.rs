@@ -15,6 +15,7 @@ use crate::causes;
 use crate::counter::Counter;
 use crate::proxy::{Connection, Place as WorkerPlace, unreadable};
 use crate::seats::Seat;
+use crate::seldom::Alarms;
 use crate::socket::Socket;
 
 use super::addresses::{Addresses, Place};
@@ -53,10 +54,10 @@ pub(super) async fn connection(serve: Arc<Serve>, stream: TcpStream, peer: Socke
     let tls = stream.get_ref().1;
     let sni = tls.server_name().map(str::to_ascii_lowercase);
     let http2 = tls.alpn_protocol() == Some(b"h2");
-    let accepted =
-        Arc::new(Connection { unnamed, stall_timeout: serve.limits.stall_timeout, ..Connection::new(peer, sni) });
+    let (stall_timeout, alarms) = (serve.limits.stall_timeout, Alarms::new(http2));
+    let accepted = Arc::new(Connection { unnamed, stall_timeout, alarms, ..Connection::new(peer, sni) });
     let busy = accepted.busy.clone();
-    let stream = ClientStream::new(stream, serve.limits.stall_timeout);
+    let stream = ClientStream::new(stream, stall_timeout);
     let result = if http2 {
         Box::pin(two(&serve, stream, accepted, &seat)).await
     } else {

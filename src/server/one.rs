@@ -46,6 +46,7 @@ pub(super) async fn one(
             serve.counters.header_timeout.add();
             return Ok(());
         }
+        accepted.alarms.forget();
         seat.rests();
         awake = rest(serve, resting, until, seat).await;
     }

@@ -6,15 +6,16 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
 use crate::causes;
+use crate::seldom::{Alarms, Until};
 use crate::task::task;
 
 use super::connect::{Connected, connect};
@@ -82,6 +83,8 @@ pub struct Waiting<'w, F> {
     pub alone: bool,
     /// What else may come, made and looked at when the answer does not come soon.
     pub beside: Option<F>,
+    /// Those of its client's connection.
+    pub alarms: &'w Alarms,
     /// Told how far it came.
     pub reached: &'w Reached,
 }
@@ -179,7 +182,7 @@ impl<B: Sendable> Pool<B> {
     where
         B: Default,
     {
-        let Waiting { from, limit, alone, beside, reached } = waiting;
+        let Waiting { from, limit, alone, beside, alarms, reached } = waiting;
         let limit = limit.unwrap_or(self.upstream.response_timeout);
         let outcome = self.upstream.outcomes.begin();
         let sent = upload.clone();
@@ -188,8 +191,8 @@ impl<B: Sendable> Pool<B> {
         let mut exchange = std::pin::pin!(self.exchange((head, body), Sending(upload), (http1, alone), from, reached));
         // One timer for both: most are answered before either is needed.
         let first = if beside.is_some() { limit.min(UNWATCHED) } else { limit };
-        let mut answered = timeout_at((from + first).into(), exchange.as_mut()).await;
-        if answered.is_err() {
+        let mut answered = before(alarms.until(from + first), exchange.as_mut()).await;
+        if answered.is_none() {
             // Apart, because it is rare: every connection keeps room for what is awaited in place.
             answered = Box::pin(async {
                 let beside = async {
@@ -205,7 +208,7 @@ impl<B: Sendable> Pool<B> {
             })
             .await?;
         }
-        let answered = answered.unwrap_or_else(|_| {
+        let answered = answered.unwrap_or_else(|| {
             // A server that takes requests and says nothing, or takes nothing, is no better than one that refuses them.
             if let Some(server) = self.upstream.servers.get(reached.server.load(Ordering::Relaxed)) {
                 server.failed(reached.began.load(Ordering::Relaxed), self.upstream.ejection);
@@ -384,13 +387,22 @@ impl<B: Sendable> Pool<B> {
     }
 }
 
+/// Wait for it until then.
+async fn before<F: Future>(mut until: Until<'_>, mut what: Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match what.as_mut().poll(cx) {
+        Poll::Ready(came) => Poll::Ready(Some(came)),
+        Poll::Pending => Pin::new(&mut until).poll(cx).map(|()| None),
+    })
+    .await
+}
+
 /// Wait to an end that moves while one waits.
-async fn by<F: Future>(end: impl Fn() -> Instant, mut what: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+async fn by<F: Future>(end: impl Fn() -> Instant, mut what: Pin<&mut F>) -> Option<F::Output> {
     loop {
         let until = end();
         match timeout_at(until.into(), what.as_mut()).await {
             Err(_) if end() > until => {}
-            ended => return ended,
+            ended => return ended.ok(),
         }
     }
 }

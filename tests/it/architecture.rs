@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reach", &[]),
     ("trust", &[]),
     ("fetch", &["reach", "task", "trust"]),
-    ("upstream", &["causes", "counter", "reach", "socket", "sparing", "task", "trust"]),
+    ("upstream", &["causes", "counter", "reach", "seldom", "socket", "sparing", "task", "trust"]),
     ("whoami", &["small", "task"]),
     ("config", &["policy"]),
     ("session", &["causes", "clock", "counter", "memory", "places", "policy", "private", "reach", "task", "trust"]),
@@ -36,7 +36,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "proxy",
-        &["authn", "causes", "clock", "counter", "login", "policy", "session", "sparing", "task", "token", "upstream"],
+        &[
+            "authn", "causes", "clock", "counter", "login", "policy", "seldom", "session", "sparing", "task", "token",
+            "upstream",
+        ],
     ),
     (
         "server",
