@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::task::task;
 
-use super::one::One;
+use super::one::{One, Usual};
 use super::request::{Head, Value};
 use super::server::Protocol;
 use super::wire::Two;
@@ -81,7 +81,7 @@ async fn probe(server: &Server, path: &str) -> bool {
         let request = head.as_two(body, matches!(server.protocol, Protocol::Tls(_)));
         judge(two.sender().send_request(request).await).await
     } else {
-        let mut one = One::new(connected.io);
+        let mut one = One::new(connected.io, Usual::default());
         let begun = one.begin(&head, body);
         judge(one.answer(begun).await).await
     }

@@ -19,7 +19,7 @@ use crate::seldom::{Alarms, Until};
 use crate::task::task;
 
 use super::connect::{Connected, connect};
-use super::one::{Answer, One, Sendable, Unanswered};
+use super::one::{Answer, One, Sendable, Unanswered, Usual};
 use super::pooled::{PooledBody, Return, Sending, Upload};
 use super::request::Head;
 use super::server::{InFlight, Protocol, Server};
@@ -93,6 +93,7 @@ pub struct Waiting<'w, F> {
 struct Wires<B: Sendable> {
     idle: Arc<IdleWires>,
     shared: Shared<B>,
+    usual: Usual,
 }
 
 /// What a burst needed beyond the idle connections that are kept is closed after this: the next wave of the same burst would only
@@ -138,6 +139,7 @@ impl<B: Sendable> Pool<B> {
                 timeout: upstream.idle_timeout,
             }),
             shared: Shared::new(upstream.idle_timeout),
+            usual: Usual::default(),
         };
         let wires = upstream.servers.iter().map(|_| wires()).collect();
         Pool { upstream, wires, turn: AtomicUsize::new(0) }
@@ -316,14 +318,14 @@ impl<B: Sendable> Pool<B> {
             if http1 && matches!(server.protocol, Protocol::H2c) {
                 return Err(ForwardError::NoUpgrade(server.address.to_string()));
             }
-            let one = One::new(self.connect(server, true, alone).await?.io);
+            let one = One::new(self.connect(server, true, alone).await?.io, wires.usual.clone());
             return Ok(Wire::One { one, opened: Instant::now(), reused: false });
         }
         if let Some((sender, place)) = wires.shared.take() {
             return Ok(Wire::Two { sender, place, reused: true });
         }
         // Apart, because it is rare and large: every request keeps room for what is awaited in place.
-        let found = tokio::time::timeout(self.upstream.connect_timeout, self.find(server, &wires.shared, alone));
+        let found = tokio::time::timeout(self.upstream.connect_timeout, self.find(server, wires, alone));
         let found =
             Box::pin(found).await.unwrap_or_else(|_| Err(ForwardError::ConnectTimeout(server.address.to_string())));
         // Where some stand, and are full, nothing is wrong with the server.
@@ -332,9 +334,10 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// A place on a connection that others share, as soon as there is one, or on a new one.
-    async fn find(&self, server: &Server, shared: &Shared<B>, alone: bool) -> Result<Wire<B>, ForwardError> {
+    async fn find(&self, server: &Server, wires: &Wires<B>, alone: bool) -> Result<Wire<B>, ForwardError> {
+        let shared = &wires.shared;
         if shared.chose_one.load(Ordering::Relaxed)
-            && let Some(wire) = self.open(server, shared, alone).await?
+            && let Some(wire) = self.open(server, wires, alone).await?
         {
             return Ok(wire);
         }
@@ -348,7 +351,7 @@ impl<B: Sendable> Pool<B> {
             }
             let Some(making) = making else { continue };
             if shared.may_grow() {
-                match self.open(server, shared, alone).await {
+                match self.open(server, wires, alone).await {
                     Ok(Some(wire)) => return Ok(wire),
                     Err(error) if !shared.stands() => return Err(error),
                     // A place on one that stands will do.
@@ -361,11 +364,13 @@ impl<B: Sendable> Pool<B> {
     }
 
     /// A new connection; `None` where it speaks HTTP/2 and has no place.
-    async fn open(&self, server: &Server, shared: &Shared<B>, alone: bool) -> Result<Option<Wire<B>>, ForwardError> {
+    async fn open(&self, server: &Server, wires: &Wires<B>, alone: bool) -> Result<Option<Wire<B>>, ForwardError> {
+        let Wires { shared, usual, .. } = wires;
         let connected = self.connect(server, false, alone).await?;
         shared.chose_one.store(!connected.http2, Ordering::Relaxed);
         if !connected.http2 {
-            return Ok(Some(Wire::One { one: One::new(connected.io), opened: Instant::now(), reused: false }));
+            let one = One::new(connected.io, usual.clone());
+            return Ok(Some(Wire::One { one, opened: Instant::now(), reused: false }));
         }
         let failed = |source| ForwardError::Connect { server: server.address.to_string(), source };
         let two = Two::new(connected).await.map_err(failed)?;

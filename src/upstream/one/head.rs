@@ -76,6 +76,11 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    /// A reader that knows the lines that are usual there.
+    pub(super) fn new(usual: Usual) -> Heads {
+        Heads { usual, ..Heads::default() }
+    }
+
     /// Take an answer's head from what was read; `None`: there is more of it to come. Interim answers are skipped (RFC 9110
     /// §15.2): the client was told by the gateway itself to go on.
     ///
@@ -108,9 +113,10 @@ impl Heads {
 
     fn headers(&mut self, text: &Bytes) -> Result<(HeaderMap, Said), Broken> {
         let (mut headers, mut said) = (HeaderMap::with_capacity(self.spans.len()), Said::default());
+        let mut usual = self.usual.lock();
         for (index, span) in self.spans.iter().enumerate() {
             let [name, name_end, value, value_end] = span.map(|at| at as usize);
-            let (name, value) = self.usual.line(index, &text[name..name_end], value..value_end, text)?;
+            let (name, value) = usual.line(index, &text[name..name_end], value..value_end, text)?;
             if said.hear(&name, &value)? {
                 headers.append(name, value);
             }

@@ -29,6 +29,7 @@ use super::request;
 use framing::{Decoder, Step};
 use head::{Head, Heads};
 use upload::{Outgoing, Upload};
+pub(super) use usual::Usual;
 
 /// What is read at a time: at first, and where a large answer comes fast.
 const READ_BYTES: usize = 8 * 1024;
@@ -168,8 +169,8 @@ impl Inbound {
 
 impl One {
     /// On a connection on which nothing was said yet.
-    pub(super) fn new(io: Box<dyn Io>) -> Box<One> {
-        Box::new(One { io, inbound: Inbound::default(), heads: Heads::default(), out: Outgoing::default() })
+    pub(super) fn new(io: Box<dyn Io>, usual: Usual) -> Box<One> {
+        Box::new(One { io, inbound: Inbound::default(), heads: Heads::new(usual), out: Outgoing::default() })
     }
 
     /// Whether a server that was not asked said nothing, and did not close: whatever it said is no answer to the next request.

@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Broken, One, Sendable, request};
+use super::{Broken, One, Sendable, Usual, request};
 
 /// What came of one.
 pub(crate) struct Exchanged {
@@ -30,7 +30,7 @@ pub(crate) struct Exchanged {
 pub(crate) async fn exchange<B: Sendable>(head: &request::Head<'_>, body: B, answer: &[u8], piece: usize) -> Exchanged {
     let written = Arc::default();
     let io = Script { answer: answer.to_vec(), at: 0, piece: piece.max(1), written: Arc::clone(&written) };
-    let mut one = One::new(Box::new(io));
+    let mut one = One::new(Box::new(io), Usual::default());
     let begun = one.begin(head, body);
     let answered = one.answer(begun).await.map_err(|unanswered| unanswered.broken);
     let taken = || std::mem::take(&mut *written.lock().unwrap_or_else(PoisonError::into_inner));

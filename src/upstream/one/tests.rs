@@ -15,7 +15,7 @@ use tokio::task::coop;
 
 use super::super::request::{Head, Value};
 use super::framing::{Decoder, Framing, Step};
-use super::{Answer, Broken, Heads, One, Sendable};
+use super::{Answer, Broken, Heads, One, Sendable, Usual};
 
 /// What a chunked body decodes to when it comes in pieces of this length: its bytes, its trailers, what follows it.
 fn decoded(body: &[u8], piece: usize) -> Result<(Vec<u8>, HeaderMap, usize), String> {
@@ -94,7 +94,9 @@ fn said(head: &str, asked: &Method) -> Result<Option<(u16, Option<Framing>, bool
 
 #[test]
 fn what_was_answered_before_changes_nothing_of_what_is_read() {
-    let mut reader = Heads::default();
+    // Two connections to one server.
+    let usual = Usual::default();
+    let mut readers = [Heads::new(usual.clone()), Heads::new(usual)];
     let many: String = (0..40).map(|n| format!("x-{n}: {n}\r\n")).collect();
     let mut heads = vec![
         "server: s\r\ncontent-length: 2\r\nset-cookie: a=1\r\n".to_owned(),
@@ -108,19 +110,27 @@ fn what_was_answered_before_changes_nothing_of_what_is_read() {
     ];
     // Often enough that what is remembered changes.
     heads.extend((0..50).map(|n| format!("date: {}\r\nserver: s\r\ncontent-length: {n}\r\n", n / 20)));
-    for head in heads.iter().chain(heads.iter().rev()) {
+    for (turn, head) in heads.iter().chain(heads.iter().rev()).enumerate() {
         let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
         let read = |reader: &mut Heads| {
             let read = reader.read(&mut BytesMut::from(&*head), &Method::GET).unwrap().unwrap();
             (read.response.headers().clone(), read.framing, read.persistent)
         };
-        assert_eq!(read(&mut reader), read(&mut Heads::default()), "{head}");
+        assert_eq!(read(&mut readers[turn % 2]), read(&mut Heads::default()), "{head}");
     }
     // What was valid once does not make valid what stands in its place.
     for line in ["server: a\0b", "ser\u{7f}ver: s", "content-length: 5x"] {
         let head = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
-        assert!(reader.read(&mut BytesMut::from(&*head), &Method::GET).is_err(), "{line}");
+        assert!(readers[0].read(&mut BytesMut::from(&*head), &Method::GET).is_err(), "{line}");
     }
+    // What one of them learnt, the other one has.
+    let mut value = |reader: usize| {
+        let head = "HTTP/1.1 200 OK\r\nserver: the same\r\n\r\n";
+        let read = readers[reader].read(&mut BytesMut::from(head), &Method::GET).unwrap().unwrap();
+        read.response.headers()["server"].clone()
+    };
+    (0..20).for_each(|_| drop(value(0)));
+    assert_eq!(value(0).as_bytes().as_ptr(), value(1).as_bytes().as_ptr());
 }
 
 #[test]
@@ -208,7 +218,7 @@ async fn exchange<B: Sendable>(mut one: Box<One>, request: Request<B>) -> Result
 /// A connection, and the server's end of it.
 fn connected() -> (Box<One>, DuplexStream) {
     let (ours, theirs) = duplex(64 * 1024);
-    (One::new(Box::new(ours)), theirs)
+    (One::new(Box::new(ours), Usual::default()), theirs)
 }
 
 /// Reads until the text has come.

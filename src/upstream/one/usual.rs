@@ -3,6 +3,7 @@
 //! means.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
@@ -15,9 +16,14 @@ const VALUE_BYTES: usize = 64;
 /// So often another value, and it is the one remembered.
 const OTHERS: u8 = 16;
 
-/// Those of one connection.
+/// Those of one server, for all connections of a worker to it: of each connection its own would lie in memory that the processor has
+/// long forgotten when its turn comes.
+#[derive(Clone, Default)]
+pub(in crate::upstream) struct Usual(Arc<Mutex<Lines>>);
+
+/// By their places.
 #[derive(Default)]
-pub(super) struct Usual(Vec<Line>);
+pub(super) struct Lines(Vec<Line>);
 
 struct Line {
     /// The name, as the server writes it.
@@ -29,6 +35,13 @@ struct Line {
 }
 
 impl Usual {
+    /// While a head is read.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
     /// The line in this place of a head: its name, and where in the text its value stands.
     pub(super) fn line(
         &mut self,
