@@ -73,7 +73,7 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("redis", &["session/store/redis/"]),
     ("rustls", &["server/", "session/store/redis/", "trust.rs", "upstream/tls.rs"]),
     ("rcgen", &["server/tls.rs"]),
-    ("rustix", &["clock.rs", "login/password.rs", "startup/descriptors.rs"]),
+    ("rustix", &["clock.rs", "login/password.rs", "socket.rs", "startup/descriptors.rs"]),
     ("toml", &["config/", "login/users.rs"]),
     ("argon2", &["login/password.rs"]),
     ("minijinja", &["login/pages.rs", "whoami.rs"]),
