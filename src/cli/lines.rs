@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes that are handed to the system at once: what a reader took of a blocked pipe is seen by it.
 const PIECE: usize = 64 << 10;
+/// Bytes that are not gathered any longer: beyond this they leave the processor's own memory before they are written.
+const ENOUGH: usize = 256 << 10;
 /// While nothing can be written it is said as often: standard error may be the same full disk.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// At the end nobody who takes nothing is waited for any longer than this …
@@ -172,12 +174,13 @@ impl Shared {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let first = state.waiting.is_empty();
+        let before = state.waiting.len();
         state.waiting.extend_from_slice(line);
         state.waiting.push(b'\n');
         state.lines[0] += 1;
+        let is_due = before == 0 || before < ENOUGH && state.waiting.len() >= ENOUGH;
         drop(state);
-        if first {
+        if is_due {
             self.changed.notify_one();
         }
     }
@@ -189,7 +192,7 @@ impl Shared {
         state.lines[1] = 0;
         state = self.changed.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
         if !self.manner.gather.is_zero() {
-            let open = |state: &mut State| !state.closed;
+            let open = |state: &mut State| !state.closed && state.waiting.len() < ENOUGH;
             let gathered = self.changed.wait_timeout_while(state, self.manner.gather, open);
             (state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         }
@@ -362,5 +365,19 @@ mod tests {
         drop(lines);
         let read = reading.join().unwrap().unwrap();
         assert_eq!((read.len(), read.ends_with(b"x\nlast\n")), ((8 << 10) * (1 + (1 << 10)) + 5, true));
+    }
+
+    /// Gathered for an hour they would fill the memory first.
+    #[test]
+    fn many_lines_are_written_before_their_time() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let lines = Lines::into(writer, Manner { gather: Duration::from_secs(3_600), ..manner(16 << 20) }).unwrap();
+        let line = "x".repeat((1 << 10) - 1);
+        (0..2 << 10).for_each(|_| lines.line(&line));
+        let mut read = vec![0; super::ENOUGH];
+        reader.read_exact(&mut read).unwrap();
+        let rest = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        drop(lines);
+        assert_eq!(rest.join().unwrap().unwrap() + read.len(), 2 << 20);
     }
 }

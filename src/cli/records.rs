@@ -1,5 +1,5 @@
 //! Access and audit lines on standard output. One decision: a worker does not even wake the thread that writes: lines are gathered
-//! and written twenty times a second at most. Knows nothing of what a line says.
+//! and written twenty times a second, or when there are many. Knows nothing of what a line says.
 
 use std::io;
 use std::time::Duration;
