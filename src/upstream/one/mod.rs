@@ -12,6 +12,7 @@ mod tests;
 mod upload;
 mod usual;
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -36,6 +37,10 @@ const READ_BYTES: usize = 8 * 1024;
 const MOST_READ_BYTES: usize = 64 * 1024;
 /// A piece of the buffer that is not worth a call.
 const LEAST_READ_BYTES: usize = 2 * 1024;
+
+thread_local! {
+    static PLACE: RefCell<[u8; READ_BYTES]> = const { RefCell::new([0; READ_BYTES]) };
+}
 
 /// What a body has to be to be sent.
 pub trait Sendable:
@@ -132,6 +137,9 @@ impl Inbound {
         from: &mut (impl AsyncRead + Unpin + ?Sized),
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
+        if wanted <= READ_BYTES {
+            return self.poll_read_some(cx, from);
+        }
         // Not as soon as some of a large piece is used: each small read of a slow answer would hold a whole one.
         if self.buffer.capacity() - self.buffer.len() < wanted.clamp(LEAST_READ_BYTES, READ_BYTES) {
             self.buffer.reserve(READ_BYTES.max(wanted));
@@ -140,6 +148,26 @@ impl Inbound {
         let read = ready!(tokio_util::io::poll_read_buf(Pin::new(from), cx, &mut self.buffer))?;
         self.step = if read == space { (space * 2).min(MOST_READ_BYTES) } else { 0 };
         Poll::Ready(Ok(read))
+    }
+
+    /// The same, where little is expected: by way of a place that all connections of the worker read into, which the processor has at
+    /// hand. Each one's own would have to come from far away, eight kilobytes for an answer of one.
+    fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin + ?Sized),
+    ) -> Poll<io::Result<usize>> {
+        PLACE.with_borrow_mut(|place| {
+            let mut read = ReadBuf::new(place);
+            ready!(Pin::new(from).poll_read(cx, &mut read))?;
+            let read = read.filled();
+            if self.buffer.capacity() - self.buffer.len() < read.len() {
+                self.buffer.reserve(read.len().max(LEAST_READ_BYTES));
+            }
+            self.buffer.extend_from_slice(read);
+            self.step = if read.len() == READ_BYTES { READ_BYTES * 2 } else { 0 };
+            Poll::Ready(Ok(read.len()))
+        })
     }
 
     fn poll_frame(
