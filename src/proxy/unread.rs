@@ -37,7 +37,8 @@ pub struct Rest {
     http2: bool,
     /// Whoever asks before it sends must not be told to send.
     asks_first: bool,
-    connection: Busy,
+    /// Where there is one to be read.
+    connection: Option<Busy>,
 }
 
 enum State {
@@ -49,8 +50,10 @@ impl Unread {
     /// Of a request.
     pub fn new(body: Incoming, parts: &Parts, connection: &Busy) -> Unread {
         let http2 = parts.version == Version::HTTP_2;
-        let asks_first = !body.is_end_stream() && parts.headers.contains_key(header::EXPECT);
-        Unread { state: State::Here(body), rest: Rest { http2, asks_first, connection: connection.clone() } }
+        let comes = !body.is_end_stream();
+        let asks_first = comes && parts.headers.contains_key(header::EXPECT);
+        let connection = comes.then(|| connection.clone());
+        Unread { state: State::Here(body), rest: Rest { http2, asks_first, connection } }
     }
 
     /// Bytes that are to come at least, as far as it was announced.
@@ -109,7 +112,9 @@ impl Rest {
 
     /// Somebody reads what it is the rest of.
     pub(super) fn taken(&self) {
-        self.connection.taken();
+        if let Some(connection) = &self.connection {
+            connection.taken();
+        }
     }
 
     /// Nobody wants this any more. Its connection is not at rest before what is read of it is.
@@ -118,7 +123,7 @@ impl Rest {
         // Outside of the runtime everything ends.
         let waits = !body.is_end_stream() && (small || self.http2);
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| waits) else { return };
-        let busy = self.connection.begin();
+        let busy = self.connection.as_ref().map(Busy::begin);
         // Beside the answer, which waits for nothing.
         runtime.spawn(task(async move {
             if small {
