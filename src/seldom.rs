@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
@@ -73,8 +73,10 @@ impl<F: Future> Seldom<F> {
         if !self.signal.woken.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        self.signal.woken.store(false, Ordering::Release);
-        self.future.as_mut().poll(&mut Context::from_waker(&self.waker))
+        // Seen with what was done before it was said, also where it was said twice.
+        self.signal.woken.swap(false, Ordering::AcqRel);
+        // Whatever else the task did in this turn: beside something that always uses it up no deadline would ever come.
+        pin!(tokio::task::coop::unconstrained(self.future.as_mut())).poll(&mut Context::from_waker(&self.waker))
     }
 }
 
@@ -181,7 +183,7 @@ impl Drop for Until<'_> {
 mod tests {
     use super::{Alarms, Seldom};
     use std::future::Future;
-    use std::pin::Pin;
+    use std::pin::{Pin, pin};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
@@ -232,6 +234,21 @@ mod tests {
             assert!(begun.elapsed() >= Duration::from_millis(milliseconds));
             assert_eq!(kept(), 0, "it rang");
         }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_comes_beside_what_uses_every_turn_up() {
+        let (alarms, begun) = (Alarms::new(false), Instant::now());
+        let mut until = alarms.until(begun + Duration::from_millis(10));
+        let came = std::future::poll_fn(|cx| {
+            while pin!(tokio::task::coop::consume_budget()).poll(cx).is_ready() {}
+            match Pin::new(&mut until).poll(cx) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending if begun.elapsed() > Duration::from_secs(10) => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        assert!(came.await);
     }
 
     /// Kept, its waker would keep all the room of a stream's task, for as long as its connection is open.
