@@ -50,6 +50,7 @@ mod oidc_waits;
 mod older_store;
 mod options;
 mod oracle;
+mod outages;
 mod own_pages;
 mod own_tokens;
 mod packaging;
