@@ -112,7 +112,13 @@ fn upstreams(encoder: &mut DescriptorEncoder<'_>, runtime: &Runtime) -> Result<(
     let help = "1 where requests are sent to this server, 0 where it is left alone";
     family(encoder, "upstream_server_available", help, MetricType::Gauge, well)?;
     let flying = servers.iter().map(|(upstream, server, _, flying)| (labels(*upstream, server.as_str()), *flying));
-    family(encoder, "upstream_requests_open", "Requests on their way to this server", MetricType::Gauge, flying)
+    family(
+        encoder,
+        "upstream_requests_open",
+        "Requests on their way to this server, WebSockets too",
+        MetricType::Gauge,
+        flying,
+    )
 }
 
 fn sessions(encoder: &mut DescriptorEncoder<'_>, admin: &Admin, runtime: &Runtime) -> Result<(), Error> {

@@ -260,7 +260,7 @@ impl<B: Sendable> Pool<B> {
                         Ok(answered) => {
                             running.answered();
                             let back = Return::new(self.wires[index].idle.clone(), opened);
-                            return Ok(answered.map(|answer| PooledBody::one(answer, back, sending, running)));
+                            return Ok(PooledBody::answered(answered, back, sending, running));
                         }
                         Err(lost) => lost,
                     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -93,7 +94,7 @@ enum Either {
 struct Exchange {
     back: Back,
     sending: Sending,
-    _running: InFlight,
+    running: InFlight,
 }
 
 /// What is given back at the end of an exchange.
@@ -106,19 +107,37 @@ enum Back {
 }
 
 impl PooledBody {
-    pub(super) fn one(mut answer: Answer, back: Return, sending: Sending, running: InFlight) -> PooledBody {
+    /// What came over HTTP/1.1.
+    pub(super) fn answered(
+        response: Response<Answer>,
+        back: Return,
+        sending: Sending,
+        running: InFlight,
+    ) -> Response<PooledBody> {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        response.map(|answer| match switches {
+            // Nothing that is read, and a connection that somebody may take: it is not over.
+            true => {
+                let exchange = Some(Exchange { back: Back::One(back), sending, running });
+                PooledBody(Kind::Streamed(Box::new(Streamed { body: Either::One(answer), exchange })))
+            }
+            false => PooledBody::one(answer, back, sending, running),
+        })
+    }
+
+    fn one(mut answer: Answer, back: Return, sending: Sending, running: InFlight) -> PooledBody {
         if sending.is_done()
             && let Some((whole, one)) = answer.take_whole()
         {
             back.put(one);
             return PooledBody(Kind::Whole(whole));
         }
-        PooledBody::streamed(Either::One(answer), Exchange { back: Back::One(back), sending, _running: running })
+        PooledBody::streamed(Either::One(answer), Exchange { back: Back::One(back), sending, running })
     }
 
     pub(super) fn two(body: Incoming, place: Place, sending: Sending, running: InFlight) -> PooledBody {
         let back = Back::Two { _place: place };
-        PooledBody::streamed(Either::Two(body), Exchange { back, sending, _running: running })
+        PooledBody::streamed(Either::Two(body), Exchange { back, sending, running })
     }
 
     fn streamed(body: Either, exchange: Exchange) -> PooledBody {
@@ -152,7 +171,7 @@ impl PooledBody {
 impl Streamed {
     fn take_switched(&mut self) -> Option<Switched> {
         match &mut self.body {
-            Either::One(answer) => answer.take_switched(),
+            Either::One(answer) => answer.take_switched(self.exchange.take().map(|exchange| exchange.running)),
             Either::Two(_) => None,
         }
     }

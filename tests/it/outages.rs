@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{client::IntoClientRequest, handshake::derive_accept_key};
 use tokio_util::sync::CancellationToken;
 
 use crate::servers::{behind, echo_or_nothing, port, text};
 use crate::support::shipped;
 use crate::tools::Service;
-use crate::wire::{Application, Client, Frames, Nobody, fed, serve, soon, two, whole};
+use crate::wire::{Application, Client, Frames, Nobody, fed, greet, serve, soon, two, whole};
 
 /// Counts, and answers with its number.
 fn counting(number: usize, counts: &Arc<[AtomicUsize; 3]>) -> Application {
@@ -50,6 +52,55 @@ async fn requests_are_shared_out_and_a_dead_server_costs_nobody_an_answer() {
         let answer = client.ask(Request::get("/"), "/", whole("")).await;
         assert_eq!(answer.status(), StatusCode::OK, "also on connections that were kept");
         text(answer).await;
+    }
+}
+
+/// Says its number in each answer, and leaves WebSockets open.
+fn answering(number: usize) -> Application {
+    Application::on_streams(move |mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+        let answer = match key {
+            // In small letters as everything here: so the key of the test is already.
+            Some(key) => format!(
+                "101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {}",
+                derive_accept_key(key.as_bytes())
+            ),
+            None => "200 OK\r\ncontent-length: 0\r\nconnection: close".to_owned(),
+        };
+        let answer = format!("HTTP/1.1 {answer}\r\nx-number: {number}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0]).await;
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_websocket_weighs_on_its_server_as_long_as_it_is_open() {
+    let both = [0, 1].map(answering);
+    let [one, two] = both.each_ref().map(|application| format!("\"http://127.0.0.1:{}\"", application.port));
+    let running = behind(tempfile::tempdir().unwrap(), &format!("servers = [{one}, {two}]"));
+    let number = |headers: &HeaderMap| headers["x-number"].to_str().unwrap().to_owned();
+    let mut request = format!("wss://localhost:{}/", port(&running)).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-key", "aaaaaaaaaaaaaaaaaaaaaa==".parse().unwrap());
+    let stream = TcpStream::connect(("127.0.0.1", port(&running))).await.unwrap();
+    let stream = greet(stream, "localhost", "http/1.1").await.unwrap();
+    let (socket, answer) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
+    let loaded = number(answer.headers());
+    let [mut client, _] = Client::both(port(&running)).await;
+    let mut next = async || number(client.ask(Request::get("/"), "/", whole("")).await.headers());
+    for _ in 0..8 {
+        assert_ne!(next().await, loaded);
+    }
+    drop(socket);
+    let until = Instant::now() + Duration::from_secs(20);
+    while next().await != loaded {
+        assert!(Instant::now() < until, "it still weighs");
     }
 }
 

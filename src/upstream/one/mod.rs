@@ -27,6 +27,7 @@ use crate::task::task;
 
 use super::connect::Io;
 use super::request;
+use super::server::InFlight;
 use framing::{Decoder, Step};
 use head::{Head, Heads};
 use upload::{Outgoing, Upload};
@@ -360,10 +361,10 @@ impl Answer {
         self.take_idle().map(|one| (whole, one))
     }
 
-    /// The connection after a 101.
-    pub(super) fn take_switched(&mut self) -> Option<Switched> {
+    /// The connection after a 101, which counts as `running`.
+    pub(super) fn take_switched(&mut self, running: Option<InFlight>) -> Option<Switched> {
         let Answer::Here { one, .. } = self else { return None };
-        one.take().map(|one| Switched { io: one.io, ahead: one.inbound.ahead })
+        one.take().map(|one| Switched { io: one.io, ahead: one.inbound.ahead, _running: running })
     }
 }
 
@@ -409,6 +410,8 @@ pub struct Switched {
     io: Box<dyn Io>,
     /// What came right behind the answer.
     ahead: Bytes,
+    /// As long as it is open.
+    _running: Option<InFlight>,
 }
 
 impl AsyncRead for Switched {
